@@ -1,0 +1,122 @@
+"""Preallocated keys and values with one verb, `keep(path)`; the only file that knows transformers' cache classes.
+
+Letters: T committed length, N nodes appended by the last forward, C capacity, d head size.
+"""
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+GROWTH_BLOCK = 256  # buffers grow by whole blocks, so that shapes repeat and copies stay rare
+
+
+class _PreallocatedLayer(CacheLayerMixin):
+    """One layer's keys and values (1, kv_heads, C, d), of which the first `length` are filled."""
+
+    is_sliding = False
+
+    def __init__(self, capacity: int, limit: int):
+        super().__init__()
+        self.capacity, self.limit, self.length = capacity, limit, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        values = key_states if value_states is None else value_states
+        self.keys = key_states.new_zeros(*key_states.shape[:2], self.capacity, key_states.shape[-1])
+        self.values = values.new_zeros(*values.shape[:2], self.capacity, values.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Write the new states behind the filled part and return views of everything filled: (1, kv_heads, T + N, d)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[-2]
+        self._reserve(end)
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _reserve(self, length: int) -> None:
+        if length <= self.capacity:
+            return
+        capacity = min(max(length, self.capacity + GROWTH_BLOCK), max(length, self.limit))
+        self.keys, self.values = (_grown(buffer, capacity) for buffer in (self.keys, self.values))
+        self.capacity = capacity
+
+    def keep(self, committed: int, nodes: Tensor) -> None:
+        """Move the appended entries `nodes` (their index among the appended) behind the committed ones."""
+        end = committed + nodes.numel()
+        if self.is_initialized and nodes.numel():
+            source = nodes + committed
+            self.keys[:, :, committed:end] = self.keys.index_select(2, source)
+            self.values[:, :, committed:end] = self.values.index_select(2, source)
+        self.length = end
+
+    def get_seq_length(self, *args) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length, *args) -> tuple[int, int]:
+        # transformers 4.57 passes the query's positions, 5.x their number
+        queries = query_length.shape[0] if isinstance(query_length, Tensor) else query_length
+        return self.length + queries, 0
+
+    def get_max_cache_shape(self) -> int:  # the name in transformers 4.57
+        return -1
+
+    def get_max_length(self) -> int:  # the name in transformers 5.x
+        return -1
+
+
+def _grown(buffer: Tensor, capacity: int) -> Tensor:
+    larger = buffer.new_zeros(*buffer.shape[:2], capacity, buffer.shape[-1])
+    larger[:, :, : buffer.shape[2]] = buffer
+    return larger
+
+
+class KeyValueCache:
+    """The keys and values of one sequence. A forward appends N entries; `keep` then decides which of them stay.
+
+    `length` counts committed entries only. `limit` is the number of positions the target was made for.
+    """
+
+    def __init__(self, num_layers: int, limit: int, capacity: int = 2 * GROWTH_BLOCK):
+        self.limit = limit
+        self.length = 0
+        self._layers = [_PreallocatedLayer(min(capacity, limit), limit) for _ in range(num_layers)]
+        self.transformers_cache = Cache(layers=self._layers)
+
+    def check_room(self, num_tokens: int) -> None:
+        """Raises ValueError when `num_tokens` more would not fit into the target's context."""
+        if self.length + num_tokens > self.limit:
+            raise ValueError(
+                f"{self.length} cached + {num_tokens} new tokens exceed the target's context of {self.limit} tokens: "
+                "shorten the prompt, lower max_new_tokens, or start a new conversation"
+            )
+
+    def keep(self, nodes: Tensor) -> None:
+        """Commit the appended entries `nodes`, in this order, and forget the others.
+
+        nodes: int64, indices among the entries appended since the last `keep`, ascending.
+        """
+        for layer in self._layers:
+            layer.keep(self.length, nodes)
+        self.length += nodes.numel()
+
+    def truncate(self, length: int) -> None:
+        """Forget everything behind the first `length` committed entries."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate a cache of {self.length} entries to {length}")
+        self.length = length
+        for layer in self._layers:
+            layer.length = length
+
+    def num_bytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        buffers = [b for layer in self._layers if layer.is_initialized for b in (layer.keys, layer.values)]
+        return sum(buffer.numel() * buffer.element_size() for buffer in buffers)
+
+
+def as_nodes(indices: list[int] | Tensor, device: torch.device) -> Tensor:
+    """Indices as the int64 tensor `keep` takes."""
+    return torch.as_tensor(indices, dtype=torch.int64, device=device)

@@ -1,0 +1,63 @@
+"""The map between the target's vocabulary and the smaller one the head predicts.
+
+Letters: V target vocabulary, Vd draft vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DraftVocabulary:
+    """`d2t` and `t2d` as EAGLE-3 checkpoints store them.
+
+    d2t (Vd,) int64 is an OFFSET: target id = draft id + d2t[draft id]. t2d (V,) bool marks the covered target ids.
+    """
+
+    d2t: Tensor  # (Vd,) int64
+    t2d: Tensor  # (V,) bool
+
+    @classmethod
+    def from_target_ids(cls, target_ids: Tensor, vocab_size: int) -> "DraftVocabulary":
+        """The map whose draft ids follow `target_ids` (Vd,), strictly ascending.
+
+        Raises ValueError for ids that repeat, descend or leave the target's vocabulary.
+        """
+        if target_ids.numel() == 0 or target_ids[0] < 0 or target_ids[-1] >= vocab_size:
+            raise ValueError(f"draft vocabulary ids must lie in 0..{vocab_size - 1}: is this map for another target?")
+        if (target_ids.diff() <= 0).any():
+            raise ValueError("draft vocabulary ids must be strictly ascending: sort them and remove repetitions")
+        t2d = torch.zeros(vocab_size, dtype=torch.bool, device=target_ids.device)
+        t2d[target_ids] = True
+        return cls(target_ids - torch.arange(len(target_ids), device=target_ids.device), t2d)
+
+    @classmethod
+    def first(cls, draft_vocab_size: int, vocab_size: int) -> "DraftVocabulary":
+        """The first Vd ids of the target: the identity when the sizes agree."""
+        return cls.from_target_ids(torch.arange(draft_vocab_size), vocab_size)
+
+    def check_sizes(self, draft_vocab_size: int, vocab_size: int) -> None:
+        """Raises ValueError when the map has other sizes than the head's configuration."""
+        found = (self.d2t.numel(), self.t2d.numel())
+        if found != (draft_vocab_size, vocab_size):
+            raise ValueError(
+                f"the vocabulary map has (draft, target) sizes {found}, the head's config says "
+                f"{(draft_vocab_size, vocab_size)}: use the map this head was trained with"
+            )
+
+    @property
+    def target_ids(self) -> Tensor:
+        """Target id of every draft id: (Vd,) int64."""
+        return self.d2t + torch.arange(self.d2t.numel(), device=self.d2t.device)
+
+    @property
+    def draft_ids(self) -> Tensor:
+        """Draft id of every target id, -1 where the draft vocabulary has none: (V,) int64."""
+        ids = torch.full(self.t2d.shape, -1, dtype=torch.int64, device=self.d2t.device)
+        return ids.index_copy(0, self.target_ids, torch.arange(self.d2t.numel(), device=self.d2t.device))
+
+    def scatter(self, law: Tensor) -> Tensor:
+        """A law over the draft vocabulary (..., Vd) -> the same law over the target's (..., V)."""
+        return law.new_zeros(*law.shape[:-1], self.t2d.numel()).index_copy(-1, self.target_ids, law)

@@ -1,0 +1,5 @@
+"""Packaging; metadata and dependencies live in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
