@@ -1,0 +1,133 @@
+"""Refusals: what could not have been drafted, or is not a law, is named and sent back; nothing is repaired.
+
+Letters: N nodes including the root, V vocabulary.
+
+Checked when a `DraftTree` is built: its structure, and the proposal law of every sampled node. Checked on every call
+of `law` and `verify`: that each target row is a law. Both read every row once for its sum and once for its minimum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from hsd_verify.topology import DraftTree
+
+# How far a row may sum from 1. A float32 softmax over 130,000 tokens is off by a few 1e-6 in the worst case, and a
+# float64 one by 1e-15; a forgotten temperature, mask or renormalisation is off by orders of magnitude more.
+SUM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def check_tree(tree: DraftTree) -> None:
+    """Raise `ValueError` unless the tree is well formed and every sampled node could have been drawn."""
+    _check_structure(tree)
+    if any(tree.sampled_list):
+        _check_proposals(tree)
+
+
+def check_target(tree: DraftTree, target_probs: Tensor) -> Tensor:
+    """Sum of every target row, (N,); raises `ValueError` unless `target_probs` (N, V) holds laws fitting the tree."""
+    num_nodes, shape = tree.num_nodes, tuple(target_probs.shape)
+    if len(shape) != 2 or shape[0] != num_nodes:
+        raise ValueError(
+            f"target_probs has shape {shape}, the tree has {num_nodes} nodes: "
+            f"pass ({num_nodes}, V), row v being the target's law after node v"
+        )
+    if tree.draft_probs is not None and tuple(tree.draft_probs.shape) != shape:
+        raise ValueError(
+            f"draft_probs has shape {tuple(tree.draft_probs.shape)}, target_probs {shape}: "
+            "scatter the draft's law into the target's vocabulary"
+        )
+    if max(tree.token_list[1:], default=0) >= shape[1]:
+        token = max(tree.token_list[1:])
+        node = tree.token_list.index(token, 1)
+        raise ValueError(f"node {node} has token {token}: target_probs knows {shape[1]} tokens, 0 to {shape[1] - 1}")
+    return check_laws(target_probs, "target_probs")
+
+
+def check_laws(probs: Tensor, name: str, nodes: Tensor | None = None) -> Tensor:
+    """Row sums (n,) of probs (n, V); `nodes` names the rows in messages when they are not 0..n-1."""
+    check_dtype(probs, name)
+    totals, lowest = probs.sum(-1), probs.amin(-1)  # (n,)
+    wrong = ~((totals - 1).abs() <= SUM_TOLERANCE[probs.dtype]) | ~(lowest >= 0)  # catches NaN too
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        node = row if nodes is None else int(nodes[row])
+        raise ValueError(_describe_row(name, node, float(totals[row]), float(lowest[row])))
+    return totals
+
+
+def check_dtype(probs: Tensor, name: str) -> None:
+    if probs.dtype not in SUM_TOLERANCE:
+        raise ValueError(
+            f"{name} is {probs.dtype}, laws must be float32 or float64: "
+            "promote the logits before the softmax, `logits.float().softmax(-1)`"
+        )
+
+
+def _describe_row(name: str, node: int, total: float, lowest: float) -> str:
+    where = f"{name}[{node}] (node {node})"
+    if not lowest >= 0:
+        return f"{where} has the entry {lowest}: pass probabilities, the softmax of the logits, free of NaN"
+    return f"{where} sums to {total}, not 1: renormalise after temperature, top-k and top-p, or pass a softmax"
+
+
+def _check_structure(tree: DraftTree) -> None:
+    for name in ("parents", "tokens", "sampled"):
+        _check_vector(name, getattr(tree, name), tree.parents.numel())
+    if tree.sampled.dtype != torch.bool:
+        raise ValueError(f"sampled is {tree.sampled.dtype}: pass booleans, True where the node was drawn at random")
+    if tree.num_nodes == 0 or tree.parent_list[0] != -1:
+        raise ValueError(f"parents is {list(tree.parent_list[:1])}...: node 0 is the root, give it the parent -1")
+    for node, parent in enumerate(tree.parent_list[1:], start=1):
+        if not 0 <= parent < node:
+            raise ValueError(f"node {node} has parent {parent}: list parents before children, 0 <= parent < {node}")
+    if tree.sampled_list[0]:
+        raise ValueError("node 0 is marked sampled: the root is already part of the text, set sampled[0] = False")
+    for node, token in enumerate(tree.token_list[1:], start=1):
+        if token < 0:
+            raise ValueError(f"node {node} has token {token}: tokens are vocabulary ids, 0 or more")
+
+
+def _check_vector(name: str, vector: Tensor, length: int) -> None:
+    if vector.dim() != 1 or len(vector) != length:
+        raise ValueError(f"{name} has shape {tuple(vector.shape)}: pass one entry a node, ({length},)")
+    if vector.is_floating_point():
+        raise ValueError(f"{name} is {vector.dtype}: pass integers (int64)")
+
+
+def _check_proposals(tree: DraftTree) -> None:
+    if tree.draft_probs is None:
+        node = tree.sampled_list.index(True)
+        raise ValueError(f"node {node} is sampled but draft_probs is None: pass the law it was drawn from")
+    shape = tuple(tree.draft_probs.shape)
+    if len(shape) != 2 or shape[0] != tree.num_nodes:
+        raise ValueError(f"draft_probs has shape {shape}, the tree has {tree.num_nodes} nodes: one row a node, (N, V)")
+    parents = sorted({tree.parent_list[i] for i, drawn in enumerate(tree.sampled_list) if drawn})
+    index = torch.tensor(parents, device=tree.draft_probs.device)
+    check_laws(tree.draft_probs[index], "draft_probs", index)
+    for parent in parents:
+        _check_siblings(tree, parent)
+
+
+def _check_siblings(tree: DraftTree, parent: int) -> None:
+    """Every sampled child had a chance: positive probability, and not drawn before it without replacement."""
+    siblings = tree.sampled_children(parent)
+    tokens = [tree.token_list[c] for c in siblings]
+    if max(tokens) >= tree.draft_probs.shape[1]:
+        raise ValueError(f"token {max(tokens)} below node {parent} is outside the vocabulary of draft_probs")
+    probs = tree.draft_probs[parent, torch.tensor(tokens, device=tree.draft_probs.device)].tolist()
+    for rank, (child, token, prob) in enumerate(zip(siblings, tokens, probs, strict=True)):
+        if prob <= 0:
+            raise ValueError(
+                f"node {child} is sampled with token {token}, to which draft_probs[{parent}] gives {prob}: "
+                "it cannot have been drawn; pass the law it was drawn from or mark it deterministic"
+            )
+        if not tree.replacement and token in tokens[:rank]:
+            raise ValueError(
+                f"node {child} repeats token {token} of a sampled sibling below node {parent}: "
+                "drawn without replacement it cannot; pass replacement=True or drop the duplicate"
+            )

@@ -1,0 +1,47 @@
+"""The table of verifiers, and the two calls users make: `law` and `verify`.
+
+Letters: N nodes including the root, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hsd_verify import checks
+from hsd_verify.draw import draw
+from hsd_verify.outcome import Law, Verdict
+from hsd_verify.recursion import hsd_law
+from hsd_verify.topology import DraftTree
+from hsd_verify.walk import greedy_law, walk_law
+
+Rule = Callable[[DraftTree, Tensor, Tensor], Law]  # tree, target_probs (N, V), its row sums (N,) -> law
+
+METHODS: dict[str, Rule] = {
+    "greedy": greedy_law,
+    "walk": walk_law,
+    "hsd": hsd_law,
+}
+
+
+def law(tree: DraftTree, target_probs: Tensor, method: str = "hsd") -> Law:
+    """Exact law of a verifier's outcome on one tree; target_probs (N, V), row v = the target's law after node v.
+
+    Raises `ValueError` when a target row is not a law, when the method does not apply to the tree (the message says
+    which do), or when there is no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
+    return METHODS[method](tree, target_probs, checks.check_target(tree, target_probs))
+
+
+def verify(
+    tree: DraftTree, target_probs: Tensor, method: str = "hsd", generator: torch.Generator | None = None
+) -> Verdict:
+    """Draw how much of the tree is kept and what follows it: one draw from `law(tree, target_probs, method)`.
+
+    `generator` must live on the device of `target_probs`; None draws from torch's default. Errors as in `law`.
+    """
+    return draw(law(tree, target_probs, method), generator)

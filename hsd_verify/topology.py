@@ -1,0 +1,160 @@
+"""Draft trees: which nodes exist, how each was proposed, and in which order siblings are tested.
+
+Letters: N nodes including the root, V vocabulary, K most sampled siblings, M most placed siblings.
+
+A tree is a handful of integers, so its structure lives on the host as tuples; only what the laws index with (parents,
+tokens, `Family`) is kept as tensors, on the device the tree came with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hsd_verify import checks
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Nodes of one level with their children, in the order the laws test them: sampled by rank, then placed.
+
+    Nodes are sorted by their number of sampled children, most first, so that the nodes having a k-th sampled child
+    are the first `len(sampled[k])` of them and a slice selects them.
+    """
+
+    nodes: Tensor  # (n,) parents
+    sampled: tuple[Tensor, ...]  # K tensors; the k-th holds the k-th sampled child of the first n_k nodes
+    placed: Tensor  # (n, M) deterministic children, padded with 0
+    placed_tokens: Tensor  # (n, M) their tokens, padded with 0
+    placed_mask: Tensor  # (n, M) bool: a real child, and the first placed one with its token
+
+
+@dataclass(frozen=True, eq=False)
+class DraftTree:
+    """One drafted tree with everything a verifier must know about how it was proposed.
+
+    `parents`      (N,) int64, `parents[0] = -1` and `parents[i] < i`
+    `tokens`       (N,) int64; `tokens[0]` is the root's own token, already part of the text
+    `sampled`      (N,) bool: node i was drawn at random; False: placed deterministically. None: all deterministic
+    `draft_probs`  (N, V) float: row v is the law of the first sampled child of v, without the tokens of its
+                   deterministic siblings; rows of nodes without sampled children are not read. None: nothing sampled
+    `replacement`  sampled siblings are i.i.d. draws (duplicates stay separate nodes); default: without replacement
+
+    Raises `ValueError` naming the node, the value and the remedy when the tree could not have been drafted this way.
+    """
+
+    parents: Tensor
+    tokens: Tensor
+    sampled: Tensor | None = None
+    draft_probs: Tensor | None = None
+    replacement: bool = False
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen for everyone else
+        put(self, "parents", torch.as_tensor(self.parents))
+        put(self, "tokens", torch.as_tensor(self.tokens, device=self.parents.device))
+        sampled = torch.zeros_like(self.parents, dtype=torch.bool) if self.sampled is None else self.sampled
+        put(self, "sampled", torch.as_tensor(sampled, device=self.parents.device))
+        checks.check_tree(self)
+
+    @cached_property
+    def parent_list(self) -> tuple[int, ...]:
+        return tuple(self.parents.tolist())
+
+    @cached_property
+    def token_list(self) -> tuple[int, ...]:
+        return tuple(self.tokens.tolist())
+
+    @cached_property
+    def sampled_list(self) -> tuple[bool, ...]:
+        return tuple(self.sampled.tolist())
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.parent_list)
+
+    @cached_property
+    def depth(self) -> tuple[int, ...]:
+        """Number of drafted tokens on the path of each node; 0 for the root."""
+        depth = [0]
+        for parent in self.parent_list[1:]:
+            depth.append(depth[parent] + 1)
+        return tuple(depth)
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Children of every node in test order: sampled ones by index, then deterministic ones by index."""
+        children: list[list[int]] = [[] for _ in self.parent_list]
+        for node in sorted(range(1, self.num_nodes), key=lambda i: (not self.sampled_list[i], i)):
+            children[self.parent_list[node]].append(node)
+        return tuple(map(tuple, children))
+
+    @cached_property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes by depth, the root's level first."""
+        levels: list[list[int]] = [[] for _ in range(max(self.depth) + 1)]
+        for node, depth in enumerate(self.depth):
+            levels[depth].append(node)
+        return tuple(map(tuple, levels))
+
+    @cached_property
+    def post_order(self) -> tuple[int, ...]:
+        """Every node after all of its subtree, siblings in test order: the order in which nodes may fire."""
+        reverse, stack = [], [0]
+        while stack:
+            node = stack.pop()
+            reverse.append(node)
+            stack.extend(self.children[node])
+        return tuple(reversed(reverse))
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """One `Family` a level, of the nodes that have children there."""
+        inner = ([v for v in level if self.children[v]] for level in self.levels)
+        return tuple(self.family(nodes) for nodes in inner if nodes)
+
+    def sampled_children(self, node: int) -> list[int]:
+        return [c for c in self.children[node] if self.sampled_list[c]]
+
+    def placed_children(self, node: int) -> list[int]:
+        return [c for c in self.children[node] if not self.sampled_list[c]]
+
+    def family(self, nodes: Iterable[int]) -> Family:
+        """The `Family` of some nodes of one level."""
+        ordered = sorted(nodes, key=lambda v: -len(self.sampled_children(v)))
+        sampled = [self.sampled_children(v) for v in ordered]
+        ranks = range(max(map(len, sampled)))
+        placed = _pad([self.placed_children(v) for v in ordered])
+        tokens = [[self.token_list[c] if c else 0 for c in row] for row in placed]
+        return Family(
+            nodes=self._index(ordered),
+            sampled=tuple(self._index([s[k] for s in sampled if len(s) > k]) for k in ranks),
+            placed=self._index(placed),
+            placed_tokens=self._index(tokens),
+            placed_mask=self._index([_first_of_token(*row) for row in zip(placed, tokens, strict=True)]).bool(),
+        )
+
+    def path(self, node: int) -> list[int]:
+        """Nodes from below the root down to `node`."""
+        path: list[int] = []
+        while node != 0:
+            path.append(node)
+            node = self.parent_list[node]
+        return path[::-1]
+
+    def _index(self, nodes: Sequence) -> Tensor:
+        return torch.tensor(nodes, dtype=torch.int64, device=self.parents.device)
+
+
+def _pad(rows: Sequence[list[int]]) -> list[list[int]]:
+    width = max(map(len, rows))
+    return [row + [0] * (width - len(row)) for row in rows]
+
+
+def _first_of_token(siblings: list[int], tokens: list[int]) -> list[bool]:
+    """Which entries are children whose token no earlier sibling has: the only ones that can be accepted."""
+    return [child != 0 and token not in tokens[:j] for j, (child, token) in enumerate(zip(siblings, tokens, strict=True))]
