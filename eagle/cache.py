@@ -3,14 +3,13 @@
 Letters: T committed length, N nodes appended by the last forward, C capacity, d head size.
 """
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 GROWTH_BLOCK = 256  # buffers grow by whole blocks, so that shapes repeat and copies stay rare
 
 
-class _PreallocatedLayer(CacheLayerMixin):
+class PreallocatedLayer(CacheLayerMixin):
     """One layer's keys and values (1, kv_heads, C, d), of which the first `length` are filled."""
 
     is_sliding = False
@@ -45,7 +44,7 @@ class _PreallocatedLayer(CacheLayerMixin):
         self.capacity = capacity
 
     def keep(self, committed: int, nodes: Tensor) -> None:
-        """Move the appended entries `nodes` (their index among the appended) behind the committed ones."""
+        """Move the appended entries `nodes` (ascending indices among the appended) behind the committed ones."""
         end = committed + nodes.numel()
         if self.is_initialized and nodes.numel():
             source = nodes + committed
@@ -83,7 +82,7 @@ class KeyValueCache:
     def __init__(self, num_layers: int, limit: int, capacity: int = 2 * GROWTH_BLOCK):
         self.limit = limit
         self.length = 0
-        self._layers = [_PreallocatedLayer(min(capacity, limit), limit) for _ in range(num_layers)]
+        self._layers = [PreallocatedLayer(min(capacity, limit), limit) for _ in range(num_layers)]
         self.transformers_cache = Cache(layers=self._layers)
 
     def check_room(self, num_tokens: int) -> None:
@@ -115,8 +114,3 @@ class KeyValueCache:
         """Bytes allocated for keys and values."""
         buffers = [b for layer in self._layers if layer.is_initialized for b in (layer.keys, layer.values)]
         return sum(buffer.numel() * buffer.element_size() for buffer in buffers)
-
-
-def as_nodes(indices: list[int] | Tensor, device: torch.device) -> Tensor:
-    """Indices as the int64 tensor `keep` takes."""
-    return torch.as_tensor(indices, dtype=torch.int64, device=device)

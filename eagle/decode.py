@@ -1,0 +1,210 @@
+"""The decode loop, as one generator of steps, and the plain loop it must agree with.
+
+    prefill | x0 .. x(n-1) read, first token drawn from the target
+    round   | drafter proposes a tree below the newest token -> target scores it in one pass -> verdict
+            | emitted: the accepted path and one more token, drawn by the verifier (the bonus token)
+
+Letters: T prompt length, N tree nodes including the root, V vocabulary, Ht target hidden size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import hsd_verify
+from eagle.cache import KeyValueCache
+from eagle.eagle3 import Drafter
+from eagle.masks import ancestor_matrix
+from eagle.sampling import Sampling, draw
+from eagle.target import Target
+from eagle.timing import no_clock
+from hsd_verify import DraftTree
+
+Finish = Literal["stop", "length", "context"]
+Clock = Callable[[str], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What to decode until, and by which laws. Raises ValueError at construction for values outside their range."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int = 512
+    method: str = "hsd"  # a name in hsd_verify.METHODS
+    ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}, it must be at least 1")
+        if self.method not in hsd_verify.METHODS:
+            raise ValueError(f"unknown method '{self.method}': choose one of {', '.join(hsd_verify.METHODS)}")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round saw and decided, for whoever measures."""
+
+    tree: DraftTree
+    target_probs: Tensor  # (N, V), row v = the target's law after node v
+    path: tuple[int, ...]  # accepted nodes below the root
+
+
+@dataclass(frozen=True)
+class Step:
+    """The tokens one round emitted; the prefill's step emits one token and has no round."""
+
+    tokens: tuple[int, ...]
+    num_accepted: int  # how many of `tokens`, its first ones, were drafted
+    finish: Finish | None = None  # why decoding ends with this step
+    round: Round | None = None
+
+
+class Session:
+    """The state of one sequence: the target's cache, the drafter's, and the ids both have read.
+
+    Two sessions can share a target and a head. Asked to continue a prompt that begins like the last one (a chat's
+    next turn), it keeps the common prefix and reads only the rest.
+    """
+
+    def __init__(self, target: Target, drafter: Drafter | None = None):
+        target.refuse_flash_attention()
+        self.target, self.drafter = target, drafter
+        self.cache: KeyValueCache = target.new_cache()
+        self._ids: list[int] = []  # ids whose keys are committed
+
+    def decode(
+        self,
+        prompt_ids: list[int],
+        options: DecodeOptions | None = None,
+        generator: torch.Generator | None = None,
+        clock: Clock = no_clock,
+    ) -> Iterator[Step]:
+        """Yield the prefill's step, then one step a round. Same seed, same tokens.
+
+        Without a drafter every round is a tree of one node: one token a target pass. Raises ValueError for an empty
+        prompt and for one that does not leave room for a token in the target's context.
+        """
+        options = options or DecodeOptions()
+        emitter = _Emitter(options, self.target.end_token_ids)
+        token = self._prefill(prompt_ids, options, generator, clock)
+        step = emitter.step((token,), num_accepted=0)
+        yield step
+        while step.finish is None:
+            if self.cache.length >= self.cache.limit:
+                yield Step((), 0, finish="context")
+                return
+            step = self._round(token, emitter, options, generator, clock)
+            token = step.tokens[-1]
+            yield step
+
+    @torch.inference_mode()
+    def _prefill(self, prompt_ids: list[int], options: DecodeOptions, generator, clock: Clock) -> int:
+        if not prompt_ids:
+            raise ValueError("the prompt is empty: give at least one token")
+        start = self._reuse(prompt_ids)
+        self.cache.check_room(len(prompt_ids) - start)
+        device = self.target.device
+        with clock("prefill"):
+            output = self.target.prefill(torch.tensor(prompt_ids[start:], device=device), self.cache)
+            self._ids = list(prompt_ids)
+            token = draw(options.sampling.law(output.logits[0]), generator)
+            if self.drafter is not None:
+                new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
+                known = torch.tensor([*prompt_ids[new_from:], token], device=device)
+                self.drafter.observe(known, output.features)
+        return token
+
+    def _reuse(self, prompt_ids: list[int]) -> int:
+        """Forget what the prompt does not share with the last one; returns the first position to read again.
+
+        The last shared token is read again too: a drafter needs its feature beside the first new token.
+        """
+        shared = 0
+        for old, new in zip(self._ids, prompt_ids, strict=False):
+            if old != new:
+                break
+            shared += 1
+        start = max(shared - 1, 0)
+        if self.drafter is not None:  # it may know less than the target has read, when a round was interrupted
+            start = min(start, max(self.drafter.num_known - 1, 0))
+            self.drafter.truncate(start + 1 if start else 0)
+        self.cache.truncate(start)
+        self._ids = self._ids[:start]
+        return start
+
+    @torch.inference_mode()
+    def _round(self, token: int, emitter: "_Emitter", options: DecodeOptions, generator, clock: Clock) -> Step:
+        with clock("draft"):
+            tree = self._propose(token, emitter.num_left, options.sampling, generator)
+        with clock("target"):
+            output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), self.cache)
+        with clock("verify"):
+            target_probs = options.sampling.law(output.logits)  # (N, V)
+            verdict = hsd_verify.verify(tree, target_probs, options.method, generator)
+            path, next_token = [int(node) for node in verdict.path], int(verdict.next_token)
+        with clock("rest"):
+            kept = torch.tensor([0, *path], device=tree.tokens.device)
+            accepted = tree.tokens[kept[1:]].tolist()
+            self.cache.keep(kept)
+            self._ids += [token, *accepted]
+        if self.drafter is not None:
+            with clock("draft"):
+                known = torch.tensor([*accepted, next_token], device=tree.tokens.device)
+                self.drafter.observe(known, output.features[kept])
+        return emitter.step((*accepted, next_token), len(path), Round(tree, target_probs, tuple(path)))
+
+    def _propose(self, token: int, num_left: int, sampling: Sampling, generator) -> DraftTree:
+        # the bonus token needs no node, and a node needs a position in the context
+        max_depth = min(num_left - 1, self.cache.limit - self.cache.length - 1)
+        if self.drafter is None or max_depth <= 0:
+            device = self.target.device
+            return DraftTree(torch.tensor([-1], device=device), torch.tensor([token], device=device))
+        return self.drafter.propose(sampling, max_depth, generator)
+
+
+class _Emitter:
+    """Cuts what a round produced at the end of text and at the cap, so that no token after the end is emitted."""
+
+    def __init__(self, options: DecodeOptions, end_token_ids: frozenset[int]):
+        self._end_ids = frozenset() if options.ignore_end else end_token_ids
+        self.num_left = options.max_new_tokens
+
+    def step(self, tokens: tuple[int, ...], num_accepted: int, round_: Round | None = None) -> Step:
+        tokens, finish = tokens[: self.num_left], None
+        end = next((i for i, token in enumerate(tokens) if token in self._end_ids), None)
+        if end is not None:
+            tokens, finish = tokens[: end + 1], "stop"
+        elif len(tokens) == self.num_left:
+            finish = "length"
+        self.num_left -= len(tokens)
+        return Step(tokens, min(num_accepted, len(tokens)), finish, round_)
+
+
+@torch.inference_mode()
+def autoregressive(
+    target: Target,
+    prompt_ids: list[int],
+    options: DecodeOptions | None = None,
+    generator: torch.Generator | None = None,
+    clock: Clock = no_clock,
+) -> Iterator[Step]:
+    """The reference: plain decoding, one token a forward, no tree, no mask, no verifier. Yields a step a token."""
+    options = options or DecodeOptions()
+    emitter = _Emitter(options, target.end_token_ids)
+    cache, ids = target.new_cache(), prompt_ids
+    while True:
+        if cache.length >= cache.limit:
+            yield Step((), 0, finish="context")
+            return
+        with clock("target" if cache.length else "prefill"):
+            output = target.prefill(torch.tensor(ids, device=target.device), cache)
+        with clock("verify"):
+            ids = [draw(options.sampling.law(output.logits[0]), generator)]
+        step = emitter.step((ids[0],), num_accepted=0)
+        yield step
+        if step.finish is not None:
+            return

@@ -1,0 +1,69 @@
+"""Logits -> law: temperature, top-k and top-p, one function for the target, the draft and the plain baseline.
+
+Letters: V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy: one-hot laws, so that verification is exact and not a limit.
+
+    Raises ValueError at construction for values outside their range.
+    """
+
+    temperature: float = 0.0  # 0: greedy
+    top_k: int = 0  # keep the k most probable tokens; 0: all
+    top_p: float = 1.0  # keep the smallest set of most probable tokens with at least this mass; 1: all
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature is {self.temperature}, it must be 0 (greedy) or larger")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}, it must be 0 (off) or larger")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, it must lie in (0, 1]; 1 switches it off")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def law(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) -> probabilities (..., V), in float32 or better whatever the logits' dtype."""
+        if self.greedy:
+            return one_hot(logits.argmax(-1), logits.shape[-1])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        if 0 < self.top_k < logits.shape[-1]:
+            kept = logits.topk(self.top_k).indices
+            logits = torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
+        probs = logits.softmax(-1)
+        return keep_top_p(probs, self.top_p) if self.top_p < 1 else probs
+
+
+def one_hot(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Token ids (...) -> point masses (..., V) in float32."""
+    zeros = torch.zeros(*tokens.shape, vocab_size, device=tokens.device)
+    return zeros.scatter_(-1, tokens[..., None], 1.0)
+
+
+def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
+    """The law restricted to the smallest set of most probable tokens with mass >= top_p, renormalised: (..., V)."""
+    ordered, tokens = probs.sort(dim=-1, descending=True, stable=True)
+    mass_before = ordered.cumsum(-1) - ordered
+    kept = ordered.masked_fill(mass_before >= top_p, 0.0)
+    kept[..., 0] = ordered[..., 0]  # rounding may leave mass_before above 0 for a top_p near 0
+    return torch.zeros_like(probs).scatter(-1, tokens, kept / kept.sum(-1, keepdim=True))
+
+
+def draw(law: Tensor, generator: torch.Generator | None = None) -> int:
+    """One token from a law (V,); the only draw of the plain baseline. Never a token of zero probability."""
+    return int(torch.multinomial(law, 1, generator=generator))
+
+
+def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on the device of the laws it will draw from."""
+    return torch.Generator(device).manual_seed(seed)
