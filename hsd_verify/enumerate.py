@@ -8,13 +8,13 @@ A verifier is lossless for a drafting process when `output_law` equals `text_law
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hsd_verify import methods
+from hsd_verify import methods, naive
 from hsd_verify.drafting import (
     Drafting,
     Model,
@@ -91,7 +91,7 @@ def expected_tau(drafting: Process, target: Target, method: str, prefix: Text = 
 def target_rows(tree: DraftTree, target: Target, prefix: Text = ()) -> Tensor:
     """(N, V): the target's law after every node of a tree that follows `prefix`."""
     model = as_model(target)
-    return torch.stack([model(prefix + _path_tokens(tree, v)) for v in range(tree.num_nodes)])
+    return torch.stack([model(prefix + tree.path_tokens(v)) for v in range(tree.num_nodes)])
 
 
 def as_model(target: Target) -> Model:
@@ -115,13 +115,23 @@ def _round(prefix: Text, drafting: Process, target: Model, method: str, length: 
     """Probability of what one round emits, cut to `length` tokens."""
     emitted: dict[Text, float] = defaultdict(float)
     for prob, tree in drafting(prefix):
-        law = methods.law(tree, target_rows(tree, target, prefix), method)
-        for node, stop in enumerate(law.stop.tolist()):
-            if stop > 0:
-                for token, extra in enumerate(law.residual(node).tolist()):
-                    emitted[(*_path_tokens(tree, node), token)[:length]] += prob * stop * extra
+        rows = target_rows(tree, target, prefix)  # (N, V)
+        for text, mass in _emissions(prefix, tree, rows, drafting, target, method):
+            emitted[text[:length]] += prob * mass
     return {text: mass for text, mass in emitted.items() if mass > 0}
 
 
-def _path_tokens(tree: DraftTree, node: int) -> Text:
-    return tuple(tree.token_list[v] for v in tree.path(node))
+def _emissions(
+    prefix: Text, tree: DraftTree, rows: Tensor, drafting: Process, target: Model, method: str
+) -> Iterator[tuple[Text, float]]:
+    """What one round emits on one tree, with probabilities: the accepted path and the token after it."""
+    if method == "naive":
+        if not isinstance(drafting, Drafting):
+            raise ValueError("method 'naive' resamples with the draft model: pass a `Drafting`, e.g. chain(draft, depth)")
+        yield from naive.emissions(tree, rows, target, drafting.draft, prefix)
+        return
+    law = methods.law(tree, rows, method)
+    for node, stop in enumerate(law.stop.tolist()):
+        if stop > 0:
+            accepted = tree.path_tokens(node)
+            yield from (((*accepted, x), stop * prob) for x, prob in enumerate(law.residual(node).tolist()))

@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from hsd_verify import checks
+from hsd_verify.chain import block_law, hsd_capped_law
 from hsd_verify.draw import draw
+from hsd_verify.multidraft import multidraft_law
+from hsd_verify.naive import naive_law
 from hsd_verify.outcome import Law, Verdict
 from hsd_verify.recursion import hsd_law
+from hsd_verify.tokenwise import tokenwise_law
 from hsd_verify.topology import DraftTree
+from hsd_verify.traversal import traversal_law
 from hsd_verify.walk import greedy_law, walk_law
 
 Rule = Callable[[DraftTree, Tensor, Tensor], Law]  # tree, target_probs (N, V), its row sums (N,) -> law
@@ -22,7 +27,13 @@ Rule = Callable[[DraftTree, Tensor, Tensor], Law]  # tree, target_probs (N, V), 
 METHODS: dict[str, Rule] = {
     "greedy": greedy_law,
     "walk": walk_law,
+    "tokenwise": tokenwise_law,
+    "block": block_law,
+    "traversal": traversal_law,
     "hsd": hsd_law,
+    "hsd_capped": hsd_capped_law,
+    "naive": naive_law,
+    "hsd_multidraft": multidraft_law,
 }
 
 

@@ -5,7 +5,7 @@ Letters: N nodes including the root, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ class Law:
     """The exact law of a verifier's outcome on one tree: a node to stop at, and a token to add after it."""
 
     tree: DraftTree
+    target_probs: Tensor  # (N, V) as given
     stop: Tensor  # (N,) probability that the last accepted node is v; sums to 1
     form_residual: Callable[[int], Tensor]  # node -> (V,) law of the token added there, not necessarily normalised
 
@@ -31,7 +32,8 @@ class Law:
         Where the verifier never stops (`stop[node] == 0`) there is nothing to condition on; the target's own row is
         returned, so that mixtures weighted by `stop` stay finite.
         """
-        left = self.form_residual(int(node))  # (V,)
+        never = float(self.stop[node]) == 0
+        left = self.target_probs[node] if never else self.form_residual(int(node))  # (V,)
         return left / left.sum()
 
     @cached_property
@@ -62,14 +64,12 @@ class Verdict:
         return len(self.path)
 
 
-def law_from_fire(tree: DraftTree, fire: Tensor, form_residual: Callable[[int], Tensor], dtype: torch.dtype) -> Law:
-    """Law of a rule that visits nodes in post-order and stops at v with probability `fire[v]` (N,) when it gets there.
-
-    The one transfer to the host is here, after everything of size V was queued.
-    """
-    stop = [0.0] * tree.num_nodes
-    fire_list, remaining = fire.tolist(), 1.0
+def law_from_fire(
+    tree: DraftTree, fire: Sequence[float], target_probs: Tensor, form_residual: Callable[[int], Tensor]
+) -> Law:
+    """Law of a rule that visits nodes in post-order and stops at v with probability `fire[v]` when it gets there."""
+    stop, remaining = [0.0] * tree.num_nodes, 1.0
     for node in tree.post_order:
-        stop[node] = remaining * fire_list[node]
-        remaining *= 1.0 - fire_list[node]
-    return Law(tree, torch.tensor(stop, dtype=dtype, device=fire.device), form_residual)
+        stop[node] = remaining * fire[node]
+        remaining *= 1.0 - fire[node]
+    return Law(tree, target_probs, target_probs.new_tensor(stop), form_residual)

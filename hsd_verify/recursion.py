@@ -6,7 +6,7 @@ Node v carries a weight w (root: 1), the probability that its subtree *fires*, i
 `siblings.py` tests the children of one node; here the weights go down the tree level by level, and `law_from_fire`
 walks back up. On one sampled chain this is Block Verification (arXiv 2403.10444, Algorithm 2) and capped HSD (arXiv
 2601.05724, Algorithm 2); on a deterministic tree the target walk; without replacement Traversal Verification
-(arXiv 2505.12398, Algorithm 2); on placed children beside one sampled child UniVer (arXiv 2605.04543).
+(arXiv 2505.12398); on placed children beside one sampled child, sampled first, UniVer (arXiv 2605.04543).
 """
 
 from __future__ import annotations
@@ -15,46 +15,29 @@ import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law, law_from_fire
-from hsd_verify.siblings import Siblings, open_siblings, weigh_children
-from hsd_verify.topology import DraftTree
+from hsd_verify.siblings import left_after_children, weigh_children
+from hsd_verify.topology import DraftTree, Forest
 
 
 def hsd_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     """Law of the recursion; target_probs (N, V), `totals` (N,) its row sums. Applies to every tree."""
-    weight, fire = _weigh(tree, target_probs, totals)  # (N,), (N,)
+    weight, fire = weigh_forest(tree, target_probs, totals)  # (N,), (N,)
 
     def form_residual(node: int) -> Tensor:
-        left = _left(tree, target_probs, totals, weight, node)  # (V,)
-        return left if fire_list[node] > 0 else target_probs[node]
+        return left_after_children(tree, target_probs, totals, weight[node], node)
 
-    fire_list = fire.tolist()
-    return law_from_fire(tree, fire, form_residual, target_probs.dtype)
+    return law_from_fire(tree, fire.tolist(), target_probs, form_residual)  # the one transfer to the host
 
 
-def _weigh(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+def weigh_forest(forest: Forest, target_probs: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and firing probability of every node, (N,) float64 each; nothing in here waits for the device."""
-    weight = torch.zeros(tree.num_nodes, dtype=torch.float64, device=target_probs.device)
-    weight[0] = 1
-    inner = {}
-    for family in tree.families:
-        siblings = _tested(family, tree, target_probs, totals, weight)
-        inner[family] = siblings.fire
+    weight = torch.zeros(forest.num_nodes, dtype=torch.float64, device=target_probs.device)
+    weight[forest.root_index] = 1
+    inner = []
+    for family in forest.families:
+        siblings = weigh_children(family, forest, target_probs, totals, weight[family.nodes], weight)
+        inner.append((family.nodes, siblings.fire))
     fire = weight.clone()  # leaves fire with their weight
-    for family, probs in inner.items():
-        fire[family.nodes] = probs
+    for nodes, probs in inner:
+        fire[nodes] = probs
     return weight, fire
-
-
-def _tested(family, tree: DraftTree, target_probs: Tensor, totals: Tensor, weight: Tensor) -> Siblings:
-    siblings = open_siblings(family, target_probs, totals, weight)
-    weigh_children(siblings, family, tree, weight)
-    return siblings
-
-
-def _left(tree: DraftTree, target_probs: Tensor, totals: Tensor, weight: Tensor, node: int) -> Tensor:
-    """Unnormalised residual (V,) of one node, formed again from its weight."""
-    if not tree.children[node]:
-        return target_probs[node]
-    scratch = torch.zeros_like(weight)
-    scratch[node] = weight[node]
-    return _tested(tree.family([node]), tree, target_probs, totals, scratch).left[0]

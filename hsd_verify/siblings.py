@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hsd_verify.topology import DraftTree, Family
+from hsd_verify.topology import Family, Forest
 
 
 @dataclass
@@ -40,31 +40,40 @@ class Siblings:
         return _ratio(self.mass, self.mass + self.slack)
 
 
-def open_siblings(family: Family, target_probs: Tensor, totals: Tensor, weight: Tensor) -> Siblings:
-    """The family before its first child; `totals` (N,) are the sums of target rows, `weight` (N,) is read at it."""
-    own = weight[family.nodes]  # (n,)
+def weigh_children(
+    family: Family, forest: Forest, target_probs: Tensor, totals: Tensor, own: Tensor, weight: Tensor
+) -> Siblings:
+    """Test all children of a family whose nodes have the weights `own` (n,), and return what is left of each node.
+
+    `totals` (N,) are the row sums of target_probs (N, V). Fills `weight` (N,), zero before, at the children.
+    """
     left = target_probs[family.nodes].mul_(own[:, None].to(target_probs.dtype))  # (n, V)
-    return Siblings(left, own * totals[family.nodes], 1 - own)
-
-
-def weigh_children(siblings: Siblings, family: Family, tree: DraftTree, weight: Tensor) -> None:
-    """Test all children of a family: fills `weight` (N,) at the children, zero before, and consumes `siblings`."""
+    siblings = Siblings(left, own * totals[family.nodes], 1 - own)
     if family.sampled:
-        _weigh_sampled(siblings, family, tree, weight)
+        _weigh_sampled(siblings, family, forest, weight)
     if family.placed.shape[1]:
         _weigh_placed(siblings, family, weight)
+    return siblings
 
 
-def _weigh_sampled(siblings: Siblings, family: Family, tree: DraftTree, weight: Tensor) -> None:
-    proposal = tree.draft_probs[family.nodes[: len(family.sampled[0])]]  # (n, V)
+def left_after_children(forest: Forest, target_probs: Tensor, totals: Tensor, own: Tensor, node: int) -> Tensor:
+    """Unnormalised residual (V,) of one node with the weight `own` (), formed alone."""
+    if not forest.children[node]:
+        return target_probs[node]
+    scratch = torch.zeros_like(totals, dtype=torch.float64)  # (N,)
+    return weigh_children(forest.family([node]), forest, target_probs, totals, own[None], scratch).left[0]
+
+
+def _weigh_sampled(siblings: Siblings, family: Family, forest: Forest, weight: Tensor) -> None:
+    proposal = forest.draft_probs[family.nodes[: len(family.sampled[0])]]  # (n, V)
     kept = torch.ones_like(siblings.mass[: len(proposal)])  # (n,)
     for rank, children in enumerate(family.sampled):
         n = len(children)
         proposal, kept = proposal[:n], kept[:n]
-        if rank and not tree.replacement:
-            proposal.scatter_(1, tree.tokens[family.sampled[rank - 1][:n], None], 0)
+        if rank and not forest.replacement:
+            proposal.scatter_(1, forest.tokens[family.sampled[rank - 1][:n], None], 0)
             kept = proposal.sum(-1, dtype=torch.float64)  # (n,)
-        weight[children] = _weigh_drawn(siblings, proposal, kept, tree.tokens[children])
+        weight[children] = _weigh_drawn(siblings, proposal, kept, forest.tokens[children])
 
 
 def _weigh_drawn(siblings: Siblings, proposal: Tensor, kept: Tensor, tokens: Tensor) -> Tensor:

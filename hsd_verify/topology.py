@@ -18,6 +18,9 @@ from torch import Tensor
 from hsd_verify import checks
 
 
+PADDING = -2  # parent of an entry that only fills a batch
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """Nodes of one level with their children, in the order the laws test them: sampled by rank, then placed.
@@ -34,17 +37,10 @@ class Family:
 
 
 @dataclass(frozen=True, eq=False)
-class DraftTree:
-    """One drafted tree with everything a verifier must know about how it was proposed.
+class Forest:
+    """Structure of one drafted tree, or of several whose nodes are numbered through; fields as in `DraftTree`.
 
-    `parents`      (N,) int64, `parents[0] = -1` and `parents[i] < i`
-    `tokens`       (N,) int64; `tokens[0]` is the root's own token, already part of the text
-    `sampled`      (N,) bool: node i was drawn at random; False: placed deterministically. None: all deterministic
-    `draft_probs`  (N, V) float: row v is the law of the first sampled child of v, without the tokens of its
-                   deterministic siblings; rows of nodes without sampled children are not read. None: nothing sampled
-    `replacement`  sampled siblings are i.i.d. draws (duplicates stay separate nodes); default: without replacement
-
-    Raises `ValueError` naming the node, the value and the remedy when the tree could not have been drafted this way.
+    A parent of -1 makes a root, `PADDING` an entry that is no node at all. Nothing is checked here.
     """
 
     parents: Tensor
@@ -52,14 +48,6 @@ class DraftTree:
     sampled: Tensor | None = None
     draft_probs: Tensor | None = None
     replacement: bool = False
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__  # the dataclass is frozen for everyone else
-        put(self, "parents", torch.as_tensor(self.parents))
-        put(self, "tokens", torch.as_tensor(self.tokens, device=self.parents.device))
-        sampled = torch.zeros_like(self.parents, dtype=torch.bool) if self.sampled is None else self.sampled
-        put(self, "sampled", torch.as_tensor(sampled, device=self.parents.device))
-        checks.check_tree(self)
 
     @cached_property
     def parent_list(self) -> tuple[int, ...]:
@@ -78,24 +66,33 @@ class DraftTree:
         return len(self.parent_list)
 
     @cached_property
+    def roots(self) -> list[int]:
+        return [i for i, parent in enumerate(self.parent_list) if parent == -1]
+
+    @cached_property
+    def root_index(self) -> Tensor:
+        return self._index(self.roots)
+
+    @cached_property
     def depth(self) -> tuple[int, ...]:
-        """Number of drafted tokens on the path of each node; 0 for the root."""
-        depth = [0]
-        for parent in self.parent_list[1:]:
-            depth.append(depth[parent] + 1)
+        """Number of drafted tokens on the path of each node; 0 for a root."""
+        depth: list[int] = []
+        for parent in self.parent_list:
+            depth.append(depth[parent] + 1 if parent >= 0 else 0)
         return tuple(depth)
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
         """Children of every node in test order: sampled ones by index, then deterministic ones by index."""
         children: list[list[int]] = [[] for _ in self.parent_list]
-        for node in sorted(range(1, self.num_nodes), key=lambda i: (not self.sampled_list[i], i)):
-            children[self.parent_list[node]].append(node)
+        for node in sorted(range(self.num_nodes), key=lambda i: (not self.sampled_list[i], i)):
+            if self.parent_list[node] >= 0:
+                children[self.parent_list[node]].append(node)
         return tuple(map(tuple, children))
 
     @cached_property
     def levels(self) -> tuple[tuple[int, ...], ...]:
-        """Nodes by depth, the root's level first."""
+        """Nodes by depth, the roots first."""
         levels: list[list[int]] = [[] for _ in range(max(self.depth) + 1)]
         for node, depth in enumerate(self.depth):
             levels[depth].append(node)
@@ -104,7 +101,7 @@ class DraftTree:
     @cached_property
     def post_order(self) -> tuple[int, ...]:
         """Every node after all of its subtree, siblings in test order: the order in which nodes may fire."""
-        reverse, stack = [], [0]
+        reverse, stack = [], self.roots[::-1]
         while stack:
             node = stack.pop()
             reverse.append(node)
@@ -141,13 +138,40 @@ class DraftTree:
     def path(self, node: int) -> list[int]:
         """Nodes from below the root down to `node`."""
         path: list[int] = []
-        while node != 0:
+        while self.parent_list[node] >= 0:
             path.append(node)
             node = self.parent_list[node]
         return path[::-1]
 
+    def path_tokens(self, node: int) -> tuple[int, ...]:
+        """Tokens of `path(node)`."""
+        return tuple(self.token_list[v] for v in self.path(node))
+
     def _index(self, nodes: Sequence) -> Tensor:
         return torch.tensor(nodes, dtype=torch.int64, device=self.parents.device)
+
+
+@dataclass(frozen=True, eq=False)
+class DraftTree(Forest):
+    """One drafted tree with everything a verifier must know about how it was proposed.
+
+    `parents`      (N,) int64, `parents[0] = -1` and `parents[i] < i`
+    `tokens`       (N,) int64; `tokens[0]` is the root's own token, already part of the text
+    `sampled`      (N,) bool: node i was drawn at random (False: placed deterministically). None: all deterministic
+    `draft_probs`  (N, V) float: row v is the law of the first sampled child of v, without the tokens of its
+                   deterministic siblings; rows of nodes without sampled children are not read. None: nothing sampled
+    `replacement`  sampled siblings are i.i.d. draws (duplicates stay separate nodes); default: without replacement
+
+    Raises `ValueError` naming the node, the value and the remedy when the tree could not have been drafted this way.
+    """
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen for everyone else
+        put(self, "parents", torch.as_tensor(self.parents))
+        put(self, "tokens", torch.as_tensor(self.tokens, device=self.parents.device))
+        sampled = torch.zeros_like(self.parents, dtype=torch.bool) if self.sampled is None else self.sampled
+        put(self, "sampled", torch.as_tensor(sampled, device=self.parents.device))
+        checks.check_tree(self)
 
 
 def _pad(rows: Sequence[list[int]]) -> list[list[int]]:

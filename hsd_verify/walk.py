@@ -29,10 +29,7 @@ def walk_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
         left = scale[node] - sum(descend[c] for c in children)
         stop[node] = reach[node] * _snap(left, target_probs.dtype) / scale[node]
 
-    def form_residual(node: int) -> Tensor:
-        return _without_children(tree, target_probs, node) if stop[node] > 0 else target_probs[node]
-
-    return Law(tree, target_probs.new_tensor(stop), form_residual)
+    return Law(tree, target_probs, target_probs.new_tensor(stop), lambda v: _without_children(tree, target_probs, v))
 
 
 def greedy_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:

@@ -6,6 +6,7 @@ Letters: V vocabulary.
 from __future__ import annotations
 
 import zlib
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ DTYPE = torch.float64
 def random_model(vocab: int, seed: int, concentration: float = 1.0) -> Model:
     """An unrelated random law for every text; a small `concentration` makes peaked ones."""
 
+    @cache
     def law(text: Text) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(repr((seed, text)).encode()))
         weights = torch.rand(vocab, generator=generator, dtype=DTYPE).log().neg() ** (1 / concentration)  # (V,)

@@ -1,0 +1,57 @@
+"""Traversal Verification (arXiv 2505.12398): leaves first, siblings sampled without replacement.
+
+Letters: N nodes including the root, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hsd_verify.outcome import Law, law_from_fire
+from hsd_verify.refusals import require_without_replacement
+from hsd_verify.topology import DraftTree
+
+
+def traversal_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
+    """Law of Traversal Verification (arXiv 2505.12398, Algorithm 2); target_probs (N, V).
+
+    Written as published, node by node and normalised after every rejection; `hsd` equals it where it applies.
+    Raises `ValueError` unless every node was sampled, siblings without replacement.
+    """
+    require_without_replacement(tree, "traversal")
+    traversal = _Traversal(tree, target_probs)
+    traversal.visit(0, 1.0)
+    return law_from_fire(tree, traversal.fire, target_probs, lambda node: traversal.target[node])
+
+
+class _Traversal:
+    """The tree while its leaves are being deleted: every node's current target law and acceptance probability."""
+
+    def __init__(self, tree: DraftTree, target_probs: Tensor) -> None:
+        self.tree = tree
+        self.target = list(target_probs)  # N of (V,), replaced by residuals
+        self.fire = [0.0] * tree.num_nodes
+
+    def visit(self, node: int, weight: float) -> None:
+        """Reject the children of a node one after the other, then settle with what probability it is accepted."""
+        draft = self.tree.draft_probs[node] if self.tree.children[node] else None  # (V,)
+        for child in self.tree.children[node]:
+            token = self.tree.token_list[child]
+            ratio = float(self.target[node][token]) / float(draft[token])
+            residual = (self.target[node] * weight).sub_(draft).relu_()  # (V,)
+            excess = float(residual.sum())
+            whole = excess + (1 - weight)
+            self.visit(child, min(1.0, weight * ratio) if whole > 0 else 1.0)  # whole = 0: accepted for sure
+            if excess == 0:
+                weight = 0.0  # nothing left to draw at this node: it and its later children are never accepted
+                break
+            self.target[node], weight = residual / excess, excess / whole
+            draft = _without(draft, token)
+        self.fire[node] = weight
+
+
+def _without(draft: Tensor, token: int) -> Tensor:
+    """Law (V,) of the next sibling: the drawn token is removed and the rest renormalised."""
+    rest = draft.clone()
+    rest[token] = 0
+    return rest / rest.sum()
