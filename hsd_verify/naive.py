@@ -73,5 +73,8 @@ def _resample(text: Text, depth: int, target: Model, draft: Model, prefix: Text)
 
 def _log_ratio(text: Text, target: Model, draft: Model, prefix: Text) -> float:
     """log p(text) / q(text) after `prefix`; inf where the draft cannot produce it."""
-    pairs = [(model(prefix + text[:i])[x].log() for model in (target, draft)) for i, x in enumerate(text)]
-    return float(sum(p - q for p, q in pairs))
+    return _log_prob(text, target, prefix) - _log_prob(text, draft, prefix)
+
+
+def _log_prob(text: Text, model: Model, prefix: Text) -> float:
+    return sum(float(model(prefix + text[:i])[token].log()) for i, token in enumerate(text))
