@@ -1,0 +1,1 @@
+"""Tree policies, one family a file; `eagle.tree` is their public face."""

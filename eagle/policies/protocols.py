@@ -1,0 +1,69 @@
+"""What a tree policy is, what it asks of a drafter, and how it draws.
+
+Letters: F nodes of a frontier, V target vocabulary, Vd draft vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eagle.sampling import Sampling
+from eagle.vocab import DraftVocabulary
+from hsd_verify import DraftTree
+
+Draw = Callable[[Tensor, torch.Generator | None], Tensor]
+"""Weights (F, Vd), not necessarily normalised -> one draft id a row, (F,), rows independent.
+
+The only random call of a policy, and an argument of it: a test that lists every branch passes its own."""
+
+
+class Proposer(Protocol):
+    """Draft laws on demand, for one round.
+
+    Rows are numbered in the order they were expanded; row 0 is the root, whose logits are there from the start.
+    """
+
+    vocabulary: DraftVocabulary
+    root_token: int
+    root_logits: Tensor  # (Vd,) float32
+
+    def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """Read nodes with target ids `tokens` (F,) below the rows `parents` (F,) -> logits (F, Vd) after each."""
+        ...
+
+
+class TreePolicy(Protocol):
+    """Decides which nodes exist and by which law each was proposed."""
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        """A tree no deeper than `max_depth` (0: the root alone)."""
+        ...
+
+
+def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One id a row (F,) from weights (F, Vd) that need not sum to 1. Never an id of weight 0.
+
+    Inverts the cumulative sum: one uniform number a row instead of one a token, which matters for Vd in the thousands.
+    """
+    cumulative = weights.cumsum(-1, dtype=torch.float64)  # (F, Vd)
+    total = cumulative[:, -1:]  # (F, 1)
+    uniform = torch.rand(total.shape, dtype=torch.float64, generator=generator, device=weights.device)
+    below_total = torch.nextafter(total, torch.zeros_like(total))  # uniform * total may round up to the total
+    return torch.searchsorted(cumulative, torch.minimum(uniform * total, below_total), right=True)[:, 0]
+
+
+def bare_root(proposer: Proposer) -> DraftTree:
+    """The tree of one node: nothing is drafted."""
+    device = proposer.root_logits.device
+    return DraftTree(torch.tensor([-1], device=device), torch.tensor([proposer.root_token], device=device))
+
+
+def check_at_least(**limits: tuple[float, float]) -> None:
+    """Raises ValueError for the first `name=(value, least)` whose value is below the least."""
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}, it must be at least {least}")

@@ -1,0 +1,116 @@
+"""Trees whose slots are chosen by value: the predicted probability that a slot is accepted.
+
+    placed slot of token x below v      value(v) * q(x)
+    k-th sampled slot below v           value(v) * (1 - q(S)) * alpha_k     S: the placed tokens of v
+
+A slot exists when its value reaches a threshold. The value of a sampled slot is the same whatever token it draws, and
+a level is decided as a whole before its first draw, so that existence never depends on a token yet to be drawn.
+
+Letters: F nodes of a frontier, M placed slots and K sampled slots of a node at most, C children of a level.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from eagle.policies.growth import Growth
+from eagle.policies.protocols import Draw, Proposer, check_at_least, draw_rows
+from eagle.policies.sapling import Families, Frontier
+from eagle.sampling import Sampling
+from hsd_verify import DraftTree
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What drafts are worth, by depth: fitted on held-out rounds. The last entry serves all deeper levels."""
+
+    sampled: tuple[tuple[float, ...], ...] = ((0.6, 0.25, 0.15, 0.1),)  # alpha_k of level 0, 1, ..: K numbers each
+    placed: tuple[float, ...] = (1.0,)  # target probability / draft probability of a placed token
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sampled", tuple(tuple(level) for level in self.sampled))  # YAML lists
+        object.__setattr__(self, "placed", tuple(self.placed))
+        for name, numbers in (("sampled", [a for level in self.sampled for a in level]), ("placed", self.placed)):
+            if not numbers or not all(number > 0 for number in numbers):
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least one number, all larger than 0")
+
+    def sampled_at(self, level: int, num_slots: int) -> list[float]:
+        """alpha of the first `num_slots` sampled slots; slots behind the fitted ones are worth as much as the last."""
+        alphas = self.sampled[min(level, len(self.sampled) - 1)]
+        return [min(alphas[: k + 1]) for k in range(num_slots)]  # never rising, so that kept slots are the first ones
+
+    def placed_at(self, level: int) -> float:
+        return self.placed[min(level, len(self.placed) - 1)]
+
+
+@dataclass(frozen=True)
+class ValuedTree:
+    """Placed children and sampled ones at every node, as many of each as their values ask for.
+
+    With `max_sampled` 1 it is the hybrid of the theory: a deterministic set S and one sampled child from the rest.
+    With `max_placed` 0 only sampled siblings are left, the widths of all levels chosen by value (a stochastic beam).
+    Above temperature 0 a placed child takes tokens the sampled one could have drawn, so its gain is smaller than its
+    value: `covered` is the part of it that the sampled slot would have won anyway.
+    """
+
+    threshold: float = 0.02  # least value of a slot
+    num_nodes: int = 64  # most nodes with the root, whatever the values
+    depth: int = 8
+    max_placed: int = 8  # M, placed children of a node
+    max_sampled: int = 1  # K, sampled children of a node
+    max_read: int = 16  # nodes of a level the drafter reads
+    covered: float = 0.5
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    draw: Draw = draw_rows
+
+    def __post_init__(self) -> None:
+        if isinstance(self.acceptance, dict):  # from YAML
+            object.__setattr__(self, "acceptance", Acceptance(**self.acceptance))
+        check_at_least(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), max_read=(self.max_read, 1))
+        check_at_least(max_placed=(self.max_placed, 0), max_sampled=(self.max_sampled, 0))
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}, it must lie in (0, 1]: a value is a probability")
+        if not 0 <= self.covered < 1:
+            raise ValueError(f"covered is {self.covered}, it must lie in [0, 1)")
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        rule, sampling = (self._greedy, Sampling(1.0)) if sampling.greedy else (self, sampling)
+        growth = Growth(rule, proposer, sampling, self.draw, generator)
+        return growth.tree(min(self.depth, max_depth) if self.num_nodes > 1 else 0)
+
+    @property
+    def _greedy(self) -> "ValuedTree":
+        """Nothing is sampled where the target is not; values then come from the draft law at temperature 1."""
+        return replace(self, max_sampled=0, covered=0.0)
+
+    @property
+    def replacement(self) -> bool:
+        return False
+
+    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+        best = frontier.laws.topk(min(self.max_placed, frontier.laws.shape[-1]))  # (F, M)
+        values = frontier.values[:, None]  # (F, 1)
+        placed = (values * best.values * self.acceptance.placed_at(level)).clamp(max=1)  # (F, M)
+        wanted = placed * (1 - self.covered) >= self.threshold
+        rest = 1 - (best.values * wanted).sum(-1, keepdim=True)  # (F, 1)
+        sampled = values * rest * values.new_tensor(self.acceptance.sampled_at(level, self.max_sampled))  # (F, K)
+        slots = torch.cat([placed * wanted, sampled * (sampled >= self.threshold)], dim=1)  # (F, M + K)
+        kept = _best(slots, self.num_nodes - num_nodes)
+        num_placed = placed.shape[1]
+        return Families(best.indices, placed, kept[:, :num_placed], kept[:, num_placed:].sum(-1), sampled)
+
+    def worth_reading(self, values: Tensor, level: int) -> Tensor:
+        """The most valuable children that may have a child above the threshold."""
+        best = values.topk(min(self.max_read, len(values))).indices
+        return best[values[best] >= self.threshold].sort().values
+
+
+def _best(values: Tensor, room: int) -> Tensor:
+    """Which entries above 0 are among the `room` largest, earlier ones first on ties: bool like `values`."""
+    order = values.flatten().sort(descending=True, stable=True).indices[: max(room, 0)]
+    chosen = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
+    chosen[order] = True
+    return chosen.view_as(values) & (values > 0)
