@@ -4,10 +4,10 @@ The bound of 1e-12 lies far above float64 rounding and far below a real error: s
 """
 
 import pytest
-from trees.toy import Branches, policy_error
 
 from eagle.sampling import Sampling
 from eagle.tree import EagleTree, IidPaths, SampledChain, ValuedTree, WithoutReplacement
+from tests.trees.toy import Branches, policy_error
 
 EXACT = 1e-12
 
@@ -17,7 +17,7 @@ POLICIES = {
     "chain": lambda draw: SampledChain(depth=3, draw=draw),
     "iid": lambda draw: IidPaths(num_paths=2, depth=2, draw=draw),
     "without-replacement": lambda draw: WithoutReplacement((2, 2), draw=draw),
-    "without-replacement-narrowing": lambda draw: WithoutReplacement((2, 1, 1), draw=draw),
+    "without-replacement-narrowing": lambda draw: WithoutReplacement((2, 1), draw=draw),
     "hybrid": lambda draw: ValuedTree(0.1, 7, max_sampled=1, max_placed=2, draw=draw),
     "hybrid-no-room": lambda draw: ValuedTree(0.02, 5, max_sampled=1, max_placed=2, draw=draw),
     "hybrid-one-read": lambda draw: ValuedTree(0.05, 8, max_sampled=1, max_read=1, draw=draw),

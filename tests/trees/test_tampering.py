@@ -4,13 +4,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from trees.toy import Branches, policy_error
 
 from eagle.policies.growth import Growth
 from eagle.policies.sapling import Children, Families
 from eagle.sampling import Sampling
 from eagle.tree import EagleTree, SampledChain, ValuedTree, WithoutReplacement
 from hsd_verify import DraftTree
+from tests.trees.toy import Branches, policy_error
 
 CAUGHT = 1e-3  # the flaws below are off by 4e-3 and more; a lossless policy by less than 1e-12
 
@@ -39,7 +39,7 @@ def prune_an_unlikely_token(tree: DraftTree) -> DraftTree:
     drop: set[int] = set()
     for node in range(1, tree.num_nodes):
         parent = tree.parent_list[node]
-        unlikely = tree.sampled_list[node] and tree.draft_probs[parent, tree.tokens[node]] < 0.3
+        unlikely = tree.sampled_list[node] and tree.draft_probs[parent, tree.tokens[node]] < 0.5
         if unlikely or parent in drop:
             drop.add(node)
     return _select(tree, [node for node in range(tree.num_nodes) if node not in drop])
