@@ -1,0 +1,65 @@
+"""What ``scripts/prepare_data.py`` can be told."""
+
+from dataclasses import dataclass
+
+import torch
+
+from eagle.training.options import option
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What to prepare and how; every field is a flag of ``scripts/prepare_data.py`` and a key of its YAML files."""
+
+    output: str = option("data/prepared", "directory for rows, settings and statistics; an existing one is continued")
+    prompts: str = option("sharegpt", "'sharegpt' (packaged), a .json/.jsonl file, or a dataset of the hub")
+    split: str = option("train", "split of a hub dataset")
+    limit: int = option(0, "conversations to read at most, 0 for all")
+    overlap_filter: bool = option(True, "drop conversations that share ten words in a row with a benchmark")
+    target: str | None = option(None, "a model of the hub, a directory or a .gguf file; none for the packaged SmolLM2")
+    answers: str = option("regenerate", "'regenerate' with the target, or keep the 'original' ones")
+    system: str | None = option(None, "system prompt; none leaves it to the chat template. Serve with the same one")
+    temperature: float = option(1.0, "of the regenerated answers")
+    greedy_share: float = option(0.3, "share of conversations answered at temperature 0 instead")
+    seed: int = option(0, "decides order, temperatures and draws, each together with a conversation's id")
+    max_turns: int = option(3, "user turns of a conversation to use")
+    max_prompt_tokens: int = option(384, "tokens before an answer; a longer turn ends the conversation before it")
+    max_new_tokens: int = option(400, "tokens of an answer; a cut answer ends its conversation")
+    max_length: int = option(2048, "tokens of a whole conversation")
+    max_answer_tokens: int = option(0, "stop when the output holds this many answer tokens, 0 for no limit")
+    draft_vocab_size: int = option(0, "store the so many most frequent answer tokens as draft vocabulary, 0 for none")
+    shard: str = option("0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output")
+    num_slots: int = option(96, "conversations answered side by side")
+    group_size: int = option(12, "slots that share one key-value buffer")
+    threads: int = option(0, "CPU threads, 0 for torch's own choice; 1 a shard beats sharing a busy machine")
+    device: str | None = option(None, "of the target; none chooses the first accelerator or the CPU")
+    dtype: str | None = option(None, "of the target's weights, as 'bfloat16'; none chooses for the device")
+
+    def __post_init__(self):
+        if self.answers not in ("regenerate", "original"):
+            raise ValueError(f"answers is {self.answers!r}: choose 'regenerate' or 'original'")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}, it must be 0 or more")
+        if not 0 <= self.greedy_share <= 1:
+            raise ValueError(f"greedy_share is {self.greedy_share}, a share lies between 0 and 1")
+        if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f"dtype is {self.dtype!r}, expected a torch dtype as 'bfloat16'")
+        for name in ("max_turns", "max_prompt_tokens", "max_new_tokens", "max_length", "num_slots", "group_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be 1 or more")
+        if self.num_slots % self.group_size:
+            raise ValueError(f"num_slots {self.num_slots} must be a multiple of group_size {self.group_size}")
+        index, count = self.parts
+        if not 0 <= index < count:
+            raise ValueError(f"shard is {self.shard!r}, expected 'i/n' with 0 <= i < n")
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        return None if self.dtype is None else getattr(torch, self.dtype)
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        index, _, count = self.shard.partition("/")
+        if not (index.isdigit() and count.isdigit()):
+            raise ValueError(f"shard is {self.shard!r}, expected 'i/n' as in '0/2'")
+        return int(index), int(count)

@@ -1,0 +1,61 @@
+"""Prepare training conversations: prompts, answered by the target itself, as token ids with answer spans.
+
+    python scripts/prepare_data.py --config configs/data/smollm2-regenerated.yaml
+    python scripts/prepare_data.py --prompts my.jsonl --target meta-llama/Llama-3.1-8B-Instruct --output data/llama
+
+Killed at any moment, the same command goes on without losing or repeating a row.
+"""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from eagle.loading import load_target
+from eagle.training.conversations import read_conversations
+from eagle.training.options import parse
+from eagle.training.prepare import prepare
+from eagle.training.settings import PrepareConfig
+from eagle.training.statistics import report, summarise
+from eagle.training.vocabulary import build_vocabulary, count_tokens, describe, save_vocabulary
+
+
+def main() -> None:
+    config = parse(PrepareConfig, __doc__ or "")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        run(config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"prepare_data: {error}")
+
+
+def run(config: PrepareConfig) -> None:
+    target = load_target(config.target, config.torch_dtype, config.device)
+    if target.tokenizer is None:
+        raise ValueError(f"{target.name} has no tokenizer: name a target that has one")
+    model = target.model if config.answers == "regenerate" else None
+    skipped = prepare(config, model, target.tokenizer, target.end_token_ids)
+    output = Path(config.output)
+    statistics = summarise(read_conversations(output, config.max_length, target.vocab_size, skipped))
+    (output / "statistics.json").write_text(json.dumps(asdict(statistics) | {"left out": skipped}, indent=2) + "\n")
+    print(report(statistics, skipped))
+    if config.draft_vocab_size:
+        print(save_draft_vocabulary(config, target.name, target.vocab_size, target.end_token_ids))
+
+
+def save_draft_vocabulary(config: PrepareConfig, target: str, vocab_size: int, end_ids: frozenset[int]) -> str:
+    """Count all rows of the output and store the draft vocabulary beside them; returns a line about it."""
+    output = Path(config.output)
+    counted = count_tokens(read_conversations(output, config.max_length, vocab_size, Counter()), vocab_size)
+    vocabulary = build_vocabulary(counted.counts, config.draft_vocab_size, end_ids)
+    provenance = describe(vocabulary, counted, target, output.name)
+    save_vocabulary(output / "draft_vocabulary.safetensors", vocabulary, provenance)
+    return f"draft vocabulary: {provenance.draft_vocab_size} tokens cover {provenance.coverage:.2%} of the answers"
+
+
+if __name__ == "__main__":
+    main()
