@@ -2,12 +2,15 @@
 
 Letters: N nodes including the root, V vocabulary.
 
-Checked when a `DraftTree` is built: its structure, and the proposal law of every sampled node. Checked on every call
-of `law` and `verify`: that each target row is a law. Both read every row once for its sum and once for its minimum.
+Checked when a `DraftTree` is built: its structure, and the proposal law of every sampled node. Checked by `law`: that
+every target row is a law. Checked by `verify`: the same for every row that can influence the verdict, i.e. the rows of
+nodes with children and the row the token is drawn from; the rows of other leaves are not read at all, which saves most
+of the memory traffic. A row is read twice, for its sum and for its minimum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,8 +31,40 @@ def check_tree(tree: DraftTree) -> None:
         _check_proposals(tree)
 
 
-def check_target(tree: DraftTree, target_probs: Tensor) -> Tensor:
-    """Sum of every target row, (N,); raises `ValueError` unless `target_probs` (N, V) holds laws fitting the tree."""
+def check_target(tree: DraftTree, target_probs: Tensor, leaves: bool = True) -> Tensor:
+    """Sum of every target row, (N,); raises `ValueError` unless `target_probs` (N, V) holds laws fitting the tree.
+
+    `leaves=False` reads the rows of nodes with children only, and reports 1 for the others.
+    """
+    check_dtype(target_probs, "target_probs")
+    _check_fit(tree, target_probs)
+    if leaves:
+        return check_laws(target_probs, "target_probs")
+    totals, lowest = target_probs.new_ones(tree.num_nodes), target_probs.new_zeros(tree.num_nodes)  # (N,)
+    for family in tree.families:
+        rows = family.rows_of(target_probs)  # (n, V)
+        totals[family.nodes], lowest[family.nodes] = rows.sum(-1), rows.amin(-1)
+    _refuse_wrong_row("target_probs", range(tree.num_nodes), totals, lowest)
+    return totals
+
+
+def check_laws(probs: Tensor, name: str, nodes: Sequence[int] | None = None) -> Tensor:
+    """Row sums (n,) of probs (n, V); `nodes` names the rows in messages when they are not 0..n-1."""
+    check_dtype(probs, name)
+    totals = probs.sum(-1)  # (n,)
+    _refuse_wrong_row(name, nodes or range(len(probs)), totals, probs.amin(-1))
+    return totals
+
+
+def _refuse_wrong_row(name: str, nodes: Sequence[int], totals: Tensor, lowest: Tensor) -> None:
+    """Raise `ValueError` for the first row whose sum or minimum is not that of a law; NaN fails both comparisons."""
+    lawful = ((totals - 1).abs() <= SUM_TOLERANCE[totals.dtype]) & (lowest >= 0)  # (n,)
+    if not lawful.all():
+        row = lawful.tolist().index(False)
+        raise ValueError(_describe_row(name, nodes[row], float(totals[row]), float(lowest[row])))
+
+
+def _check_fit(tree: DraftTree, target_probs: Tensor) -> None:
     num_nodes, shape = tree.num_nodes, tuple(target_probs.shape)
     if len(shape) != 2 or shape[0] != num_nodes:
         raise ValueError(
@@ -41,23 +76,14 @@ def check_target(tree: DraftTree, target_probs: Tensor) -> Tensor:
             f"draft_probs has shape {tuple(tree.draft_probs.shape)}, target_probs {shape}: "
             "scatter the draft's law into the target's vocabulary"
         )
+    if tree.draft_probs is not None and tree.draft_probs.dtype != target_probs.dtype:
+        raise ValueError(
+            f"draft_probs is {tree.draft_probs.dtype}, target_probs {target_probs.dtype}: promote the narrower one"
+        )
     if max(tree.token_list[1:], default=0) >= shape[1]:
         token = max(tree.token_list[1:])
         node = tree.token_list.index(token, 1)
         raise ValueError(f"node {node} has token {token}: target_probs knows {shape[1]} tokens, 0 to {shape[1] - 1}")
-    return check_laws(target_probs, "target_probs")
-
-
-def check_laws(probs: Tensor, name: str, nodes: Tensor | None = None) -> Tensor:
-    """Row sums (n,) of probs (n, V); `nodes` names the rows in messages when they are not 0..n-1."""
-    check_dtype(probs, name)
-    totals, lowest = probs.sum(-1), probs.amin(-1)  # (n,)
-    wrong = ~((totals - 1).abs() <= SUM_TOLERANCE[probs.dtype]) | ~(lowest >= 0)  # catches NaN too
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        node = row if nodes is None else int(nodes[row])
-        raise ValueError(_describe_row(name, node, float(totals[row]), float(lowest[row])))
-    return totals
 
 
 def check_dtype(probs: Tensor, name: str) -> None:
@@ -106,28 +132,34 @@ def _check_proposals(tree: DraftTree) -> None:
     shape = tuple(tree.draft_probs.shape)
     if len(shape) != 2 or shape[0] != tree.num_nodes:
         raise ValueError(f"draft_probs has shape {shape}, the tree has {tree.num_nodes} nodes: one row a node, (N, V)")
-    parents = sorted({tree.parent_list[i] for i, drawn in enumerate(tree.sampled_list) if drawn})
-    index = torch.tensor(parents, device=tree.draft_probs.device)
-    check_laws(tree.draft_probs[index], "draft_probs", index)
-    for parent in parents:
-        _check_siblings(tree, parent)
+    drawn = [node for node, sampled in enumerate(tree.sampled_list) if sampled]
+    if max(tree.token_list[node] for node in drawn) >= shape[1]:
+        raise ValueError(f"draft_probs knows {shape[1]} tokens, but {max(tree.token_list)} is among those sampled")
+    parents = sorted({tree.parent_list[node] for node in drawn})
+    rows = tree.draft_probs.index_select(0, torch.tensor(parents, device=tree.draft_probs.device))  # (n, V)
+    check_laws(rows, "draft_probs", parents)
+    _check_positive(tree, drawn)
+    if not tree.replacement:
+        _check_distinct(tree, drawn)
 
 
-def _check_siblings(tree: DraftTree, parent: int) -> None:
-    """Every sampled child had a chance: positive probability, and not drawn before it without replacement."""
-    siblings = tree.sampled_children(parent)
-    tokens = [tree.token_list[c] for c in siblings]
-    if max(tokens) >= tree.draft_probs.shape[1]:
-        raise ValueError(f"token {max(tokens)} below node {parent} is outside the vocabulary of draft_probs")
-    probs = tree.draft_probs[parent, torch.tensor(tokens, device=tree.draft_probs.device)].tolist()
-    for rank, (child, token, prob) in enumerate(zip(siblings, tokens, probs, strict=True)):
+def _check_positive(tree: DraftTree, drawn: list[int]) -> None:
+    parents, tokens = [tree.parent_list[c] for c in drawn], [tree.token_list[c] for c in drawn]
+    for child, parent, token, prob in zip(drawn, parents, tokens, tree.draft_probs[parents, tokens].tolist(), strict=True):
         if prob <= 0:
             raise ValueError(
                 f"node {child} is sampled with token {token}, to which draft_probs[{parent}] gives {prob}: "
                 "it cannot have been drawn; pass the law it was drawn from or mark it deterministic"
             )
-        if not tree.replacement and token in tokens[:rank]:
+
+
+def _check_distinct(tree: DraftTree, drawn: list[int]) -> None:
+    seen: set[tuple[int, int]] = set()
+    for child in drawn:
+        parent, token = tree.parent_list[child], tree.token_list[child]
+        if (parent, token) in seen:
             raise ValueError(
                 f"node {child} repeats token {token} of a sampled sibling below node {parent}: "
                 "drawn without replacement it cannot; pass replacement=True or drop the duplicate"
             )
+        seen.add((parent, token))

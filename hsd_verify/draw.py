@@ -20,7 +20,7 @@ def draw(law: Law, generator: torch.Generator | None = None) -> Verdict:
 def draw_at(law: Law, uniforms: Tensor) -> Verdict:
     """The verdict at two given numbers in [0, 1), `uniforms` (2,): the first chooses the node, the second the token."""
     node = draw_index(law.stop, uniforms[0])
-    token = draw_index(law.residual(node), uniforms[1])
+    token = draw_index(law.form_residual(node), uniforms[1])
     return Verdict(torch.tensor(law.tree.path(node), dtype=torch.int64, device=law.stop.device), token)
 
 

@@ -43,9 +43,7 @@ def law(tree: DraftTree, target_probs: Tensor, method: str = "hsd") -> Law:
     Raises `ValueError` when a target row is not a law, when the method does not apply to the tree (the message says
     which do), or when there is no such method.
     """
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
-    return METHODS[method](tree, target_probs, checks.check_target(tree, target_probs))
+    return _rule(method)(tree, target_probs, checks.check_target(tree, target_probs))
 
 
 def verify(
@@ -53,6 +51,16 @@ def verify(
 ) -> Verdict:
     """Draw how much of the tree is kept and what follows it: one draw from `law(tree, target_probs, method)`.
 
-    `generator` must live on the device of `target_probs`; None draws from torch's default. Errors as in `law`.
+    `generator` must live on the device of `target_probs`; None draws from torch's default. Errors as in `law`, but rows
+    of leaves where the verdict does not end are neither read nor checked.
     """
-    return draw(law(tree, target_probs, method), generator)
+    totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
+    verdict = draw(_rule(method)(tree, target_probs, totals), generator)
+    checks.check_laws(target_probs[verdict.node][None], "target_probs", [verdict.node])
+    return verdict
+
+
+def _rule(method: str) -> Rule:
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
+    return METHODS[method]

@@ -59,6 +59,11 @@ class Verdict:
     next_token: int  # the token added after the last accepted node
 
     @property
+    def node(self) -> int:
+        """The last accepted node; 0 if the root is all there is."""
+        return int(self.path[-1]) if len(self.path) else 0
+
+    @property
     def num_accepted(self) -> int:
         """tau of this round."""
         return len(self.path)

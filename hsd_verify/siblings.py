@@ -30,7 +30,8 @@ from hsd_verify.topology import Family, Forest
 class Siblings:
     """A family in the middle of being tested; `left` and `mass` shrink from child to child."""
 
-    left: Tensor  # (n, V) unnormalised residual of each node
+    left: Tensor | None  # (n, V) unnormalised residual before placed children; None: w p, untouched by sampled ones
+    dtype: torch.dtype  # of the laws, whose rounding `mass` carries
     mass: Tensor  # (n,) float64, sum of `left`
     slack: Tensor  # (n,) float64, 1 - w
 
@@ -47,12 +48,15 @@ def weigh_children(
 
     `totals` (N,) are the row sums of target_probs (N, V). Fills `weight` (N,), zero before, at the children.
     """
-    left = target_probs[family.nodes].mul_(own[:, None].to(target_probs.dtype))  # (n, V)
-    siblings = Siblings(left, own * totals[family.nodes], 1 - own)
+    siblings = Siblings(None, target_probs.dtype, own * totals[family.nodes], 1 - own)
     if family.sampled:
+        siblings.left = family.rows_of(target_probs) * own[:, None].to(target_probs.dtype)  # (n, V)
         _weigh_sampled(siblings, family, forest, weight)
+        wanted = siblings.left.gather(1, family.placed_tokens).double()  # (n, M)
+    else:  # point masses take their own tokens and nothing else: no row is read
+        wanted = target_probs[family.nodes[:, None], family.placed_tokens].double() * own[:, None]  # (n, M)
     if family.placed.shape[1]:
-        _weigh_placed(siblings, family, weight)
+        weight.index_add_(0, family.placed.flatten(), _weigh_placed(siblings, family, wanted).flatten())
     return siblings
 
 
@@ -60,55 +64,61 @@ def left_after_children(forest: Forest, target_probs: Tensor, totals: Tensor, ow
     """Unnormalised residual (V,) of one node with the weight `own` (), formed alone."""
     if not forest.children[node]:
         return target_probs[node]
-    scratch = torch.zeros_like(totals, dtype=torch.float64)  # (N,)
-    return weigh_children(forest.family([node]), forest, target_probs, totals, own[None], scratch).left[0]
+    left = target_probs[node].clone()  # (V,)
+    if forest.sampled_children(node):
+        family, scratch = forest.family([node]), torch.zeros_like(totals, dtype=torch.float64)  # (N,)
+        left = weigh_children(family, forest, target_probs, totals, own[None], scratch).left[0]
+    left[[forest.token_list[c] for c in forest.placed_children(node)]] = 0
+    return left
 
 
 def _weigh_sampled(siblings: Siblings, family: Family, forest: Forest, weight: Tensor) -> None:
-    proposal = forest.draft_probs[family.nodes[: len(family.sampled[0])]]  # (n, V)
-    kept = torch.ones_like(siblings.mass[: len(proposal)])  # (n,)
-    for rank, children in enumerate(family.sampled):
+    proposal = family.rows_of(forest.draft_probs, len(family.sampled[0]))  # (n, V)
+    kept = None  # (n,) mass of `proposal` after the tokens drawn before were removed; None: all of it
+    for rank, (children, tokens) in enumerate(zip(family.sampled, family.sampled_tokens, strict=True)):
         n = len(children)
-        proposal, kept = proposal[:n], kept[:n]
         if rank and not forest.replacement:
-            proposal.scatter_(1, forest.tokens[family.sampled[rank - 1][:n], None], 0)
-            kept = proposal.sum(-1, dtype=torch.float64)  # (n,)
-        weight[children] = _weigh_drawn(siblings, proposal, kept, forest.tokens[children])
+            proposal = _remove(proposal[:n], family.sampled_tokens[rank - 1][:n], in_place=rank > 1)
+            kept = proposal.sum(-1)
+        weight[children] = _weigh_drawn(siblings, proposal[:n], kept, tokens)
 
 
-def _weigh_drawn(siblings: Siblings, proposal: Tensor, kept: Tensor, tokens: Tensor) -> Tensor:
-    """Weights (n,) of one sampled child of the first n nodes, drawn from proposal (n, V) / kept (n,)."""
+def _remove(proposal: Tensor, tokens: Tensor, in_place: bool) -> Tensor:
+    """proposal (n, V) without the tokens (n, 1); the tree's own rows are never written to."""
+    return proposal.scatter_(1, tokens, 0) if in_place else proposal.scatter(1, tokens, 0)
+
+
+def _weigh_drawn(siblings: Siblings, proposal: Tensor, kept: Tensor | None, tokens: Tensor) -> Tensor:
+    """Weights (n,) of one sampled child of the first n nodes, drawn from proposal (n, V) / kept (n,); tokens (n, 1)."""
     n = len(tokens)
-    left, slack = siblings.left[:n], siblings.slack[:n]
-    share = (siblings.mass[:n] + slack) / kept  # (n,) G, per unit of `proposal`
-    wanted, offered = left.gather(1, tokens[:, None])[:, 0], proposal.gather(1, tokens[:, None])[:, 0]  # (n,)
+    left, mass, slack = siblings.left[:n], siblings.mass[:n], siblings.slack[:n]
+    share = mass + slack if kept is None else (mass + slack) / kept  # (n,) G, per unit of `proposal`
+    wanted, offered = left.gather(1, tokens)[:, 0].double(), proposal.gather(1, tokens)[:, 0].double()  # (n,)
     left.addcmul_(proposal, share[:, None].to(left.dtype), value=-1).relu_()
-    siblings.mass[:n] = left.sum(-1)
-    return _child_weight(wanted.double(), share * offered.double(), siblings.mass[:n] + slack)
+    mass.copy_(left.sum(-1))
+    return _child_weight(wanted, share * offered, mass + slack)
 
 
-def _weigh_placed(siblings: Siblings, family: Family, weight: Tensor) -> None:
-    """All placed children at once: a point mass takes its own token and nothing else, so the steps have closed form."""
-    wanted = siblings.left.gather(1, family.placed_tokens).double() * family.placed_mask  # (n, M)
-    after = _snap(siblings.mass[:, None] - wanted.cumsum(-1), siblings.mass[:, None], siblings.left.dtype)  # (n, M)
-    before = torch.cat([siblings.mass[:, None], after[:, :-1]], dim=1)  # (n, M)
-    slack = siblings.slack[:, None]
-    child_weight = _child_weight(wanted, before + slack, after + slack) * family.placed_mask  # (n, M)
-    weight.index_add_(0, family.placed.flatten(), child_weight.flatten())
-    emptied = torch.where(family.placed_mask, 0.0, torch.inf).to(siblings.left.dtype)  # (n, M) padding empties nothing
-    siblings.left.scatter_reduce_(1, family.placed_tokens, emptied, "amin")
-    siblings.mass[:] = after[:, -1]
+def _weigh_placed(siblings: Siblings, family: Family, wanted: Tensor) -> Tensor:
+    """Weights (n, M) of all placed children at once; wanted (n, M) is what is left of the target at their tokens.
+
+    A point mass takes its own token and nothing else, so the steps have a closed form: G falls by what was wanted.
+    """
+    wanted, mass, slack = wanted * family.placed_mask, siblings.mass[:, None], siblings.slack[:, None]
+    after = _snap(mass - wanted.cumsum(-1), mass, siblings.dtype)  # (n, M)
+    before = torch.cat([mass, after[:, :-1]], dim=1)  # (n, M)
+    siblings.mass = after[:, -1]
+    return _child_weight(wanted, before + slack, after + slack)
 
 
 def _child_weight(wanted: Tensor, offered: Tensor, rest: Tensor) -> Tensor:
     """min(1, wanted / offered); exactly 1 where nothing is left to be drawn elsewhere (`rest` is 0)."""
-    ratio = _ratio(wanted, offered).clamp(max=1)
-    return torch.where((rest == 0) & (wanted > 0), 1.0, ratio)
+    return torch.where(rest > 0, _ratio(wanted, offered).clamp_(max=1), wanted > 0)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 where part is 0: 0/0 stands for an event that is never reached."""
-    return torch.where(part > 0, part / whole, 0.0)
+    """part / whole with part <= whole up to rounding; 0/0, an event that is never reached, is 0."""
+    return part / whole.clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _snap(mass: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,10 +30,19 @@ class Family:
     """
 
     nodes: Tensor  # (n,) parents
+    rows: slice | None  # the same nodes where they are consecutive: rows can then be read without copying them
     sampled: tuple[Tensor, ...]  # K tensors; the k-th holds the k-th sampled child of the first n_k nodes
+    sampled_tokens: tuple[Tensor, ...]  # their tokens, (n_k, 1)
     placed: Tensor  # (n, M) deterministic children, padded with 0
     placed_tokens: Tensor  # (n, M) their tokens, padded with 0
     placed_mask: Tensor  # (n, M) bool: a real child, and the first placed one with its token
+
+
+    def rows_of(self, probs: Tensor, num: int | None = None) -> Tensor:
+        """Rows of probs (N, V) at the first `num` nodes (all by default), (num, V); a view where possible."""
+        if self.rows is None:
+            return probs.index_select(0, self.nodes[:num])
+        return probs[self.rows][:num]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +133,14 @@ class Forest:
         """The `Family` of some nodes of one level."""
         ordered = sorted(nodes, key=lambda v: -len(self.sampled_children(v)))
         sampled = [self.sampled_children(v) for v in ordered]
-        ranks = range(max(map(len, sampled)))
+        ranks = [[s[k] for s in sampled if len(s) > k] for k in range(len(sampled[0]))]
         placed = _pad([self.placed_children(v) for v in ordered])
         tokens = [[self.token_list[c] if c else 0 for c in row] for row in placed]
         return Family(
             nodes=self._index(ordered),
-            sampled=tuple(self._index([s[k] for s in sampled if len(s) > k]) for k in ranks),
+            rows=_as_slice(ordered),
+            sampled=tuple(map(self._index, ranks)),
+            sampled_tokens=tuple(self._index([[self.token_list[c]] for c in rank]) for rank in ranks),
             placed=self._index(placed),
             placed_tokens=self._index(tokens),
             placed_mask=self._index([_first_of_token(*row) for row in zip(placed, tokens, strict=True)]).bool(),
@@ -172,6 +183,10 @@ class DraftTree(Forest):
         sampled = torch.zeros_like(self.parents, dtype=torch.bool) if self.sampled is None else self.sampled
         put(self, "sampled", torch.as_tensor(sampled, device=self.parents.device))
         checks.check_tree(self)
+
+
+def _as_slice(nodes: list[int]) -> slice | None:
+    return slice(nodes[0], nodes[-1] + 1) if nodes == list(range(nodes[0], nodes[-1] + 1)) else None
 
 
 def _pad(rows: Sequence[list[int]]) -> list[list[int]]:

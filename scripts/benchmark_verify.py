@@ -1,0 +1,207 @@
+"""Time one call of every verifier against a plain Python reference and a port of EAGLE's token-wise loop.
+
+    python scripts/benchmark_verify.py --nodes 32 --vocab 49152 --threads 1                 # the target of the project
+    python scripts/benchmark_verify.py --nodes 8 32 64 --vocab 32768 49152 128256 --threads 1    # the whole table
+    python scripts/benchmark_verify.py --nodes 32 --vocab 49152 --forward                   # and one SmolLM2-sized forward
+
+Letters: N nodes including the root, V vocabulary.
+
+All candidates of one row are timed in turn, round after round, so that a busy machine slows them alike; the median is
+reported. `verify` is timed with its checks of the target rows; building the tree, which checks the proposals, apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import hsd_verify
+from hsd_verify.draw import draw_index
+from hsd_verify.reference import reference_law
+
+METHODS_BY_TREE = {
+    "placed": ("walk", "tokenwise", "hsd"),
+    "hybrid": ("walk", "tokenwise", "hsd"),
+    "sampled": ("walk", "tokenwise", "traversal", "hsd"),
+    "paths": ("walk", "tokenwise", "hsd_multidraft", "hsd"),
+    "chain": ("walk", "tokenwise", "block", "hsd_capped", "traversal", "hsd"),
+}
+DRAFT_NOISE = 0.7  # standard deviation of the draft's logits around the target's
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is timed; defaults are the conditions of the project's target."""
+
+    nodes: tuple[int, ...] = (32,)  # N, the root included
+    vocab: tuple[int, ...] = (49152,)  # V
+    trees: tuple[str, ...] = tuple(METHODS_BY_TREE)
+    threads: int = 1
+    rounds: int = 30  # calls of every candidate; the plain reference is called once
+    seed: int = 0
+    forward: bool = False  # also time a SmolLM2-135M-sized forward (random weights, bf16) over N tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One drafted tree and the target's laws after its nodes."""
+
+    build: Callable[[], hsd_verify.DraftTree]
+    target_probs: Tensor  # (N, V)
+
+
+def make_case(shape: str, num_nodes: int, vocab: int, seed: int) -> Case:
+    """A tree of the named shape, drafted from laws that resemble the target's."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(num_nodes, vocab, generator=generator)  # (N, V)
+    draft = (logits + DRAFT_NOISE * torch.randn(num_nodes, vocab, generator=generator)).softmax(-1)  # (N, V)
+    parents, sampled = make_shape(shape, num_nodes)
+    tokens = [0] * num_nodes
+    for node in range(num_nodes):
+        children = [i for i in range(num_nodes) if parents[i] == node]
+        fill_children(children, sampled, tokens, draft[node], generator, replacement=shape == "paths")
+    arguments = (torch.tensor(parents), torch.tensor(tokens), torch.tensor(sampled), draft if any(sampled) else None)
+    return Case(lambda: hsd_verify.DraftTree(*arguments, replacement=shape == "paths"), logits.softmax(-1))
+
+
+def make_shape(shape: str, num_nodes: int) -> tuple[list[int], list[bool]]:
+    """Parents and sampled flags; trees have three children a node, hybrid ones a sampled and two placed."""
+    inner = range(num_nodes)
+    if shape == "chain":
+        return [i - 1 for i in inner], [i > 0 for i in inner]
+    if shape == "paths":  # four paths
+        return [-1] + [max(0, i - 4) for i in inner[1:]], [i > 0 for i in inner]
+    drawn = {"placed": lambda i: False, "hybrid": lambda i: i % 3 == 1, "sampled": lambda i: i > 0}[shape]
+    return [-1] + [(i - 1) // 3 for i in inner[1:]], [drawn(i) for i in inner]
+
+
+def fill_children(
+    children: list[int],
+    sampled: list[bool],
+    tokens: list[int],
+    law: Tensor,
+    generator: torch.Generator,
+    replacement: bool,
+) -> None:
+    """Choose the tokens of one node's children; `law` (V,) loses the placed ones in place."""
+    placed = [c for c in children if not sampled[c]]
+    for child, token in zip(placed, law.topk(max(1, len(placed))).indices.tolist(), strict=False):
+        tokens[child] = token
+    law[[tokens[c] for c in placed]] = 0
+    rest = law.div_(law.sum()).clone()  # (V,)
+    for child in (c for c in children if sampled[c]):
+        tokens[child] = draw_index(rest, torch.rand((), generator=generator, dtype=torch.float64))
+        if not replacement:
+            rest[tokens[child]] = 0
+
+
+def eagle_loop(tree: hsd_verify.DraftTree, target_probs: Tensor, generator: torch.Generator) -> tuple[list[int], int]:
+    """Token-wise rejection in the manner of EAGLE: down the tree, one candidate after the other, then multinomial."""
+    node, accepted, entered = 0, [], True
+    while entered:
+        entered = False
+        target = target_probs[node]  # (V,)
+        draft = None if tree.draft_probs is None else tree.draft_probs[node].clone()  # (V,)
+        for child in tree.children[node]:
+            token, drawn = tree.token_list[child], tree.sampled_list[child]
+            chance = target[token] / (draft[token] if drawn else 1.0)
+            if torch.rand((), generator=generator).item() <= chance.item():
+                node, entered = child, True
+                accepted.append(child)
+                break
+            target = reject(target, draft, token, drawn)
+            if drawn and not tree.replacement:
+                draft[token] = 0
+                draft = draft / draft.sum()
+    return accepted, int(torch.multinomial(target, 1, generator=generator))
+
+
+def reject(target: Tensor, draft: Tensor | None, token: int, drawn: bool) -> Tensor:
+    """What one rejected candidate leaves of the target's law, (V,)."""
+    if drawn:
+        target = (target - draft).clamp(min=0)
+    else:
+        target = target.clone()
+        target[token] = 0
+    return target / target.sum()
+
+
+def median_ms(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median time of each candidate, in ms; every round calls each of them once, after two rounds of warm-up."""
+    elapsed: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds + 2):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            elapsed[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(times[2:]) for name, times in elapsed.items()}
+
+
+def time_case(shape: str, num_nodes: int, vocab: int, config: Config) -> dict[str, float]:
+    """Times in ms of building the tree, every method, the EAGLE loop and the plain reference."""
+    case = make_case(shape, num_nodes, vocab, config.seed)
+    tree, generator = case.build(), torch.Generator().manual_seed(config.seed)
+    candidates = {"build": lambda: case.build().families, "eagle": lambda: eagle_loop(tree, case.target_probs, generator)}
+    for method in METHODS_BY_TREE[shape]:
+        candidates[method] = lambda m=method: hsd_verify.verify(tree, case.target_probs, m, generator)
+    times = median_ms(candidates, config.rounds)
+    start = time.perf_counter()
+    reference_law(tree, case.target_probs)
+    return times | {"reference": 1e3 * (time.perf_counter() - start)}
+
+
+def forward_ms(num_nodes: int, rounds: int) -> float:
+    """Time of one forward of a SmolLM2-135M-sized Llama over N tokens, random weights, bf16."""
+    from transformers import LlamaConfig, LlamaForCausalLM  # only this measurement needs it
+
+    shape = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(shape).to(torch.bfloat16).eval()
+    ids = torch.zeros(1, num_nodes, dtype=torch.int64)
+    with torch.inference_mode():
+        return median_ms({"forward": lambda: model(ids, use_cache=False)}, rounds)["forward"]
+
+
+def report(config: Config) -> None:
+    print(f"{platform.machine()}, torch {torch.__version__}, {config.threads} thread(s), float32, seed {config.seed}")
+    for num_nodes in config.nodes:
+        for vocab in config.vocab:
+            for shape in config.trees:
+                times = time_case(shape, num_nodes, vocab, config)
+                print(f"N={num_nodes} V={vocab} {shape}: " + "  ".join(f"{k} {v:.2f} ms" for k, v in times.items()))
+                against = {name: times[name] / times["hsd"] for name in ("reference", "eagle")}
+                print("    hsd is faster by " + ", ".join(f"{ratio:.1f}x than {name}" for name, ratio in against.items()))
+        if config.forward:
+            print(f"N={num_nodes}: SmolLM2-135M-sized forward in bf16 {forward_ms(num_nodes, config.rounds):.1f} ms")
+
+
+def parse() -> Config:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=Config.nodes)
+    parser.add_argument("--vocab", type=int, nargs="+", default=Config.vocab)
+    parser.add_argument("--trees", nargs="+", choices=METHODS_BY_TREE, default=Config.trees)
+    parser.add_argument("--threads", type=int, default=Config.threads)
+    parser.add_argument("--rounds", type=int, default=Config.rounds)
+    parser.add_argument("--seed", type=int, default=Config.seed)
+    parser.add_argument("--forward", action="store_true")
+    return Config(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    configuration = parse()
+    torch.set_num_threads(configuration.threads)
+    report(configuration)
