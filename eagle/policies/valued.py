@@ -77,30 +77,31 @@ class ValuedTree:
     def grow(
         self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
     ) -> DraftTree:
-        rule, sampling = (self._greedy, Sampling(1.0)) if sampling.greedy else (self, sampling)
+        rule, sampling = self.settled(sampling)
         growth = Growth(rule, proposer, sampling, self.draw, generator)
         return growth.tree(min(self.depth, max_depth) if self.num_nodes > 1 else 0)
 
-    @property
-    def _greedy(self) -> "ValuedTree":
-        """Nothing is sampled where the target is not; values then come from the draft law at temperature 1."""
-        return replace(self, max_sampled=0, covered=0.0)
+    def settled(self, sampling: Sampling) -> tuple["ValuedTree", Sampling]:
+        """This policy and the draft's law for a sampling: where the target is greedy nothing is sampled, and values
+        come from the law at temperature 1."""
+        return (replace(self, max_sampled=0, covered=0.0), Sampling(1.0)) if sampling.greedy else (self, sampling)
 
     @property
     def replacement(self) -> bool:
         return False
 
     def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+        return self.slots(frontier, level).best(self.num_nodes - num_nodes)
+
+    def slots(self, frontier: Frontier, level: int) -> "Slots":
+        """Every slot worth the threshold, below the nodes of a frontier."""
         best = frontier.laws.topk(min(self.max_placed, frontier.laws.shape[-1]))  # (F, M)
         values = frontier.values[:, None]  # (F, 1)
         placed = (values * best.values * self.acceptance.placed_at(level)).clamp(max=1)  # (F, M)
-        wanted = placed * (1 - self.covered) >= self.threshold
-        rest = 1 - (best.values * wanted).sum(-1, keepdim=True)  # (F, 1)
+        is_wanted = placed * (1 - self.covered) >= self.threshold
+        rest = 1 - (best.values * is_wanted).sum(-1, keepdim=True)  # (F, 1)
         sampled = values * rest * values.new_tensor(self.acceptance.sampled_at(level, self.max_sampled))  # (F, K)
-        slots = torch.cat([placed * wanted, sampled * (sampled >= self.threshold)], dim=1)  # (F, M + K)
-        kept = _best(slots, self.num_nodes - num_nodes)
-        num_placed = placed.shape[1]
-        return Families(best.indices, placed, kept[:, :num_placed], kept[:, num_placed:].sum(-1), sampled)
+        return Slots(best.indices, placed * is_wanted, sampled * (sampled >= self.threshold))
 
     def worth_reading(self, values: Tensor, level: int) -> Tensor:
         """The most valuable children that may have a child above the threshold."""
@@ -108,9 +109,25 @@ class ValuedTree:
         return best[values[best] >= self.threshold].sort().values
 
 
-def _best(values: Tensor, room: int) -> Tensor:
-    """Which entries above 0 are among the `room` largest, earlier ones first on ties: bool like `values`."""
-    order = values.flatten().sort(descending=True, stable=True).indices[: max(room, 0)]
-    chosen = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-    chosen[order] = True
-    return chosen.view_as(values) & (values > 0)
+@dataclass(frozen=True)
+class Slots:
+    """Candidates of one level; those of value 0 do not count."""
+
+    placed: Tensor  # (F, M) draft ids
+    placed_values: Tensor  # (F, M), descending in a row
+    sampled_values: Tensor  # (F, K), descending in a row
+
+    @property
+    def values(self) -> Tensor:
+        """(F, M + K)"""
+        return torch.cat([self.placed_values, self.sampled_values], dim=1)
+
+    def best(self, room: int) -> Families:
+        """The `room` most valuable ones. Of a node's sampled slots the first ones stay, whatever the room."""
+        order = self.values.flatten().sort(descending=True, stable=True).indices[: max(room, 0)]
+        chosen = torch.zeros(self.values.numel(), dtype=torch.bool, device=order.device)
+        chosen[order] = True
+        is_kept = chosen.view_as(self.values) & (self.values > 0)  # (F, M + K)
+        num_placed = self.placed.shape[1]
+        num_sampled = is_kept[:, num_placed:].sum(-1)  # (F,)
+        return Families(self.placed, self.placed_values, is_kept[:, :num_placed], num_sampled, self.sampled_values)

@@ -6,10 +6,12 @@ The bound of 1e-12 lies far above float64 rounding and far below a real error: s
 import pytest
 
 from eagle.sampling import Sampling
-from eagle.tree import EagleTree, IidPaths, SampledChain, ValuedTree, WithoutReplacement
+from eagle.tree import BudgetedTree, CostModel, EagleTree, IidPaths, SampledChain, ValuedTree, WithoutReplacement
 from tests.trees.toy import Branches, policy_error
 
 EXACT = 1e-12
+
+CHEAP_BELOW_4 = CostModel((1, 4, 8), (10.0, 10.0, 14.0), draft_step_ms=0.5)
 
 POLICIES = {
     "eagle": lambda draw: EagleTree(num_nodes=6, depth=3, top_k=2),
@@ -23,6 +25,10 @@ POLICIES = {
     "hybrid-one-read": lambda draw: ValuedTree(0.05, 8, max_sampled=1, max_read=1, draw=draw),
     "mixed": lambda draw: ValuedTree(0.05, 7, max_sampled=2, max_placed=1, draw=draw),
     "mixed-covered": lambda draw: ValuedTree(0.03, 6, max_sampled=3, covered=0.9, draw=draw),
+    "budgeted": lambda draw: BudgetedTree(ValuedTree(0.05, 7, max_placed=2, draw=draw), CHEAP_BELOW_4),
+    "budgeted-mixed": lambda draw: BudgetedTree(
+        ValuedTree(0.02, 6, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
+    ),
     "sampled-beam": lambda draw: ValuedTree(0.05, 6, max_sampled=3, max_placed=0, draw=draw),
 }
 SAMPLINGS = {

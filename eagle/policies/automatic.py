@@ -1,0 +1,115 @@
+"""The default tree, and trees by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from eagle.policies.budgeted import BudgetedTree
+from eagle.policies.deterministic import EagleTree
+from eagle.policies.fixed import IidPaths, SampledChain, WithoutReplacement
+from eagle.policies.protocols import Proposer, TreePolicy, check_at_least
+from eagle.policies.valued import ValuedTree
+from eagle.sampling import Sampling
+from hsd_verify import DraftTree
+
+# Predicted values fall off as one over their rank, so the threshold that yields N nodes on average is about a constant
+# over N. Measured by scripts/compare_trees.py, see docs/trees.md.
+THRESHOLD_TIMES_NODES = {"hybrid": 0.5, "mixed": 0.5, "sampled": 0.5}
+DEFAULT_NUM_NODES = 16
+
+
+def hybrid(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
+    """A deterministic set and one sampled child from the rest at every node."""
+    return _valued("hybrid", num_nodes, {"max_sampled": 1, **fields})
+
+
+def mixed(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
+    """Placed children and several sampled ones at every node."""
+    return _valued("mixed", num_nodes, {"max_sampled": 4, **fields})
+
+
+def sampled(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
+    """Sampled siblings only, as many at every node as their values ask for: a stochastic beam."""
+    return _valued("sampled", num_nodes, {"max_sampled": 8, "max_placed": 0, **fields})
+
+
+def _valued(name: str, num_nodes: int, fields: dict[str, Any]) -> ValuedTree:
+    """`num_nodes` is meant on average; a round may take up to half more."""
+    check_at_least(num_nodes=(num_nodes, 1))
+    threshold = min(1.0, THRESHOLD_TIMES_NODES[name] / num_nodes)
+    return ValuedTree(**{"threshold": threshold, "num_nodes": num_nodes + num_nodes // 2, **fields})
+
+
+@dataclass(frozen=True)
+class AutoTree:
+    """The policy measured best for the temperature: deterministic at 0, partly sampled above."""
+
+    num_nodes: int = DEFAULT_NUM_NODES  # with the root, on average
+
+    def __post_init__(self) -> None:
+        check_at_least(num_nodes=(self.num_nodes, 1))
+
+    def choose(self, sampling: Sampling) -> TreePolicy:
+        if sampling.greedy:
+            return EagleTree(self.num_nodes, depth=8, top_k=8)
+        return mixed(self.num_nodes)
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        return self.choose(sampling).grow(proposer, sampling, max_depth, generator)
+
+
+POLICIES: Mapping[str, Callable[..., TreePolicy]] = {
+    "auto": AutoTree,
+    "eagle": EagleTree,
+    "chain": SampledChain,
+    "iid": IidPaths,
+    "without_replacement": WithoutReplacement,
+    "sampled": sampled,
+    "hybrid": hybrid,
+    "mixed": mixed,
+    "budgeted": BudgetedTree,
+}
+
+
+def make_policy(name: str = "auto", **fields: Any) -> TreePolicy:
+    """A policy by name, `fields` being those of its class.
+
+    Raises ValueError for a name or a field that does not exist and for values outside their range.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"unknown tree '{name}': choose one of {', '.join(POLICIES)}")
+    known = _fields(POLICIES[name])
+    unknown = sorted(fields.keys() - known)
+    if unknown:
+        raise ValueError(f"tree '{name}' has no field {', '.join(unknown)}: known are {', '.join(known)}")
+    return POLICIES[name](**fields)
+
+
+def parse_policy(text: str) -> TreePolicy:
+    """A policy from `NAME` or `NAME:field=value,field=value`; a value with several numbers is written `3+2+1`."""
+    name, _, rest = text.partition(":")
+    fields = {}
+    for entry in filter(None, rest.split(",")):
+        field, equals, value = entry.partition("=")
+        if not equals:
+            raise ValueError(f"tree '{text}': '{entry}' must be FIELD=VALUE")
+        fields[field] = _number(value, text)
+    return make_policy(name, **fields)
+
+
+def _number(value: str, text: str) -> Any:
+    try:
+        numbers = [float(part) if "." in part or "e" in part else int(part) for part in value.split("+")]
+    except ValueError:
+        raise ValueError(f"tree '{text}': '{value}' is not a number, nor numbers joined by '+'") from None
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _fields(kind: Callable[..., TreePolicy]) -> list[str]:
+    owner = kind if dataclasses.is_dataclass(kind) else ValuedTree
+    return [field.name for field in dataclasses.fields(owner) if field.name != "draw"]  # type: ignore[arg-type]
