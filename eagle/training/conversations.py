@@ -149,6 +149,6 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase, end_ids: frozenset[int]) -> 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
     except TemplateError as error:
         raise ValueError(f"the chat template refuses it: {error}") from None

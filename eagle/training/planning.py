@@ -58,7 +58,7 @@ class Planner:
         return runs
 
     def _temperature(self, conversation: Conversation) -> float:
-        greedy = number(self.config.seed, conversation.id, "temperature") % 1000 < self.config.greedy_share * 1000
+        greedy = number(self.config.seed, conversation.id, "temperature") % 100 < self.config.greedy_share * 100
         return 0.0 if greedy else self.config.temperature
 
     def _seed(self, conversation: Conversation) -> int:
@@ -77,10 +77,11 @@ class Planner:
                 self.skipped["has no answer"] += 1
 
     def row(self, answer: Answered) -> Row:
-        conversation, messages = self._conversations.pop(answer.job.id), []
+        conversation = self._conversations.pop(answer.job.id)
+        messages: list[dict[str, str]] = []
         for turn, (start, end) in zip(conversation.user_turns, answer.spans, strict=False):
             ids = answer.input_ids[start:end]
-            text = self.tokenizer.decode(ids[:-1] if ids[-1] in self.end_ids else ids)
+            text = str(self.tokenizer.decode(ids[:-1] if ids[-1] in self.end_ids else ids))
             messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": text}]
         return Row(
             id=conversation.id,

@@ -41,6 +41,8 @@ def prepare(
 
     model: None where the conversations keep their answers. benchmarks: questions by name; None: the packaged ones.
     """
+    if (model is None) != (config.answers == "original"):
+        raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
     output, (index, count) = Path(config.output), config.parts
     remember_settings(config, output)
     rows = RowFile(output / f"conversations-{index}-of-{count}.jsonl")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from eagle.packages import SHAREGPT
 
@@ -43,7 +44,7 @@ def load_conversations(name: str, split: str, skipped: Counter) -> Iterator[Conv
             skipped[str(error)] += 1
 
 
-def _rows(name: str, split: str) -> Iterator[object]:
+def _rows(name: str, split: str) -> Iterator[Any]:
     if name == "sharegpt":
         return decode_array(SHAREGPT.path().read_text(encoding="utf-8"))
     path = Path(name)
@@ -54,7 +55,7 @@ def _rows(name: str, split: str) -> Iterator[object]:
     return _hub(name, split)
 
 
-def _jsonl(path: Path) -> Iterator[object]:
+def _jsonl(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -63,13 +64,13 @@ def _jsonl(path: Path) -> Iterator[object]:
                 raise ValueError(f"{path} line {number} is not JSON ({error.msg}): one object a line") from None
 
 
-def _hub(name: str, split: str) -> Iterator[object]:
+def _hub(name: str, split: str) -> Iterator[Any]:
     from datasets import load_dataset  # slow to import, and only some users need it
 
     yield from load_dataset(name, split=split, streaming=True)
 
 
-def decode_array(text: str) -> Iterator[object]:
+def decode_array(text: str) -> Iterator[Any]:
     """The objects of a JSON array, one by one; a file cut at its end gives what came before the cut."""
     decoder, position = json.JSONDecoder(), text.find("[") + 1
     while True:
@@ -82,7 +83,7 @@ def decode_array(text: str) -> Iterator[object]:
         yield row
 
 
-def parse_conversation(row: object, source: str, number: int) -> Conversation:
+def parse_conversation(row: Any, source: str, number: int) -> Conversation:
     """One conversation of either layout; ``ValueError`` names what is wrong with it, without its text."""
     turns = row.get("conversations") or row.get("messages") if isinstance(row, dict) else None
     if not isinstance(turns, list) or not turns:
@@ -97,7 +98,7 @@ def parse_conversation(row: object, source: str, number: int) -> Conversation:
     return Conversation(str(row.get("id", f"{source}-{number}")), source, tuple(messages))
 
 
-def _message(turn: object) -> dict[str, str]:
+def _message(turn: Any) -> dict[str, str]:
     if not isinstance(turn, dict):
         raise ValueError("a turn is not an object")
     role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))

@@ -109,15 +109,21 @@ class Regenerator:
         """Read what the slot's cache does not hold yet, until an answer is under way or the conversation ended."""
         state = "turn"
         while state == "turn":
-            slot = self.slots[index]
+            slot = self._busy(index)
             logits = self._prefill(index, slot.result.input_ids)  # (1, V)
             state = slot.push(draw([slot], logits)[0], self.end_ids, self.limits)
         if state == "done":
             yield self._release(index)
 
     def _release(self, index: int) -> Answered:
-        result, self.slots[index], self.cache.lengths[index] = self.slots[index].result, None, 0
+        result = self._busy(index).result
+        self.slots[index], self.cache.lengths[index] = None, 0
         return result
+
+    def _busy(self, index: int) -> _Slot:
+        slot = self.slots[index]
+        assert slot is not None, f"slot {index} has no conversation"
+        return slot
 
     def _prefill(self, index: int, ids: list[int]) -> torch.Tensor:
         start = int(self.cache.lengths[index])
@@ -147,9 +153,9 @@ class Regenerator:
     def _advance(self, logits: torch.Tensor) -> Iterator[Answered]:
         busy = [index for index, slot in enumerate(self.slots) if slot is not None]
         self.cache.lengths[busy] += 1
-        tokens = draw([self.slots[index] for index in busy], logits[busy])
+        tokens = draw([self._busy(index) for index in busy], logits[busy])
         for index, token in zip(busy, tokens, strict=True):
-            state = self.slots[index].push(token, self.end_ids, self.limits)
+            state = self._busy(index).push(token, self.end_ids, self.limits)
             if state == "turn":
                 yield from self._read(index)
             elif state == "done":

@@ -20,7 +20,7 @@ class PrepareConfig:
     answers: str = option("regenerate", "'regenerate' with the target, or keep the 'original' ones")
     system: str | None = option(None, "system prompt; none leaves it to the chat template. Serve with the same one")
     temperature: float = option(1.0, "of the regenerated answers")
-    greedy_share: float = option(0.3, "share of conversations answered at temperature 0 instead")
+    greedy_share: float = option(0.3, "share of conversations answered at temperature 0 instead, in steps of 0.01")
     seed: int = option(0, "decides order, temperatures and draws, each together with a conversation's id")
     max_turns: int = option(3, "user turns of a conversation to use")
     max_prompt_tokens: int = option(384, "tokens before an answer; a longer turn ends the conversation before it")

@@ -75,14 +75,16 @@ class SlotCache:
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         self._heads_and_size = (getattr(config, "num_key_value_heads", None) or heads, size)
-        self._like = {"dtype": dtype, "device": device}
+        self._dtype, self._device = dtype, device
         groups = num_slots // group_size
         self.keys = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
         self.values = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
 
     def _buffer(self, capacity: int) -> torch.Tensor:
         kv_heads, size = self._heads_and_size
-        return torch.zeros(self.group_size, kv_heads, capacity, size, **self._like)  # (S, KV, C, d)
+        return torch.zeros(
+            self.group_size, kv_heads, capacity, size, dtype=self._dtype, device=self._device
+        )  # (S, KV, C, d)
 
     @property
     def capacities(self) -> list[int]:
