@@ -3,6 +3,7 @@
 Letters: T committed length, N nodes appended by the last forward, C capacity, d head size.
 """
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -13,6 +14,8 @@ class PreallocatedLayer(CacheLayerMixin):
     """One layer's keys and values (1, kv_heads, C, d), of which the first `length` are filled."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, capacity: int, limit: int):
         super().__init__()
@@ -26,7 +29,7 @@ class PreallocatedLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Write the new states behind the filled part and return views of everything filled: (1, kv_heads, T + N, d)."""
+        """Write the new states behind the filled part; returns views of all that is filled, (1, kv_heads, T + N, d)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -83,7 +86,7 @@ class KeyValueCache:
         self.limit = limit
         self.length = 0
         self._layers = [PreallocatedLayer(min(capacity, limit), limit) for _ in range(num_layers)]
-        self.transformers_cache = Cache(layers=self._layers)
+        self.transformers_cache = Cache(layers=list(self._layers))
 
     def check_room(self, num_tokens: int) -> None:
         """Raises ValueError when `num_tokens` more would not fit into the target's context."""
@@ -93,6 +96,7 @@ class KeyValueCache:
                 "shorten the prompt, lower max_new_tokens, or start a new conversation"
             )
 
+    @torch.inference_mode()
     def keep(self, nodes: Tensor) -> None:
         """Commit the appended entries `nodes`, in this order, and forget the others.
 
@@ -112,5 +116,5 @@ class KeyValueCache:
 
     def num_bytes(self) -> int:
         """Bytes allocated for keys and values."""
-        buffers = [b for layer in self._layers if layer.is_initialized for b in (layer.keys, layer.values)]
+        buffers = [buffer for layer in self._layers for buffer in (layer.keys, layer.values) if buffer is not None]
         return sum(buffer.numel() * buffer.element_size() for buffer in buffers)

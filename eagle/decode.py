@@ -174,7 +174,8 @@ class _Emitter:
         self.num_left = options.max_new_tokens
 
     def step(self, tokens: tuple[int, ...], num_accepted: int, round_: Round | None = None) -> Step:
-        tokens, finish = tokens[: self.num_left], None
+        finish: Finish | None = None
+        tokens = tokens[: self.num_left]
         end = next((i for i, token in enumerate(tokens) if token in self._end_ids), None)
         if end is not None:
             tokens, finish = tokens[: end + 1], "stop"

@@ -9,13 +9,15 @@
 
 Below the root the target's features are unknown; the head's own output before `norm` takes their place.
 
-Letters: B batch, T positions, H draft hidden size, Ht target hidden size, V target vocabulary, Vd draft vocabulary, d head size.
+Letters: B batch, T positions, H draft hidden size, Ht target hidden size, V target vocabulary, Vd draft vocabulary,
+d head size.
 
 Source: EAGLE-3 (arXiv 2503.01840), section 3; the parameter names are those of the published checkpoints.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +73,10 @@ class HeadConfig:
 
     def to_llama(self) -> LlamaConfig:
         """The same numbers as transformers' own configuration, for the modules borrowed from it."""
+        rope: dict[str, Any] = {
+            "rope_theta": self.rope_theta,
+            "rope_scaling": self.rope_scaling,
+        }  # 5.x: becomes rope_parameters
         return LlamaConfig(
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
@@ -80,8 +86,7 @@ class HeadConfig:
             head_dim=self.head_dim,
             vocab_size=self.vocab_size,
             rms_norm_eps=self.rms_norm_eps,
-            rope_theta=self.rope_theta,
-            rope_scaling=self.rope_scaling,
+            **rope,
         )
 
 
@@ -130,6 +135,9 @@ class DraftHead(nn.Module):
     Holds parameters only. Caches belong to `eagle.eagle3.EagleDrafter`, training steps to `eagle.training`; both
     reach attention through the `attend` argument. The token embedding is the target's and is passed in.
     """
+
+    d2t: Tensor
+    t2d: Tensor
 
     def __init__(self, config: HeadConfig, vocabulary: DraftVocabulary | None = None):
         super().__init__()

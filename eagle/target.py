@@ -3,7 +3,7 @@
 Letters: B batch, T tokens, N tree nodes including the root, V vocabulary, H hidden size, L layers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -103,7 +103,7 @@ class Target:
         Returns logits (1, V) after the last token and features (T, 3H). Raises ValueError beyond the context limit.
         """
         cache.check_room(ids.numel())
-        mask = None
+        mask = None  # from an empty cache transformers' own causal mask is right, and lets fast kernels run
         if cache.length:
             mask = self._masks(torch.ones(ids.numel(), ids.numel(), dtype=torch.bool, device=ids.device).tril(), cache)
         positions = torch.arange(cache.length, cache.length + ids.numel(), device=ids.device)
@@ -134,6 +134,24 @@ class Target:
             output = self.model(ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=logits_to_keep)
         return TargetOutput(output.logits, torch.cat(captured, dim=-1))
 
+    @torch.no_grad()
+    def read_states(self, ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read whole sequences (B, T) without the output layer: features (B, T, 3H) and final states (B, T, H).
+
+        `unembed` turns the final states of the positions that matter into logits. Rows padded on the right need no
+        mask: attention is causal. The results may take part in autograd.
+        """
+        with self._captured_features() as captured:
+            output = self.model.get_decoder()(ids, attention_mask=attention_mask, use_cache=False)
+        return torch.cat(captured, dim=-1), output.last_hidden_state
+
+    @torch.no_grad()
+    def unembed(self, states: Tensor) -> Tensor:
+        """Final states (..., H) -> logits (..., V), as the model's own forward computes them."""
+        logits = self.model.get_output_embeddings()(states)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
     def refuse_flash_attention(self) -> None:
         """Raises ValueError where the attention kernel cannot take a tree's mask."""
         implementation = self.config._attn_implementation or ""
@@ -155,8 +173,13 @@ class Target:
             )
         return TargetOutput(output.logits[0], torch.cat(captured, dim=-1)[0])
 
-    def _masks(self, ancestors: Tensor, cache: KeyValueCache) -> Tensor | dict[str, Tensor]:
-        """The mask, or one for each kind of layer where the model mixes full and sliding-window attention."""
+    def _masks(self, ancestors: Tensor, cache: KeyValueCache) -> Tensor | dict[str, Tensor] | None:
+        """The mask, or one for each kind of layer where the model mixes full and sliding-window attention.
+
+        None for a single token: transformers' own mask is right there.
+        """
+        if len(ancestors) == 1:
+            return None
         window = getattr(self.config, "sliding_window", None)
         kinds = set(getattr(self.config, "layer_types", None) or [])
         full = masks.tree_mask(ancestors, cache.length, self.dtype)
@@ -183,7 +206,7 @@ class Target:
                 handle.remove()
 
 
-def _decoder_layers(model: PreTrainedModel, num_layers: int) -> Sequence[nn.Module]:
+def _decoder_layers(model: PreTrainedModel, num_layers: int) -> nn.ModuleList:
     """The model's stack of decoder layers, found by its shape and not by the family's name."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
     stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == num_layers]

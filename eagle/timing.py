@@ -9,7 +9,7 @@ import torch
 
 
 class PhaseClock:
-    """Seconds spent in each named phase. Waits for the accelerator at both ends, so it slows the loop a little there."""
+    """Seconds spent in each named phase. Waits for the accelerator at both ends, which slows the loop a little."""
 
     def __init__(self, device: torch.device):
         self.seconds: dict[str, float] = defaultdict(float)

@@ -1,0 +1,131 @@
+"""A conversation: history, chat template, streamed text and stop conditions on top of a decode session."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fastchat.conversation import get_conv_template
+from transformers import PreTrainedTokenizerBase
+
+from eagle.decode import DecodeOptions, Finish, Session, Step
+from eagle.draft import DraftHead
+from eagle.eagle3 import EagleDrafter
+from eagle.sampling import seeded
+from eagle.stats import DecodeStats
+from eagle.target import Target
+from eagle.text import Detokenizer, StopStrings
+from eagle.tree import EagleTree, TreePolicy
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A bit of streamed text."""
+
+    text: str
+    accepted: bool  # its token was drafted by the head and accepted by the target
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | None = None) -> str:
+    """Messages -> the text the target continues, by the tokenizer's own chat template or a FastChat one by name.
+
+    Raises ValueError when there is neither, and for a name FastChat does not know.
+    """
+    if template is not None:
+        return _render_fastchat(template, messages)
+    if tokenizer.chat_template is None:
+        raise ValueError("this tokenizer has no chat template: name a FastChat one, such as --template vicuna_v1.1")
+    return str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False))
+
+
+def _render_fastchat(name: str, messages: Sequence[Message]) -> str:
+    try:
+        conversation = get_conv_template(name)
+    except KeyError:
+        raise ValueError(f"FastChat has no conversation template '{name}': see fastchat.conversation") from None
+    for message in messages:
+        if message["role"] == "system":
+            conversation.set_system_message(message["content"])
+        else:
+            conversation.append_message(conversation.roles[message["role"] == "assistant"], message["content"])
+    conversation.append_message(conversation.roles[1], None)
+    return conversation.get_prompt()
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Rendered text -> ids; templates write their own special tokens, so none are added."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+class Chat:
+    """A multi-turn conversation with one target; with a head, answers are drafted and verified.
+
+        chat = Chat(target, load_head(target=target))
+        for piece in chat.stream("Why is the sky blue?"):
+            print(piece.text, end="", flush=True)
+
+    `stats` covers the last answer. Answers depend on the seed and on how many came before, not on timing.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        head: DraftHead | None = None,
+        policy: TreePolicy | None = None,
+        options: DecodeOptions | None = None,
+        system: str | None = None,
+        template: str | None = None,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ):
+        drafter = EagleDrafter(head, target.embed, policy or EagleTree()) if head is not None else None
+        self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
+        self.template, self._system = template, system
+        self.session = Session(target, drafter)
+        self.stats = DecodeStats()
+        self.finish: Finish | None = None
+        self._generator = seeded(seed, target.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the conversation, not the settings."""
+        self.messages: list[Message] = [] if self._system is None else [{"role": "system", "content": self._system}]
+
+    def ask(self, message: str) -> str:
+        """The whole answer at once."""
+        return "".join(piece.text for piece in self.stream(message))
+
+    def stream(self, message: str) -> Iterator[Piece]:
+        """Stream the answer to `message`. Closing the iterator early keeps what was said so far in the history.
+
+        Raises ValueError when the conversation no longer fits into the target's context; history is then unchanged.
+        """
+        messages = [*self.messages, {"role": "user", "content": message}]
+        prompt_ids = encode_prompt(self._tokenizer, render_prompt(self._tokenizer, messages, self.template))
+        self.target.new_cache().check_room(len(prompt_ids) + 1)
+        self.stats, self.finish, said = DecodeStats(), None, []
+        try:
+            for piece in self._pieces(self.session.decode(prompt_ids, self.options, self._generator)):
+                said.append(piece.text)
+                yield piece
+        finally:
+            self.messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.target.tokenizer is None:
+            raise ValueError("this target was made without a tokenizer: pass one to Target(model, tokenizer)")
+        return self.target.tokenizer
+
+    def _pieces(self, steps: Iterator[Step]) -> Iterator[Piece]:
+        detokenizer, stops = Detokenizer(self._tokenizer), StopStrings(self.stop)
+        for step in self.stats.watch(steps):
+            for index, token in enumerate(step.tokens):
+                if text := stops.push(detokenizer.push(token)):
+                    yield Piece(text, accepted=index < step.num_accepted)
+                if stops.found:
+                    self.finish = "stop"
+                    return
+            self.finish = step.finish
+        if text := stops.push(detokenizer.flush()) + stops.flush():
+            yield Piece(text, accepted=False)

@@ -1,0 +1,139 @@
+"""Targets and heads by name: the embedded default, a GGUF file, a local directory or a Hugging Face id."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eagle import checkpoint
+from eagle.draft import DraftHead
+from eagle.packages import SMOLLM2
+from eagle.target import Target
+
+DEFAULT_TARGET = "SmolLM2-135M-Instruct"
+SHIPPED_HEAD = Path(__file__).parent / "heads" / "smollm2-135m-instruct"
+
+
+def cache_dir() -> Path:
+    """Where converted models and measurements are kept: `EAGLE_HSD_CACHE`, or the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("EAGLE_HSD_CACHE") or Path(base) / "eagle-hsd")
+
+
+def choose_device() -> torch.device:
+    """The first accelerator, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it natively, else float16 on an accelerator and float32 on a CPU.
+
+    On a CPU with AVX512-BF16 or AMX a pass over 8 tree nodes costs little more than one over a single token.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = _cpu_capabilities()
+    return torch.bfloat16 if native.get("avx512_bf16") or native.get("amx_bf16") else torch.float32
+
+
+def _cpu_capabilities() -> dict[str, bool]:
+    query = getattr(torch.cpu, "get_capabilities", None)  # torch 2.10 and newer
+    if query is not None:
+        return query()
+    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx_bf16": torch.cpu._is_amx_tile_supported()}
+
+
+def load_target(
+    source: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    attn_implementation: str = "sdpa",
+) -> Target:
+    """A target from a Hugging Face id, a directory or a GGUF file; None: the embedded SmolLM2-135M-Instruct.
+
+    dtype and device default to `choose_dtype` and `choose_device`. Raises FileNotFoundError when there is no such
+    model, ValueError when its architecture is not a causal language model.
+    """
+    device = torch.device(device) if device else choose_device()
+    name = str(source) if source else DEFAULT_TARGET
+    directory = convert_gguf(SMOLLM2.path()) if source is None else _as_directory(source)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype or choose_dtype(device), attn_implementation=attn_implementation
+        )
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no model '{name}': neither a directory with weights and tokenizer nor a Hugging Face id that can be "
+            f"fetched ({_first_line(error)})"
+        ) from error
+    model.to(device)
+    return Target(model, tokenizer, name=name)
+
+
+def load_head(
+    source: str | Path | None = None, target: Target | None = None, dtype: torch.dtype | None = None
+) -> DraftHead:
+    """A draft head from a directory or a Hugging Face id; None: the head shipped for the embedded target.
+
+    Raises as `eagle.checkpoint.load_head`, and ValueError when no head is shipped for the target.
+    """
+    if source is None and target is not None and target.name != DEFAULT_TARGET:
+        raise ValueError(f"no head is shipped for {target.name}: name one with --head, or train it: scripts/train.py")
+    return checkpoint.load_head(source or SHIPPED_HEAD, target, dtype)
+
+
+def convert_gguf(path: Path) -> Path:
+    """The GGUF file as a directory of safetensors, converted once and kept in the cache.
+
+    The directory appears in one step: an interrupted conversion leaves nothing that a later run could mistake for it.
+    """
+    status = path.stat()
+    key = hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:12]
+    directory = cache_dir() / "models" / f"{path.stem}-{key}"
+    if not directory.is_dir():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=directory.parent))
+        try:
+            _save_converted(path, temporary)
+            _publish(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return directory
+
+
+def _publish(temporary: Path, directory: Path) -> None:
+    try:
+        temporary.replace(directory)
+    except OSError:  # another process was faster: its conversion is as good
+        if not directory.is_dir():
+            raise
+
+
+def _save_converted(path: Path, directory: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    del model.config.quantization_config  # save_pretrained refuses a model flagged as GGUF-quantised
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _as_directory(source: str | Path) -> str:
+    """What `from_pretrained` takes: converts GGUF files, leaves ids and directories alone."""
+    if not str(source).endswith(".gguf"):
+        return str(source)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no GGUF file at '{path}': check the path")
+    return str(convert_gguf(path))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,73 @@
+"""Tokens -> text while they arrive: incremental detokenising and stop strings."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer prints for the first bytes of a longer character
+
+
+class Detokenizer:
+    """Text of one token sequence, token by token. The pieces add up to the text of the whole sequence.
+
+    A token's text can depend on the tokens before it (leading spaces, characters of several bytes), so each push
+    decodes a short window and returns what the new token added.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._window = 0  # first id of the decoded window
+        self._read = 0  # ids whose text has been returned
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is unfinished."""
+        self._ids.append(token)
+        before = self._decode(self._ids[self._window : self._read])
+        text = self._decode(self._ids[self._window :])
+        if text.endswith(UNFINISHED):
+            return ""
+        self._window, self._read = self._read, len(self._ids)
+        return text[len(before) :]
+
+    def flush(self) -> str:
+        """What is left at the end, unfinished characters included."""
+        before = self._decode(self._ids[self._window : self._read])
+        text = self._decode(self._ids[self._window :])
+        self._window = self._read = len(self._ids)
+        return text[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class StopStrings:
+    """Lets text through up to the first stop string, and holds back what may turn out to be the start of one."""
+
+    def __init__(self, stops: Sequence[str] = ()):
+        if any(not stop for stop in stops):
+            raise ValueError("a stop string is empty: remove it")
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """The text that is safe to show. After `found` is set nothing more comes out."""
+        if self.found:
+            return ""
+        self._held += text
+        starts = [start for start in map(self._held.find, self._stops) if start >= 0]
+        self.found = bool(starts)
+        safe = min(starts) if starts else len(self._held) - self._num_held()
+        shown, self._held = self._held[:safe], "" if starts else self._held[safe:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back for nothing."""
+        held, self._held = self._held, ""
+        return held
+
+    def _num_held(self) -> int:
+        """Length of the longest end of the held text with which a stop string begins."""
+        lengths = (n for stop in self._stops for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
+        return max(lengths, default=0)

@@ -1,0 +1,27 @@
+"""Shared fixtures: tiny random targets and heads, and the real default model once per run."""
+
+import pytest
+import torch
+
+from eagle.loading import load_target
+from eagle.target import Target
+from tests.tiny import tiny_target
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: no CUDA device on this machine")
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def target() -> Target:
+    """A random llama of nine layers."""
+    return tiny_target()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Target:
+    """The embedded default in float32, for exact comparisons."""
+    return load_target(dtype=torch.float32, device="cpu")

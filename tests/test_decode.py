@@ -1,0 +1,201 @@
+"""The decode loop against plain decoding, and its promises about ends, caps and seeds."""
+
+import pytest
+import torch
+
+from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.sampling import Sampling, seeded
+from eagle.timing import PhaseClock
+from eagle.tree import EagleTree, SampledChain
+from tests.tiny import random_ids, tiny_drafter, tiny_target
+
+POLICIES = [EagleTree(num_nodes=12, depth=4, top_k=3), EagleTree(num_nodes=5, depth=4, top_k=1), SampledChain(3)]
+NAMES = ["tree", "greedy chain", "sampled chain"]
+
+
+def tokens_of(steps):
+    return [token for step in steps for token in step.tokens]
+
+
+def session(target, policy=POLICIES[0]):
+    return Session(target, tiny_drafter(target, policy))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_decoding_equals_plain_greedy_decoding(target, policy, seed):
+    ids, options = random_ids(15, seed), DecodeOptions(max_new_tokens=40)
+    assert tokens_of(session(target, policy).decode(ids, options)) == tokens_of(autoregressive(target, ids, options))
+
+
+def test_plain_decoding_equals_transformers_generate(target):
+    ids = random_ids(15)
+    expected = target.model.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False)[0, len(ids) :]
+    assert tokens_of(autoregressive(target, ids, DecodeOptions(max_new_tokens=30))) == expected.tolist()
+
+
+def test_a_session_without_drafter_is_plain_decoding(target):
+    ids, options = random_ids(15), DecodeOptions(max_new_tokens=20)
+    steps = list(Session(target).decode(ids, options))
+    assert tokens_of(steps) == tokens_of(autoregressive(target, ids, options))
+    assert all(len(step.tokens) == 1 and step.num_accepted == 0 for step in steps)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(target, policy):
+    ids, options = random_ids(15), DecodeOptions(Sampling(temperature=1.0), max_new_tokens=30)
+    runs = [tokens_of(session(target, policy).decode(ids, options, seeded(seed))) for seed in (3, 3, 4)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_two_sessions_can_run_in_turn(target):
+    """State belongs to the session: nothing is stored on the model or the head."""
+    options = DecodeOptions(max_new_tokens=20)
+    prompts = [random_ids(15, seed) for seed in (0, 1)]
+    apart = [tokens_of(session(target).decode(ids, options)) for ids in prompts]
+    running = [session(target).decode(ids, options) for ids in prompts]
+    together: list[list[int]] = [[], []]
+    for _ in range(20):
+        for tokens, steps in zip(together, running, strict=True):
+            step = next(steps, None)
+            tokens += step.tokens if step else ()
+    assert together == apart
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
+def test_continuing_a_conversation_equals_starting_afresh(target, policy):
+    """A session keeps the prefix that two prompts share; what it keeps must be what it would read."""
+    used, options = session(target, policy), DecodeOptions(max_new_tokens=12)
+    ids = random_ids(15)
+    longer = ids + tokens_of(used.decode(ids, options)) + random_ids(4, seed=2)
+    for prompt in (longer, longer[:9], random_ids(5, seed=3)):
+        assert tokens_of(used.decode(prompt, options)) == tokens_of(session(target, policy).decode(prompt, options))
+
+
+def test_an_abandoned_answer_leaves_the_session_usable(target):
+    used, options = session(target), DecodeOptions(max_new_tokens=30)
+    steps = used.decode(random_ids(15), options)
+    next(steps), next(steps)
+    steps.close()
+    ids = random_ids(15, seed=1)
+    assert tokens_of(used.decode(ids, options)) == tokens_of(session(target).decode(ids, options))
+
+
+def test_an_interrupt_between_target_and_drafter_leaves_the_session_usable(target, monkeypatch):
+    """Ctrl-C can fall between the target's keep and the drafter's observe; the drafter then knows less."""
+    used, options = session(target), DecodeOptions(max_new_tokens=30)
+    steps, ids = used.decode(random_ids(15), options), random_ids(15)
+    next(steps)
+    with monkeypatch.context() as patched:
+        patched.setattr(used.drafter, "observe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            next(steps)
+    assert tokens_of(used.decode(ids, options)) == tokens_of(session(target).decode(ids, options))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
+def test_no_token_after_the_end_is_emitted(policy):
+    """Every end-of-text id stops, wherever it stands in a round: inside the accepted path or as the bonus token."""
+    target = tiny_target()
+    ids, options = random_ids(15), DecodeOptions(max_new_tokens=40)
+    whole = tokens_of(autoregressive(target, ids, options))
+    for position in (0, 3, 7, 12):
+        end = whole[position]
+        target.model.generation_config.eos_token_id = [96, end]
+        steps = list(session(target, policy).decode(ids, options))
+        assert tokens_of(steps) == whole[: whole.index(end) + 1]
+        assert [step.finish for step in steps] == [None] * (len(steps) - 1) + ["stop"]
+
+
+@pytest.mark.parametrize("cap", [1, 2, 5, 17])
+def test_the_cap_is_met_exactly(target, cap):
+    steps = list(session(target).decode(random_ids(15), DecodeOptions(max_new_tokens=cap)))
+    assert len(tokens_of(steps)) == cap and steps[-1].finish == "length"
+    assert all(step.num_accepted <= len(step.tokens) for step in steps)
+
+
+def test_accepted_tokens_behind_the_end_are_not_counted():
+    """tau must not profit from drafted tokens that the end of text cut away."""
+    target = tiny_target()
+    ids, options = random_ids(15), DecodeOptions(max_new_tokens=40)
+    policy = EagleTree(num_nodes=40, depth=4, top_k=8)
+    long = next(s for s in session(target, policy).decode(ids, options) if s.num_accepted >= 1)
+    target.model.generation_config.eos_token_id = long.tokens[0]
+    last = list(session(target, policy).decode(ids, options))[-1]
+    assert last.tokens[-1] == long.tokens[0] and last.num_accepted <= len(last.tokens)
+
+
+def test_decoding_fills_the_context_and_stops_there():
+    target = tiny_target(max_position_embeddings=32)
+    ids, options = random_ids(15), DecodeOptions(max_new_tokens=100)
+    steps = list(session(target).decode(ids, options))
+    assert steps[-1].finish == "context"
+    assert tokens_of(steps) == tokens_of(autoregressive(target, ids, options))
+    assert len(ids) + len(tokens_of(steps)) == 33  # the last token is drawn but never read
+
+
+def test_prompts_that_cannot_be_decoded_are_refused(target):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        next(session(target).decode([]))
+    with pytest.raises(ValueError, match="exceed the target's context of 256 tokens"):
+        next(session(target).decode(random_ids(300)))
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="max_new_tokens is 0"):
+        DecodeOptions(max_new_tokens=0)
+    with pytest.raises(ValueError, match=r"unknown method 'fast': choose one of .*hsd"):
+        DecodeOptions(method="fast")
+    with pytest.raises(ValueError, match="temperature is -1"):
+        Sampling(temperature=-1)
+
+
+def test_phases_are_timed_only_when_asked(target):
+    clock = PhaseClock(target.device)
+    list(session(target).decode(random_ids(15), DecodeOptions(max_new_tokens=10), clock=clock))
+    assert set(clock.seconds) == {"prefill", "draft", "target", "verify", "rest"}
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
+def test_the_first_token_of_a_round_follows_the_targets_law(target, policy):
+    """20,000 rounds at temperature 1 against the exact law of the token after the prefill's.
+
+    Chi-square over tokens with at least 5 expected counts, the rest pooled. The threshold is the 1 - 1e-5 quantile
+    (Wilson-Hilferty), so a correct verifier fails this test once in 100,000 runs.
+    """
+    runs, ids = 20_000, random_ids(15)
+    sampling = Sampling(temperature=1.0)
+    counts, expected = first_token_counts(target, policy, ids, sampling, runs), None
+    expected = runs * sampling.law(target.read(torch.tensor([ids]), logits_to_keep=1).logits[0, 0]).double()
+    large = expected >= 5
+    observed = torch.cat([counts[large], counts[~large].sum()[None]])
+    predicted = torch.cat([expected[large], expected[~large].sum()[None]])
+    used = predicted > 0
+    statistic = ((observed - predicted)[used] ** 2 / predicted[used]).sum().item()
+    assert statistic < chi_square_quantile(int(used.sum()) - 1)
+
+
+def chi_square_quantile(degrees: int, z: float = 4.265) -> float:
+    """The 1 - 1e-5 quantile by Wilson and Hilferty's cube (z is the normal quantile)."""
+    return degrees * (1 - 2 / (9 * degrees) + z * (2 / (9 * degrees)) ** 0.5) ** 3
+
+
+def first_token_counts(target, policy, ids, sampling, runs):
+    """Draft and verify the same round again and again: only the draws differ, so the target scores each tree once."""
+    import hsd_verify
+    from eagle.masks import ancestor_matrix
+
+    generator, counts, scored = seeded(0), torch.zeros(target.vocab_size, dtype=torch.float64), {}
+    cache, drafter = target.new_cache(), tiny_drafter(target, policy)
+    features = target.prefill(torch.tensor(ids[:-1]), cache).features
+    drafter.observe(torch.tensor(ids), features)
+    for _ in range(runs):
+        tree = drafter.propose(sampling, 3, generator)
+        key = tuple(tree.tokens.tolist())
+        if key not in scored:
+            output = target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), cache)
+            cache.keep(torch.empty(0, dtype=torch.int64))
+            scored[key] = sampling.law(output.logits)
+        verdict = hsd_verify.verify(tree, scored[key], "hsd", generator)
+        counts[tree.tokens[verdict.path[0]] if len(verdict.path) else verdict.next_token] += 1
+    return counts

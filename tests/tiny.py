@@ -1,0 +1,62 @@
+"""Tiny random models. Targets have nine layers: with fewer, layers L // 2 and L - 3 coincide and a mix-up stays hidden."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from eagle.draft import DraftHead, HeadConfig
+from eagle.eagle3 import EagleDrafter
+from eagle.target import Target
+from eagle.tree import TreePolicy
+from eagle.vocab import DraftVocabulary
+
+VOCAB_SIZE, DRAFT_VOCAB_SIZE = 97, 50
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 9,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB_SIZE,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+    "initializer_range": 0.2,  # large enough for laws that are neither flat nor one-hot
+}
+
+
+def tiny_target(family: str = "llama", attention: str = "sdpa", seed: int = 0, **changes) -> Target:
+    """A random target of one of transformers' families, in float32 on the CPU."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **{**SIZES, **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return Target(model.float())
+
+
+def tiny_head(target: Target, seed: int = 0, draft_vocab_size: int = DRAFT_VOCAB_SIZE) -> DraftHead:
+    """A random head for a tiny target; its draft vocabulary is spread over the target's."""
+    generator = torch.Generator().manual_seed(seed)
+    config = HeadConfig(
+        hidden_size=target.hidden_size,
+        target_hidden_size=target.hidden_size,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=target.vocab_size,
+        draft_vocab_size=draft_vocab_size,
+        feature_layers=target.feature_layers,
+    )
+    ids = torch.randperm(target.vocab_size, generator=generator)[:draft_vocab_size].sort().values
+    head = DraftHead(config, DraftVocabulary.from_target_ids(ids, target.vocab_size)).init_weights(generator)
+    for parameter in head.parameters():
+        parameter.data.mul_(5)  # laws that differ from node to node
+    return head.eval()
+
+
+def tiny_drafter(target: Target, policy: TreePolicy, seed: int = 0) -> EagleDrafter:
+    return EagleDrafter(tiny_head(target, seed), target.embed, policy)
+
+
+def random_ids(length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> list[int]:
+    return torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
