@@ -1,0 +1,80 @@
+"""What a run tells while it runs: progress bar, TensorBoard, and `metrics.jsonl`, from which the plots are drawn."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """Silent in all processes but the main one."""
+
+    def __init__(self, output: Path, first_step: int, num_steps: int, enabled: bool):
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._path = output / METRICS
+        drop_after(self._path, first_step)
+        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
+        self._console = Console()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+        self._task = self._bar.add_task("training", total=num_steps, completed=first_step)
+        self._bar.start()
+
+    def advance(self, step: int) -> None:
+        if self._enabled:
+            self._bar.update(self._task, completed=step)
+
+    def say(self, text: str) -> None:
+        if self._enabled:
+            self._console.print(text, highlight=False)
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """One line of `metrics.jsonl`, and a TensorBoard scalar for every number in it."""
+        if not self._enabled:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            numbers = dict(enumerate(value)) if isinstance(value, list | tuple) else {None: value}
+            for index, number in numbers.items():
+                label = f"{kind}/{name}" if index is None else f"{kind}/{name}_step{index}"
+                self._board.add_scalar(label, number, step)
+        self._board.flush()
+        if kind == "train":
+            self._bar.update(self._task, description=_summary(values))
+            if not self._console.is_terminal:
+                self.say(f"step {step}: {_summary(values)}")
+
+    def close(self) -> None:
+        if self._enabled:
+            self._bar.stop()
+            self._board.close()
+
+
+def read_metrics(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The records of one kind, in order; an unfinished last line is left out."""
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def drop_after(path: Path, step: int) -> None:
+    """Remove the records after `step`: a resumed run writes them again."""
+    if not path.is_file():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    path.write_text("".join(kept), encoding="utf-8")
+
+
+def _summary(values: dict[str, Any]) -> str:
+    overlap = " ".join(f"{value:.3f}" for value in values["overlap"])
+    return f"loss {values['loss']:.3f}  overlap {overlap}  {values['tokens_per_s']:.0f} tok/s"

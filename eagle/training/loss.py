@@ -1,0 +1,153 @@
+"""Losses between the target's law and the head's, for all steps at once and without large tensors.
+
+    p       the target's law, normalised over the whole vocabulary V, known on the draft vocabulary only
+    p_hat   p renormalised on the draft vocabulary
+    q       the head's law
+    a       overlap = sum_x min(p, q): the probability that one sampled draft token is accepted
+
+    cross_entropy      -sum p_hat log q                 EAGLE-3 (arXiv 2503.01840)
+    kl                 cross_entropy - entropy(p_hat)   same gradient, but zero is perfect
+    total_variation    1 - a                            acceptance itself; weak gradient where q is far from p
+    log_overlap        -log a                           acceptance again, strong where it is small ("LK" losses)
+
+The laws of all J steps at one position share the target's law, and (P, V) floats of all positions need not live
+together: `fused_loss` walks over chunks of positions and forms the gradient beside the value, as in fused
+cross-entropy kernels. `reference_loss` is the same by autograd, and the definition.
+
+Letters: J steps, P positions with a loss, C positions of a chunk, H hidden size, V vocabulary, Vd draft vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SMALLEST_OVERLAP = 1e-6  # -log a and its gradient stay finite
+CHUNK_POSITIONS = 64  # a chunk of the usual sizes then stays in the second-level cache
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much of each loss; at least one must be larger than 0."""
+
+    cross_entropy: float = 1.0
+    kl: float = 0.0
+    total_variation: float = 0.0
+    log_overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = vars(self)
+        if min(values.values()) < 0 or max(values.values()) == 0:
+            raise ValueError(f"loss weights are {values}: none may be negative, one must be larger than 0")
+
+
+class StepLosses(NamedTuple):
+    """A batch's loss, to be divided by the number of loss positions, and sums over positions for the log."""
+
+    total: Tensor  # () sum over positions and steps of decay^j * loss
+    loss: Tensor  # (J,) sum over positions
+    overlap: Tensor  # (J,) sum over positions
+    count: Tensor  # (J,) positions with a prediction
+
+
+class TargetLaws(NamedTuple):
+    """The target's laws at P positions, kept as final states so that logits are formed a chunk at a time."""
+
+    states: Tensor  # (P, Ht)
+    unembed: Callable[[Tensor], Tensor]  # (C, Ht) -> (C, V)
+    target_ids: Tensor  # (Vd,) of the draft vocabulary
+
+    def logits(self, rows: slice) -> Tensor:
+        """(C, V) float32 or better."""
+        logits = self.unembed(self.states[rows])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def restrict(self, logits: Tensor) -> Tensor:
+        """(C, V) logits -> p on the draft vocabulary, normalised over the whole one: (C, Vd)."""
+        return (logits[:, self.target_ids] - logits.logsumexp(-1, keepdim=True)).exp()
+
+
+def fused_loss(rows: Tensor, weight: Tensor, laws: TargetLaws, scale: Tensor, terms: LossWeights) -> StepLosses:
+    """The losses of every step, memory bounded by a chunk.
+
+    rows (P, J, H): normed hidden states, in the dtype to multiply in; weight (Vd, H) of the draft's output layer;
+    scale (P, J): decay^j, 0 where a step has no prediction.
+    """
+    return StepLosses(*_FusedLoss.apply(rows, weight, laws, scale, terms))
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, weight, laws, scale, terms):
+        with torch.autocast(rows.device.type, enabled=False):
+            sums, *gradients = _walk(rows, weight, laws, scale, terms)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(*sums[1:])
+        return sums
+
+    @staticmethod
+    def backward(ctx, grad_total, *_):
+        grad_rows, grad_weight = ctx.saved_tensors
+        return grad_rows * grad_total.to(grad_rows.dtype), grad_weight * grad_total, None, None, None
+
+
+def _walk(rows: Tensor, weight: Tensor, laws: TargetLaws, scale: Tensor, terms: LossWeights):
+    """Sums over positions, and the gradients of the total for rows and weight."""
+    matrix = weight.to(rows.dtype)  # (Vd, H)
+    grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
+    loss, overlap = (scale.new_zeros(scale.shape) for _ in range(2))  # (P, J)
+    for start in range(0, rows.shape[0], CHUNK_POSITIONS):
+        part = slice(start, start + CHUNK_POSITIONS)
+        x = rows[part].flatten(0, 1)  # (C J, H): two dimensions, or matmul copies the matrix for every row
+        logits = (x @ matrix.T).unflatten(0, scale[part].shape)  # (C, J, Vd)
+        (loss[part], overlap[part]), grad = _chunk(logits, laws.restrict(laws.logits(part)), scale[part], terms)
+        grad = grad.flatten(0, 1).to(rows.dtype)  # (C J, Vd)
+        torch.mm(grad, matrix, out=grad_rows[part].flatten(0, 1))
+        grad_weight += grad.T @ x
+    exists = scale > 0
+    sums = (loss * scale).sum(), (loss * exists).sum(0), (overlap * exists).sum(0), exists.sum(0)
+    return sums, grad_rows, grad_weight
+
+
+def _chunk(logits: Tensor, p: Tensor, scale: Tensor, terms: LossWeights) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """logits (C, J, Vd), p (C, Vd), scale (C, J) -> (loss, overlap) (C, J) and scale * d loss / d logits.
+
+    With m = [q < p]:  d a / d logits = q (m - sum m q)  and  d cross_entropy / d logits = q - p_hat.
+    """
+    log_q = logits.log_softmax(-1, dtype=p.dtype)  # (C, J, Vd)
+    p_hat = p / p.sum(-1, keepdim=True)
+    cross_entropy = -torch.einsum("cjv,cv->cj", log_q, p_hat)
+    q = log_q.exp_()
+    overlap = torch.minimum(q, p[:, None]).sum(-1).clamp_min(SMALLEST_OVERLAP)  # (C, J)
+    loss = _combine(cross_entropy, p_hat, overlap, terms)
+    likelihood = terms.cross_entropy + terms.kl
+    acceptance = -(terms.total_variation + terms.log_overlap / overlap)  # (C, J), d loss / d a
+    below = (q < p[:, None]).to(q.dtype)  # (C, J, Vd)
+    mean_below = torch.linalg.vecdot(below, q)  # (C, J)
+    slope, offset = acceptance * scale, (likelihood - acceptance * mean_below) * scale
+    grad = below.mul_(slope[..., None]).add_(offset[..., None]).mul_(q)
+    if likelihood:
+        grad.sub_(p_hat[:, None] * (likelihood * scale)[..., None])
+    return (loss, overlap), grad
+
+
+def _combine(cross_entropy: Tensor, p_hat: Tensor, overlap: Tensor, terms: LossWeights) -> Tensor:
+    loss = terms.cross_entropy * cross_entropy + terms.total_variation * (1 - overlap)
+    if terms.log_overlap:
+        loss = loss - terms.log_overlap * overlap.log()
+    if terms.kl:
+        loss = loss + terms.kl * (cross_entropy - torch.special.entr(p_hat).sum(-1, keepdim=True))
+    return loss
+
+
+def reference_loss(rows: Tensor, weight: Tensor, laws: TargetLaws, scale: Tensor, terms: LossWeights) -> StepLosses:
+    """`fused_loss` written out and left to autograd."""
+    p = laws.restrict(laws.logits(slice(None)))[:, None]  # (P, 1, Vd)
+    p_hat = p / p.sum(-1, keepdim=True)
+    log_q = (rows @ weight.to(rows.dtype).T).log_softmax(-1, dtype=p.dtype)  # (P, J, Vd)
+    overlap = torch.minimum(log_q.exp(), p).sum(-1).clamp_min(SMALLEST_OVERLAP)  # (P, J)
+    loss = _combine(-(p_hat * log_q).sum(-1), p_hat[:, 0], overlap, terms)
+    exists = scale > 0
+    return StepLosses((loss * scale).sum(), (loss * exists).sum(0), (overlap * exists).sum(0), exists.sum(0))

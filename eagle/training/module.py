@@ -1,0 +1,44 @@
+"""The head as a trainable module: one forward from the target's signals to losses or to measurements.
+
+One forward for everything lets wrappers (distributed data parallel, fully sharded) see every use of the parameters.
+
+Letters: B batch, T positions, J steps, P positions with a loss.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from eagle.draft import DraftHead
+from eagle.training.config import TrainConfig
+from eagle.training.loss import StepLosses, TargetLaws, fused_loss
+from eagle.training.metrics import Measurements, measure
+from eagle.training.signals import Signals
+from eagle.training.steps import rows_for, unroll
+
+
+class TrainingTest(nn.Module):
+    """`head` unrolled over the configured steps."""
+
+    def __init__(self, head: DraftHead, config: TrainConfig, unembed):
+        super().__init__()
+        self.head = head
+        self._config, self._unembed = config, unembed
+        self._matmul_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+    def forward(self, signals: Signals, at: Tensor, measure_only: bool = False) -> StepLosses | Measurements:
+        """Losses at the positions `at` (B, T) bool of the target's laws, or measurements of the same predictions."""
+        config = self._config
+        outputs = unroll(
+            self.head,
+            signals.features.to(self._matmul_dtype),
+            signals.embeddings.to(self._matmul_dtype),
+            config.num_steps,
+            gradient_checkpointing=config.gradient_checkpointing and not measure_only,
+        )
+        rows, exists = rows_for(outputs, at)  # (P, J, H), (P, J)
+        rows = self.head.norm(rows).to(self._matmul_dtype)
+        laws = TargetLaws(signals.states, self._unembed, self.head.vocabulary.target_ids)
+        if measure_only:
+            return measure(rows, self.head.lm_head.weight, laws, exists)
+        decay = torch.tensor(config.decay, device=rows.device)  # (J,)
+        return fused_loss(rows, self.head.lm_head.weight, laws, exists * decay, config.loss_weights)

@@ -1,0 +1,77 @@
+"""The training-time test: several draft steps at once, at all positions, on the head's own outputs.
+
+    index t            0      1      2      3                  conversation  x0 x1 x2 x3 x4 x5
+    step 0   reads     g0,x1  g1,x2  g2,x3  g3,x4              g_t: the target's feature at token x_t
+             predicts  x2     x3     x4     x5                 law: the target's logits at position t + 1
+    step 1   reads     a0,x2  a1,x3  a2,x4  a3,x5              a_t: the output of step 0 at the same index
+             predicts  x3     x4     x5     .                  law: logits at t + 2; rotary position t + 1
+    step j   reads     previous output, token t + 1 + j        law: logits at t + 1 + j; rotary position t + j
+
+An index keeps its place, so a step's output is exactly what drafting would have there: the step-0 keys up to t, then
+one own key a step (see `eagle.training.attention`). Only the tokens and the laws move, by one a step.
+
+Letters: B batch, T positions, H hidden size, Ht target hidden size, J steps, P positions with a loss.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from eagle.draft import DraftHead
+from eagle.training.attention import StepAttention
+
+
+def unroll(
+    head: DraftHead,
+    features: Tensor,
+    embeddings: Tensor,
+    num_steps: int,
+    reference: bool = False,
+    gradient_checkpointing: bool = False,
+) -> list[Tensor]:
+    """The outputs of every step, before `norm`: J tensors (B, T, H).
+
+    features (B, T, 3Ht) and embeddings (B, T, H) of the same tokens, unshifted: shifting happens here and only here.
+    """
+    hidden = head.fuse(features)  # (B, T, H)
+    positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])  # (B, T)
+    past: tuple[Tensor, ...] = ()
+    outputs = []
+    for step in range(num_steps):
+        arguments = (head, hidden, ahead(embeddings, step + 1), positions + step, reference, *past)
+        if gradient_checkpointing:
+            hidden, *past = checkpoint(_step, *arguments, use_reentrant=False)
+        else:
+            hidden, *past = _step(*arguments)
+        outputs.append(hidden)
+    return outputs
+
+
+def ahead(x: Tensor, distance: int) -> Tensor:
+    """Entry t is x[:, t + distance], zero beyond the end: (B, T, H)."""
+    return torch.cat([x[:, distance:], torch.zeros_like(x[:, :distance])], dim=1)
+
+
+def law_positions(loss_mask: Tensor) -> Tensor:
+    """Where the target's law is a training target: t is, when the token after it carries a loss. (B, T) bool
+
+    loss_mask (B, T) bool belongs to the tokens themselves, unshifted: this is the one place where it moves.
+    """
+    return torch.cat([loss_mask[:, 1:], torch.zeros_like(loss_mask[:, :1])], dim=1)
+
+
+def rows_for(outputs: list[Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
+    """What each step says about the laws at `at` (B, T) bool: rows (P, J, H) and which of them exist (P, J) bool.
+
+    Step j speaks about position t + 1 + j from index t, so position s is read at index s - 1 - j.
+    """
+    batch, place = at.nonzero(as_tuple=True)  # (P,)
+    index = place[:, None] - 1 - torch.arange(len(outputs), device=at.device)  # (P, J)
+    rows = [output[batch, index[:, step].clamp_min(0)] for step, output in enumerate(outputs)]
+    return torch.stack(rows, dim=1), index >= 0
+
+
+def _step(head: DraftHead, hidden, embedding, positions, reference: bool, *past) -> tuple[Tensor, ...]:
+    attend = StepAttention(past, reference)
+    output = head(hidden, embedding.to(hidden.dtype), positions, attend)
+    return output, *attend.keys, *attend.values

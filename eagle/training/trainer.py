@@ -1,0 +1,217 @@
+"""The training loop: batches in a planned order, one optimizer step at a time, on one process or many.
+
+A step's loss is the sum over all its positions, in all batches and processes, divided by their number; it therefore
+does not depend on how conversations are divided among batches and processes, nor on padding.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from eagle.checkpoint import save_head
+from eagle.draft import DraftHead
+from eagle.training.batches import Batch, Example, collate, plan_epoch
+from eagle.training.config import TrainConfig
+from eagle.training.log import RunLog
+from eagle.training.loss import StepLosses
+from eagle.training.metrics import Evaluation, EvaluationSums
+from eagle.training.module import TrainingTest
+from eagle.training.signals import Signals, SignalSource
+from eagle.training.states import States
+from eagle.training.steps import law_positions
+
+ADAM_BETA1 = 0.9
+EXPORT_DTYPE = torch.bfloat16
+
+
+def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
+    """Linear warm-up, then a cosine down to `final_learning_rate` of the peak at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(num_steps - 1 - config.warmup_steps, 1)
+    cosine = (1 + math.cos(math.pi * min(done, 1.0))) / 2
+    return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
+
+
+def plan_steps(config: TrainConfig, lengths: Sequence[int]) -> list[list[tuple[int, ...]]]:
+    """The batches of every optimizer step of the whole run, `batches_per_step` each, as example numbers."""
+    batches: list[tuple[int, ...]] = []
+    for epoch in range(math.ceil(config.num_epochs)):
+        planned = plan_epoch(lengths, config.tokens_per_batch, config.seed, epoch)
+        batches += planned[: math.ceil(len(planned) * min(config.num_epochs - epoch, 1.0))]
+    size = config.batches_per_step
+    steps = [batches[start : start + size] for start in range(0, len(batches), size)]
+    return steps[: config.max_steps]
+
+
+def choose_positions(batch: Batch, fraction: float, seed: int) -> Tensor:
+    """The positions of the target's laws that get a loss, (B, T) bool: all, or a random `fraction` of them."""
+    at = law_positions(batch.loss_mask)
+    if fraction < 1:
+        kept = torch.rand(at.shape, generator=torch.Generator().manual_seed(seed)) < fraction
+        at = at & kept.to(at.device)
+    return at
+
+
+class Trainer:
+    """Trains `head` with `signals` of the target; `run` returns the last evaluation."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        head: DraftHead,
+        signals: SignalSource,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        accelerator: Accelerator,
+    ):
+        self.config, self.accelerator = config, accelerator
+        self._signals, self._examples, self._held_out = signals, examples, held_out
+        self._output = Path(config.output)
+        self._plan = plan_steps(config, [len(example) for example in examples])
+        module = TrainingTest(head, config, signals.unembed)
+        betas = (ADAM_BETA1, config.adam_beta2)
+        optimizer = torch.optim.AdamW(module.parameters(), betas=betas, weight_decay=config.weight_decay)
+        self._module, self._optimizer = accelerator.prepare(module, optimizer)
+        self._states = States(self._output, accelerator, config.keep_states)
+        self.progress = self._states.restore()
+        if config.batches_per_step % accelerator.num_processes:
+            raise ValueError(
+                f"batches_per_step is {config.batches_per_step}, it must be a multiple of the "
+                f"{accelerator.num_processes} processes: every one gets as many batches"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        return len(self._plan)
+
+    def run(self, stop_after: int | None = None) -> Evaluation:
+        """Train to the end of the plan, or until `stop_after` optimizer steps are done in all."""
+        config, progress = self.config, self.progress
+        last = min(self.num_steps, stop_after or self.num_steps)
+        log = RunLog(self._output, progress.step, self.num_steps, self.accelerator.is_main_process)
+        try:
+            evaluation = self._evaluate(log)
+            while progress.step < last:
+                self._train_step(log)
+                at_end = progress.step == last
+                if at_end or progress.step % config.evaluate_every == 0:
+                    evaluation = self._evaluate(log)
+                if at_end or progress.step % config.save_every == 0:
+                    self._save()
+            return evaluation
+        finally:
+            log.close()
+
+    def _train_step(self, log: RunLog) -> None:
+        started, progress = time.perf_counter(), self.progress
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = list(enumerate(self._plan[progress.step]))[rank::world]
+        batches = [self._positions(collate(self._examples, rows), index) for index, rows in mine]
+        count = self._total(sum(int(at.sum()) for _, at in batches))
+        rate = learning_rate(self.config, progress.step, self.num_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        sums = [self._backward(batch, at, count, last=i == len(batches) - 1) for i, (batch, at) in enumerate(batches)]
+        norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._account(log, sums, count, batches, rate, float(norm), time.perf_counter() - started)
+
+    def _positions(self, batch: Batch, index: int) -> tuple[Batch, Tensor]:
+        batch = batch.to(self.accelerator.device)
+        seed = (self.config.seed << 40) + (self.progress.step << 10) + index
+        return batch, choose_positions(batch, self.config.loss_fraction, seed)
+
+    def _total(self, value: float) -> float:
+        """A number summed over all processes."""
+        return float(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device)))
+
+    def _backward(self, batch: Batch, at: Tensor, count: float, last: bool) -> StepLosses:
+        signals = self._noisy(self._signals.read(batch, at))
+        scale = self.accelerator.num_processes / max(count, 1.0)  # gradients are averaged over processes
+        if last:
+            losses = self._module(signals, at)
+            self.accelerator.backward(losses.total * scale)
+        else:
+            with self.accelerator.no_sync(self._module):
+                losses = self._module(signals, at)
+                self.accelerator.backward(losses.total * scale)
+        return StepLosses(*(value.detach() for value in losses))
+
+    def _noisy(self, signals: Signals) -> Signals:
+        if not self.config.feature_noise:
+            return signals
+        generator = torch.Generator(signals.features.device).manual_seed(self.progress.step)
+        noise = torch.empty_like(signals.features).uniform_(-1, 1, generator=generator)
+        return signals._replace(features=signals.features + self.config.feature_noise * noise)
+
+    def _account(self, log: RunLog, sums, count, batches, rate, norm, elapsed_s: float) -> None:
+        """Move on by a step and, at intervals, write down how it went."""
+        progress = self.progress
+        tokens = self._total(sum(len(self._examples[row]) for batch, _ in batches for row in batch.rows))
+        progress.step += 1
+        progress.tokens_seen += int(tokens)
+        progress.loss_tokens_seen += int(count)
+        progress.elapsed_s += elapsed_s
+        log.advance(progress.step)
+        if progress.step % self.config.log_every and progress.step > 1:
+            return
+        stacked = StepLosses(*(torch.stack(values).sum(0).float() for values in zip(*sums, strict=True)))
+        total = StepLosses(*(self.accelerator.reduce(value) for value in stacked))
+        log.record("train", progress.step, {
+            "loss": float(total.total) / max(count, 1.0),
+            "step_loss": (total.loss / total.count.clamp_min(1)).tolist(),
+            "overlap": (total.overlap / total.count.clamp_min(1)).tolist(),
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "tokens_seen": progress.tokens_seen,
+            "loss_tokens_seen": progress.loss_tokens_seen,
+            "tokens_per_s": tokens / elapsed_s,
+            "elapsed_s": progress.elapsed_s,
+        })  # fmt: skip
+
+    @torch.no_grad()
+    def _evaluate(self, log: RunLog) -> Evaluation:
+        """Measure the held-out conversations; export the head when it is the best so far."""
+        sums = EvaluationSums(self._head.t2d)
+        lengths = [len(example) for example in self._held_out]
+        for rows in plan_epoch(lengths, self.config.tokens_per_batch, self.config.seed, epoch=0):
+            batch = collate(self._held_out, rows).to(self.accelerator.device)
+            at = law_positions(batch.loss_mask)
+            measured = self._module(self._signals.read(batch, at), at, measure_only=True)
+            sums.add(measured, at, batch.ids, batch.loss_mask)
+        evaluation, progress = sums.result(), self.progress
+        log.record("eval", progress.step, {**asdict(evaluation), "tokens_seen": progress.tokens_seen})
+        log.say(_told(progress.step, evaluation))
+        if evaluation.mean_overlap > progress.best_overlap:
+            progress.best_overlap, progress.best_step = evaluation.mean_overlap, progress.step
+            self._export("best")
+        return evaluation
+
+    @property
+    def _head(self) -> DraftHead:
+        return self.accelerator.unwrap_model(self._module).head
+
+    def _export(self, name: str) -> None:
+        if self.accelerator.is_main_process:
+            save_head(self._head, self._output / name, EXPORT_DTYPE)
+
+    def _save(self) -> None:
+        self._export("last")
+        self._states.save(self.progress)
+
+
+def _told(step: int, evaluation: Evaluation) -> str:
+    overlap = " ".join(f"{value:.3f}" for value in evaluation.overlap)
+    agreement = " ".join(f"{value:.3f}" for value in evaluation.top1_agreement)
+    return (
+        f"step {step}: held-out overlap {overlap}  top-1 agreement {agreement}  "
+        f"predicted tau: chain {evaluation.tau_chain:.2f}, tree {evaluation.tau_tree:.2f}"
+    )
