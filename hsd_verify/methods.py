@@ -43,7 +43,7 @@ def law(tree: DraftTree, target_probs: Tensor, method: str = "hsd") -> Law:
     Raises `ValueError` when a target row is not a law, when the method does not apply to the tree (the message says
     which do), or when there is no such method.
     """
-    return _rule(method)(tree, target_probs, checks.check_target(tree, target_probs))
+    return find_rule(method)(tree, target_probs, checks.check_target(tree, target_probs))
 
 
 def verify(
@@ -55,12 +55,13 @@ def verify(
     of leaves where the verdict does not end are neither read nor checked.
     """
     totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
-    verdict = draw(_rule(method)(tree, target_probs, totals), generator)
+    verdict = draw(find_rule(method)(tree, target_probs, totals), generator)
     checks.check_laws(target_probs[verdict.node][None], "target_probs", [verdict.node])
     return verdict
 
 
-def _rule(method: str) -> Rule:
+def find_rule(method: str) -> Rule:
+    """The rule of a method; raises `ValueError` naming the methods there are."""
     if method not in METHODS:
         raise ValueError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
     return METHODS[method]

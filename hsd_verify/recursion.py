@@ -21,12 +21,16 @@ from hsd_verify.topology import DraftTree, Forest
 
 def hsd_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     """Law of the recursion; target_probs (N, V), `totals` (N,) its row sums. Applies to every tree."""
-    weight, fire = weigh_forest(tree, target_probs, totals)  # (N,), (N,)
+    return law_of_tree(tree, target_probs, totals, *weigh_forest(tree, target_probs, totals))
+
+
+def law_of_tree(tree: DraftTree, target_probs: Tensor, totals: Tensor, weight: Tensor, fire: Tensor) -> Law:
+    """Law of a weighed tree; weight and fire (N,) or longer. The one transfer to the host happens here."""
 
     def form_residual(node: int) -> Tensor:
         return left_after_children(tree, target_probs, totals, weight[node], node)
 
-    return law_from_fire(tree, fire.tolist(), target_probs, form_residual)  # the one transfer to the host
+    return law_from_fire(tree, fire.tolist(), target_probs, form_residual)
 
 
 def weigh_forest(forest: Forest, target_probs: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
