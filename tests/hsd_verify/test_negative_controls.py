@@ -131,9 +131,12 @@ def scan(tree, rows, path, target, weight):
 
 
 @pytest.mark.parametrize(("carry", "lossless"), [(False, True), (True, False)])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [2, 3, 6])
 def test_carrying_the_prefix_ratio_into_the_next_draft_is_caught(carry, lossless, seed):
-    """The same two-path rule is lossless when the ratio restarts at 1 for every draft."""
+    """The same two-path rule is lossless when the ratio restarts at 1 for every draft.
+
+    Seeds are those where carrying shows with only two paths of two tokens; on others both rules coincide.
+    """
     target, length = random_model(3, seed), 3
     drafting = exact.Drafting(random_model(3, 90 + seed), [-1, 0, 0, 1, 2], [False] + [True] * 4, replacement=True)
     law = torch.zeros((3,) * length, dtype=torch.float64)
