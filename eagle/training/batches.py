@@ -34,6 +34,10 @@ class Example:
     def __len__(self) -> int:
         return self.ids.numel()
 
+    def first(self, length: int) -> "Example":
+        """The conversation cut to its first `length` tokens."""
+        return Example(self.id, self.ids[:length], self.loss_mask[:length])
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -41,10 +45,10 @@ class Batch:
 
     ids: Tensor  # (B, T) int64
     loss_mask: Tensor  # (B, T) bool, unshifted
-    rows: tuple[int, ...]  # which examples
+    names: tuple[str, ...]  # ids of the conversations
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.ids.to(device), self.loss_mask.to(device), self.rows)
+        return Batch(self.ids.to(device), self.loss_mask.to(device), self.names)
 
 
 def read_examples(path: str | Path, max_length: int, vocab_size: int) -> tuple[list[Example], Counter[str]]:
@@ -90,7 +94,7 @@ def collate(examples: Sequence[Example], rows: Iterable[int]) -> Batch:
     for place, row in enumerate(rows):
         ids[place, : len(examples[row])] = examples[row].ids
         loss_mask[place, : len(examples[row])] = examples[row].loss_mask
-    return Batch(ids, loss_mask, rows)
+    return Batch(ids, loss_mask, tuple(examples[row].id for row in rows))
 
 
 def padded_length(length: int) -> int:

@@ -15,11 +15,14 @@ class TrainConfig:
     """Everything a run depends on; checked at construction, ValueError names the field, its value and the limit."""
 
     output: str  # directory: best/ and last/ hold ready heads, states/ what resuming needs
-    data: str  # a file of prepared conversations, or a directory of conversations*.jsonl
+    data: str | None = (
+        None  # prepared conversations: a file, or a directory of conversations*.jsonl; none: those stored
+    )
 
     target: str | None = None  # directory or Hugging Face id; none: the embedded SmolLM2
     target_dtype: str = "bfloat16"
-    features: str | None = None  # directory written by --write-features; none: the target runs beside the head
+    features: str | None = None  # directory of stored features; none: the target runs beside the head
+    fill_features: bool = False  # run the target for what is not stored yet, and store it: later epochs only read
 
     vocabulary: str | None = None  # a stored draft vocabulary; none: counted from the data
     draft_vocab_size: int = 8192
@@ -68,7 +71,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_ranges(self)
-        self.loss_weights  # noqa: B018 - refuses here what it refuses
+        LossWeights(self.loss_cross_entropy, self.loss_kl, self.loss_total_variation, self.loss_log_overlap)
+        if self.data is None and (self.features is None or self.fill_features):
+            raise ValueError("data is missing: without it, features must name a directory of stored features")
+        if self.fill_features and self.features is None:
+            raise ValueError("fill_features is set, but features names no directory to fill")
 
     @property
     def loss_weights(self) -> LossWeights:

@@ -17,12 +17,14 @@ cross-entropy kernels. `reference_loss` is the same by autograd, and the definit
 Letters: J steps, P positions with a loss, C positions of a chunk, H hidden size, V vocabulary, Vd draft vocabulary.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from eagle.training.facts import OutputLayer
+from eagle.training.signals import LawStates
 
 SMALLEST_OVERLAP = 1e-6  # -log a and its gradient stay finite
 CHUNK_POSITIONS = 64  # a chunk of the usual sizes then stays in the second-level cache
@@ -52,24 +54,18 @@ class StepLosses(NamedTuple):
     count: Tensor  # (J,) positions with a prediction
 
 
-class TargetLaws(NamedTuple):
-    """The target's laws at P positions, kept as final states so that logits are formed a chunk at a time."""
+class Laws(NamedTuple):
+    """The target's laws at P positions; p is formed a chunk at a time."""
 
-    states: Tensor  # (P, Ht)
-    unembed: Callable[[Tensor], Tensor]  # (C, Ht) -> (C, V)
-    target_ids: Tensor  # (Vd,) of the draft vocabulary
+    states: LawStates
+    output: OutputLayer  # restricted to the draft vocabulary
 
-    def logits(self, rows: slice) -> Tensor:
-        """(C, V) float32 or better."""
-        logits = self.unembed(self.states[rows])
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    def restrict(self, logits: Tensor) -> Tensor:
-        """(C, V) logits -> p on the draft vocabulary, normalised over the whole one: (C, Vd)."""
-        return (logits[:, self.target_ids] - logits.logsumexp(-1, keepdim=True)).exp()
+    def chunk(self, rows: slice) -> Tensor:
+        """p on the draft vocabulary, normalised over the whole one: (C, Vd) float32 or better."""
+        return self.states.law(self.output, rows)
 
 
-def fused_loss(rows: Tensor, weight: Tensor, laws: TargetLaws, scale: Tensor, terms: LossWeights) -> StepLosses:
+def fused_loss(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWeights) -> StepLosses:
     """The losses of every step, memory bounded by a chunk.
 
     rows (P, J, H): normed hidden states, in the dtype to multiply in; weight (Vd, H) of the draft's output layer;
@@ -93,7 +89,7 @@ class _FusedLoss(torch.autograd.Function):
         return grad_rows * grad_total.to(grad_rows.dtype), grad_weight * grad_total, None, None, None
 
 
-def _walk(rows: Tensor, weight: Tensor, laws: TargetLaws, scale: Tensor, terms: LossWeights):
+def _walk(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWeights):
     """Sums over positions, and the gradients of the total for rows and weight."""
     matrix = weight.to(rows.dtype)  # (Vd, H)
     grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
@@ -102,7 +98,7 @@ def _walk(rows: Tensor, weight: Tensor, laws: TargetLaws, scale: Tensor, terms: 
         part = slice(start, start + CHUNK_POSITIONS)
         x = rows[part].flatten(0, 1)  # (C J, H): two dimensions, or matmul copies the matrix for every row
         logits = (x @ matrix.T).unflatten(0, scale[part].shape)  # (C, J, Vd)
-        (loss[part], overlap[part]), grad = _chunk(logits, laws.restrict(laws.logits(part)), scale[part], terms)
+        (loss[part], overlap[part]), grad = _chunk(logits, laws.chunk(part), scale[part], terms)
         grad = grad.flatten(0, 1).to(rows.dtype)  # (C J, Vd)
         torch.mm(grad, matrix, out=grad_rows[part].flatten(0, 1))
         grad_weight += grad.T @ x
@@ -142,9 +138,9 @@ def _combine(cross_entropy: Tensor, p_hat: Tensor, overlap: Tensor, terms: LossW
     return loss
 
 
-def reference_loss(rows: Tensor, weight: Tensor, laws: TargetLaws, scale: Tensor, terms: LossWeights) -> StepLosses:
+def reference_loss(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWeights) -> StepLosses:
     """`fused_loss` written out and left to autograd."""
-    p = laws.restrict(laws.logits(slice(None)))[:, None]  # (P, 1, Vd)
+    p = laws.chunk(slice(None))[:, None]  # (P, 1, Vd)
     p_hat = p / p.sum(-1, keepdim=True)
     log_q = (rows @ weight.to(rows.dtype).T).log_softmax(-1, dtype=p.dtype)  # (P, J, Vd)
     overlap = torch.minimum(log_q.exp(), p).sum(-1).clamp_min(SMALLEST_OVERLAP)  # (P, J)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eagle.training.loss import CHUNK_POSITIONS, TargetLaws
+from eagle.training.loss import CHUNK_POSITIONS, Laws
 
 TREE_WIDTHS = (4, 2, 1)  # the last one goes on
 QUANTITIES = ("overlap", "top1_agrees", "top1", "top4", "tree", "covered")
@@ -54,27 +54,25 @@ class Evaluation:
 
 
 @torch.no_grad()
-def measure(rows: Tensor, weight: Tensor, laws: TargetLaws, exists: Tensor) -> Measurements:
-    """rows (P, J, H) normed, exists (P, J) -> the quantities of every prediction."""
+def measure(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor, target_ids: Tensor) -> Measurements:
+    """rows (P, J, H) normed, exists (P, J), target_ids (Vd,) -> the quantities of every prediction."""
     matrix = weight.to(rows.dtype)
     values = []
     with torch.autocast(rows.device.type, enabled=False):
         for part in torch.arange(rows.shape[0], device=rows.device).split(CHUNK_POSITIONS):
             chunk = slice(int(part[0]), int(part[-1]) + 1)
-            target_logits = laws.logits(chunk)  # (C, V)
-            wanted = target_logits.argmax(-1)  # (C,)
-            p = laws.restrict(target_logits)  # (C, Vd)
-            values.append(_measure_chunk(rows[chunk] @ matrix.T, p, wanted, laws.target_ids))
+            hits = target_ids[None] == laws.states.best[chunk, None]  # (C, Vd)
+            values.append(_measure_chunk(rows[chunk] @ matrix.T, laws.chunk(chunk), hits))
     return Measurements(torch.cat(values), exists)
 
 
-def _measure_chunk(logits: Tensor, p: Tensor, wanted: Tensor, target_ids: Tensor) -> Tensor:
-    """logits (C, J, Vd), p (C, Vd), wanted (C,) the target's best token -> (C, J, Q)."""
+def _measure_chunk(logits: Tensor, p: Tensor, hits: Tensor) -> Tensor:
+    """logits (C, J, Vd), p (C, Vd), hits (C, Vd) bool: the target's best token -> (C, J, Q)."""
     q = logits.softmax(-1, dtype=p.dtype)  # (C, J, Vd)
     p = p[:, None].expand_as(q)
     best = q.topk(min(4, q.shape[-1])).indices  # (C, J, 4)
     mass = p.gather(-1, best).cumsum(-1)  # (C, J, 4): on the best 1, 2, 3, 4
-    agrees = target_ids[best[..., 0]] == wanted[:, None]  # (C, J)
+    agrees = hits.gather(-1, best[..., 0])  # (C, J)
     widths = [min(_tree_width(step), mass.shape[-1]) - 1 for step in range(q.shape[1])]
     tree = torch.stack([mass[:, step, width] for step, width in enumerate(widths)], dim=1)  # (C, J)
     overlap = torch.minimum(p, q).sum(-1)

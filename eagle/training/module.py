@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from eagle.draft import DraftHead
 from eagle.training.config import TrainConfig
-from eagle.training.loss import StepLosses, TargetLaws, fused_loss
+from eagle.training.facts import OutputLayer
+from eagle.training.loss import Laws, StepLosses, fused_loss
 from eagle.training.metrics import Measurements, measure
 from eagle.training.signals import Signals
 from eagle.training.steps import rows_for, unroll
@@ -19,10 +20,10 @@ from eagle.training.steps import rows_for, unroll
 class TrainingTest(nn.Module):
     """`head` unrolled over the configured steps."""
 
-    def __init__(self, head: DraftHead, config: TrainConfig, unembed):
+    def __init__(self, head: DraftHead, config: TrainConfig, output: OutputLayer):
         super().__init__()
         self.head = head
-        self._config, self._unembed = config, unembed
+        self._config, self._output = config, output.restricted(head.vocabulary.target_ids)
         self._matmul_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
 
     def forward(self, signals: Signals, at: Tensor, measure_only: bool = False) -> StepLosses | Measurements:
@@ -37,8 +38,8 @@ class TrainingTest(nn.Module):
         )
         rows, exists = rows_for(outputs, at)  # (P, J, H), (P, J)
         rows = self.head.norm(rows).to(self._matmul_dtype)
-        laws = TargetLaws(signals.states, self._unembed, self.head.vocabulary.target_ids)
+        laws = Laws(signals.laws, self._output)
         if measure_only:
-            return measure(rows, self.head.lm_head.weight, laws, exists)
+            return measure(rows, self.head.lm_head.weight, laws, exists, self.head.vocabulary.target_ids)
         decay = torch.tensor(config.decay, device=rows.device)  # (J,)
         return fused_loss(rows, self.head.lm_head.weight, laws, exists * decay, config.loss_weights)

@@ -1,7 +1,8 @@
 """From a configuration to a trained head: what `scripts/train.py` calls."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,15 +15,24 @@ from eagle.loading import load_target
 from eagle.target import Target
 from eagle.training.batches import Example, fingerprint, read_examples, split_held_out
 from eagle.training.config import TrainConfig
+from eagle.training.facts import FACTS, TargetFacts
 from eagle.training.initialise import new_head
 from eagle.training.metrics import Evaluation
-from eagle.training.signals import OnlineSignals
+from eagle.training.signals import OnlineSignals, SignalSource
 from eagle.training.states import check_same_run
+from eagle.training.store import FeatureStore, StoredSignals, store_bytes
 from eagle.training.trainer import Trainer
 from eagle.training.vocabulary import build_vocabulary, load_vocabulary
 from eagle.vocab import DraftVocabulary
 
-MAY_CHANGE = ("evaluate_every", "save_every", "keep_states", "log_every")  # between start and resume
+MAY_CHANGE = (
+    "features",
+    "fill_features",
+    "evaluate_every",
+    "save_every",
+    "keep_states",
+    "log_every",
+)  # between start and resume
 
 
 def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evaluation:
@@ -30,13 +40,18 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
     accelerator = accelerator or make_accelerator(config)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    target = load_target(config.target, getattr(torch, config.target_dtype), accelerator.device)
-    examples, held_out = load_examples(config, target, accelerator)
+    target = None
+    if config.features is None or config.fill_features:
+        target = load_target(config.target, getattr(torch, config.target_dtype), accelerator.device)
+    facts = load_facts(config, target).to(accelerator.device)
+    with accelerator.main_process_first():  # the data may grow: others must not see less than the first
+        examples, held_out = load_examples(config, facts, accelerator)
     if accelerator.is_main_process:
-        check_same_run(output, describe(config, target, examples, held_out))
+        check_same_run(output, describe(config, facts, examples, held_out))
     accelerator.wait_for_everyone()
-    head = make_head(config, target, examples)
-    trainer = Trainer(config, head, OnlineSignals(target), examples, held_out, accelerator)
+    head = make_head(config, facts, target, examples).to(accelerator.device)
+    signals = make_signals(config, facts, target, [*examples, *held_out], accelerator)
+    trainer = Trainer(config, head, signals, facts.output_layer, examples, held_out, accelerator)
     tokens, parameters = sum(map(len, examples)), sum(p.numel() for p in head.parameters())
     accelerator.print(
         f"{len(examples)} conversations, {tokens / 1e6:.2f} M tokens; {len(held_out)} held out; {trainer.num_steps} "
@@ -45,36 +60,93 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
     return trainer.run()
 
 
+def load_facts(config: TrainConfig, target: Target | None) -> TargetFacts:
+    """From the target, or from the stored features. Raises ValueError when both are there and differ."""
+    stored = None
+    if config.features is not None and (Path(config.features) / FACTS).is_file():
+        stored = TargetFacts.load(Path(config.features))
+    if target is None:
+        if stored is None:
+            raise ValueError(f"features {config.features} holds none: write them with scripts/write_features.py")
+        return stored
+    facts = TargetFacts.of(target)
+    if stored is not None and stored.sizes != facts.sizes:
+        raise ValueError(
+            f"features {config.features} are of {stored.sizes.name}, not {target.name}: use another directory"
+        )
+    return facts
+
+
+def make_signals(
+    config: TrainConfig,
+    facts: TargetFacts,
+    target: Target | None,
+    examples: Sequence[Example],
+    accelerator: Accelerator,
+) -> SignalSource:
+    """Online, stored, or stored as they come."""
+    online = None if target is None else OnlineSignals(target, facts.output_layer)
+    if config.features is None:
+        assert online is not None
+        return online
+    if online is not None and accelerator.is_main_process:
+        prepare_store(Path(config.features), facts, examples, accelerator.print)
+    accelerator.wait_for_everyone()
+    store = FeatureStore(config.features, writer=accelerator.process_index)
+    return StoredSignals(store, facts, {example.id: example for example in examples}, online)
+
+
+def prepare_store(directory: Path, facts: TargetFacts, examples: Sequence[Example], say: Callable[[str], None]) -> None:
+    """Make the directory and say how much it will hold. Raises ValueError when the disk has no room for it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    done = FeatureStore(directory)
+    missing = [example for example in examples if example.id not in done]
+    needed, free = store_bytes(missing, facts), shutil.disk_usage(directory).free
+    say(f"features of {len(missing)} conversations will take {needed / 1e9:.2f} GB in {directory}")
+    if needed > free:
+        raise ValueError(
+            f"{directory} has {free / 1e9:.2f} GB left, {needed / 1e9:.2f} are needed: choose another disk"
+        )
+    if not (directory / FACTS).is_file():
+        facts.save(directory)
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """One process or as many as `accelerate launch` started."""
     return Accelerator(mixed_precision=config.precision, step_scheduler_with_optimizer=False)
 
 
-def load_examples(config: TrainConfig, target: Target, accelerator: Accelerator) -> tuple[list[Example], list[Example]]:
+def load_examples(
+    config: TrainConfig, facts: TargetFacts, accelerator: Accelerator
+) -> tuple[list[Example], list[Example]]:
     """Training and held-out conversations, those of the first start when the run is resumed.
 
     Files that grow while a run trains are no trouble: conversations that came later are left out, with a message.
     """
-    limit = min(config.max_length, target.context_limit)
-    examples, skipped = read_examples(config.data, limit, target.vocab_size)
-    for reason, count in skipped.items():
-        accelerator.print(f"skipped {count} conversations: {reason}")
+    limit = min(config.max_length, facts.sizes.context_limit)
+    if config.data is None:
+        stored = [example.first(limit) for example in FeatureStore(str(config.features)).examples()]
+        examples = [example for example in stored if example.loss_mask.any()]
+    else:
+        examples, skipped = read_examples(config.data, limit, facts.sizes.vocab_size)
+        for reason, count in skipped.items():
+            accelerator.print(f"skipped {count} conversations: {reason}")
     examples = frozen(Path(config.output) / "conversations.json", examples, accelerator)
     if config.held_out_data is None:
         return split_held_out(examples, config.num_held_out)
-    held_out, _ = read_examples(config.held_out_data, limit, target.vocab_size)
+    held_out, _ = read_examples(config.held_out_data, limit, facts.sizes.vocab_size)
+    held_out = held_out[: config.num_held_out]
     known = {example.id for example in held_out}
-    return [e for e in examples if e.id not in known], held_out[: config.num_held_out]
+    return [example for example in examples if example.id not in known], held_out
 
 
 def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) -> list[Example]:
-    """The conversations whose ids `path` lists, in its order; on the first start it is written.
+    """The conversations whose ids `path` lists, in its order; on the first start the main process writes it.
 
     Raises ValueError when some are no longer there.
     """
     if accelerator.is_main_process and not path.is_file():
         write_json(path, [example.id for example in examples])
-    accelerator.wait_for_everyone()
     wanted, found = json.loads(path.read_text(encoding="utf-8")), {example.id: example for example in examples}
     if lost := [name for name in wanted if name not in found]:
         raise ValueError(f"{len(lost)} conversations this run started with are gone, as {lost[0]}: restore the data")
@@ -83,31 +155,38 @@ def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) ->
     return [found[name] for name in wanted]
 
 
-def make_head(config: TrainConfig, target: Target, examples: Sequence[Example]) -> DraftHead:
+def make_head(config: TrainConfig, facts: TargetFacts, target: Target | None, examples: Sequence[Example]) -> DraftHead:
     """A new head, or the one to go on from, with float32 master weights."""
-    if config.initial_head is not None:
-        return load_head(config.initial_head, target, torch.float32).train()
-    return new_head(config, target, draft_vocabulary(config, target, examples)).to(target.device)
+    if config.initial_head is None:
+        return new_head(config, facts, draft_vocabulary(config, facts, examples))
+    head = load_head(config.initial_head, target, torch.float32).train()
+    found, wanted = (
+        (head.config.target_hidden_size, head.config.vocab_size),
+        (facts.sizes.hidden_size, facts.sizes.vocab_size),
+    )
+    if found != wanted:
+        raise ValueError(f"initial_head is for a target with (hidden, vocabulary) sizes {found}, this one has {wanted}")
+    return head
 
 
-def draft_vocabulary(config: TrainConfig, target: Target, examples: Sequence[Example]) -> DraftVocabulary:
+def draft_vocabulary(config: TrainConfig, facts: TargetFacts, examples: Sequence[Example]) -> DraftVocabulary:
     """The stored vocabulary, or the most frequent tokens of the training conversations' answers."""
+    sizes = facts.sizes
     if config.vocabulary is not None:
-        vocabulary, _ = load_vocabulary(Path(config.vocabulary), target.name, target.vocab_size)
-        return vocabulary
+        return load_vocabulary(Path(config.vocabulary), sizes.name, sizes.vocab_size)[0]
     answers = torch.cat([example.ids[example.loss_mask] for example in examples]).long()
-    counts = torch.bincount(answers, minlength=target.vocab_size)  # (V,)
-    return build_vocabulary(counts, config.draft_vocab_size, always=target.end_token_ids)
+    counts = torch.bincount(answers, minlength=sizes.vocab_size)  # (V,)
+    return build_vocabulary(counts, config.draft_vocab_size, always=sizes.end_token_ids)
 
 
 def describe(
-    config: TrainConfig, target: Target, examples: Sequence[Example], held_out: Sequence[Example]
+    config: TrainConfig, facts: TargetFacts, examples: Sequence[Example], held_out: Sequence[Example]
 ) -> dict[str, object]:
     """What must be the same when a run is resumed."""
     settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
     return {
         **settings,
-        "target_name": target.name,
+        "target_name": facts.sizes.name,
         "data_sha256": fingerprint(examples),
         "held_out_sha256": fingerprint(held_out),
     }

@@ -1,9 +1,9 @@
 """What the target tells about a batch: features, embeddings, and its laws where a loss is formed.
 
-`OnlineSignals` runs the target beside the head; `eagle.training.offline` reads what was written before. Both hand out
-unshifted tensors: shifting has one home, `eagle.training.steps`.
+`OnlineSignals` runs the target beside the head; `eagle.training.store` keeps what it found and reads it again. Both
+hand out unshifted tensors: shifting has one home, `eagle.training.steps`.
 
-Letters: B batch, T positions, H target hidden size, P positions with a loss.
+Letters: B batch, T positions, H target hidden size, P positions with a loss, Vd draft vocabulary.
 """
 
 from typing import NamedTuple, Protocol
@@ -13,48 +13,43 @@ from torch import Tensor
 
 from eagle.target import Target
 from eagle.training.batches import Batch
+from eagle.training.facts import OutputLayer
+
+
+class LawStates(NamedTuple):
+    """The target's laws at P positions, as small as they can be kept."""
+
+    states: Tensor  # (P, H) final states; the output layer turns them into logits
+    log_normaliser: Tensor  # (P,) float32, log of the sum of exponentials over the whole vocabulary
+    best: Tensor  # (P,) the most probable token
+
+    def law(self, output: OutputLayer, rows: slice) -> Tensor:
+        """p on the tokens of a restricted output layer, normalised over the whole vocabulary: (C, Vd)."""
+        logits = output(self.states[rows])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.sub_(self.log_normaliser[rows, None]).exp_()
 
 
 class Signals(NamedTuple):
     features: Tensor  # (B, T, 3H)
     embeddings: Tensor  # (B, T, H)
-    states: Tensor  # (P, H) final states of the target at the positions asked for; `unembed` gives their logits
+    laws: LawStates  # at the positions asked for
 
 
 class SignalSource(Protocol):
     def read(self, batch: Batch, at: Tensor) -> Signals:
-        """Signals of a batch, with final states at the positions `at` (B, T) bool."""
-        ...
-
-    def unembed(self, states: Tensor) -> Tensor:
-        """Final states (..., H) -> the target's logits (..., V)."""
+        """Signals of a batch, with laws at the positions `at` (B, T) bool."""
         ...
 
 
 class OnlineSignals:
-    """The target in the loop, in its own dtype and on its own device. Raises ValueError for unusual output layers."""
+    """The target in the loop, in its own dtype and on its own device."""
 
-    def __init__(self, target: Target):
-        self._target = target
-        check_unembed(target)
+    def __init__(self, target: Target, output: OutputLayer):
+        self._target, self._output = target, output
 
     @torch.no_grad()
     def read(self, batch: Batch, at: Tensor) -> Signals:
         features, states = self._target.read_states(batch.ids)
-        return Signals(features, self._target.embed(batch.ids), states[at])
-
-    def unembed(self, states: Tensor) -> Tensor:
-        return self._target.unembed(states)
-
-
-def check_unembed(target: Target) -> None:
-    """Raises ValueError when the model does more to its logits than `Target.unembed` knows."""
-    ids = torch.arange(min(8, target.vocab_size), device=target.device)[None]
-    _, states = target.read_states(ids)
-    ours, theirs = target.unembed(states).float(), target.read(ids).logits.float()
-    if not torch.allclose(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max())):
-        difference = float((ours - theirs).abs().max())
-        raise ValueError(
-            f"{target.name} changes its logits after the output layer (by up to {difference:.3g}): "
-            "teach eagle.target.Target.unembed this architecture before training a head for it"
-        )
+        states = states[at]  # (P, H)
+        return Signals(features, self._target.embed(batch.ids), LawStates(states, *self._output.summary(states)))

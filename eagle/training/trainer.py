@@ -18,6 +18,7 @@ from eagle.checkpoint import save_head
 from eagle.draft import DraftHead
 from eagle.training.batches import Batch, Example, collate, plan_epoch
 from eagle.training.config import TrainConfig
+from eagle.training.facts import OutputLayer
 from eagle.training.log import RunLog
 from eagle.training.loss import StepLosses
 from eagle.training.metrics import Evaluation, EvaluationSums
@@ -60,13 +61,14 @@ def choose_positions(batch: Batch, fraction: float, seed: int) -> Tensor:
 
 
 class Trainer:
-    """Trains `head` with `signals` of the target; `run` returns the last evaluation."""
+    """Trains `head` with `signals` of the target and its `output` layer; `run` returns the last evaluation."""
 
     def __init__(
         self,
         config: TrainConfig,
         head: DraftHead,
         signals: SignalSource,
+        output: OutputLayer,
         examples: Sequence[Example],
         held_out: Sequence[Example],
         accelerator: Accelerator,
@@ -75,7 +77,7 @@ class Trainer:
         self._signals, self._examples, self._held_out = signals, examples, held_out
         self._output = Path(config.output)
         self._plan = plan_steps(config, [len(example) for example in examples])
-        module = TrainingTest(head, config, signals.unembed)
+        module = TrainingTest(head, config, output)
         betas = (ADAM_BETA1, config.adam_beta2)
         optimizer = torch.optim.AdamW(module.parameters(), betas=betas, weight_decay=config.weight_decay)
         self._module, self._optimizer = accelerator.prepare(module, optimizer)
@@ -122,7 +124,8 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._account(log, sums, count, batches, rate, float(norm), time.perf_counter() - started)
+        planned = [rows for _, rows in mine]
+        self._account(log, sums, count, planned, rate, float(norm), time.perf_counter() - started)
 
     def _positions(self, batch: Batch, index: int) -> tuple[Batch, Tensor]:
         batch = batch.to(self.accelerator.device)
@@ -152,10 +155,10 @@ class Trainer:
         noise = torch.empty_like(signals.features).uniform_(-1, 1, generator=generator)
         return signals._replace(features=signals.features + self.config.feature_noise * noise)
 
-    def _account(self, log: RunLog, sums, count, batches, rate, norm, elapsed_s: float) -> None:
+    def _account(self, log: RunLog, sums, count, planned, rate, norm, elapsed_s: float) -> None:
         """Move on by a step and, at intervals, write down how it went."""
         progress = self.progress
-        tokens = self._total(sum(len(self._examples[row]) for batch, _ in batches for row in batch.rows))
+        tokens = self._total(sum(len(self._examples[row]) for rows in planned for row in rows))
         progress.step += 1
         progress.tokens_seen += int(tokens)
         progress.loss_tokens_seen += int(count)
