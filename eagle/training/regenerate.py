@@ -3,6 +3,10 @@
 A head is only useful on text that its target would write, so the answers of the training conversations are replaced by
 the target's own. A fixed number of slots advances together, one token a step; a slot whose conversation ended takes
 the next one from the queue. Every conversation has its own generator, so its draws do not depend on its neighbours.
+
+SmolLM2-135M in bf16 on two Zen 4 cores, 96 slots of answers up to 250 tokens: 450 tokens a second in steps, 380 with
+the prompts read (stock ``generate``: 195). On a busy machine use a process a core with one thread each: two threads
+wait for each other at every operation, and one that lost its core stops both.
 """
 
 from collections.abc import Iterable, Iterator
