@@ -145,7 +145,9 @@ def _check_proposals(tree: DraftTree) -> None:
 
 def _check_positive(tree: DraftTree, drawn: list[int]) -> None:
     parents, tokens = [tree.parent_list[c] for c in drawn], [tree.token_list[c] for c in drawn]
-    for child, parent, token, prob in zip(drawn, parents, tokens, tree.draft_probs[parents, tokens].tolist(), strict=True):
+    for child, parent, token, prob in zip(
+        drawn, parents, tokens, tree.draft_probs[parents, tokens].tolist(), strict=True
+    ):
         if prob <= 0:
             raise ValueError(
                 f"node {child} is sampled with token {token}, to which draft_probs[{parent}] gives {prob}: "

@@ -127,7 +127,9 @@ def _emissions(
     """What one round emits on one tree, with probabilities: the accepted path and the token after it."""
     if method == "naive":
         if not isinstance(drafting, Drafting):
-            raise ValueError("method 'naive' resamples with the draft model: pass a `Drafting`, e.g. chain(draft, depth)")
+            raise ValueError(
+                "method 'naive' resamples with the draft model: pass a `Drafting`, e.g. chain(draft, depth)"
+            )
         yield from naive.emissions(tree, rows, target, drafting.draft, prefix)
         return
     law = methods.law(tree, rows, method)

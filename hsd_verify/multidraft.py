@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law
@@ -71,9 +71,9 @@ def _scan(now: _Commitment, path: list[int], tree: DraftTree, target_probs: Tens
 def _weigh(
     now: _Commitment, path: list[int], tree: DraftTree, target_probs: Tensor
 ) -> Iterator[tuple[int, float, Tensor]]:
-    """Each node of a path with the probability to stop there and the law wanted after it; the first one is committed."""
+    """Each node of a path, the probability to stop there and the law wanted after it; the first is committed already."""
     weight, target = 1.0, now.target
-    for node, child in zip(path, path[1:], strict=False):
+    for node, child in pairwise(path):
         draft, token = tree.draft_probs[node], tree.token_list[child]
         left = (target * weight).sub_(draft).relu_()  # (V,)
         excess = float(left.sum())
@@ -83,4 +83,3 @@ def _weigh(
         weight = min(1.0, weight * ratio) if whole > 0 else 1.0  # whole = 0: p = q, accepted for sure
         target = target_probs[child]
     yield path[-1], weight, target
-

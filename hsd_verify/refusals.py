@@ -11,7 +11,9 @@ def require_chain(tree: DraftTree, method: str) -> None:
     """Raise `ValueError` unless the tree is one sampled path."""
     for node, children in enumerate(tree.children):
         if len(children) > 1:
-            raise ValueError(f"method {method!r} verifies one path, node {node} has {len(children)} children: {EVERY_TREE}")
+            raise ValueError(
+                f"method {method!r} verifies one path, node {node} has {len(children)} children: {EVERY_TREE}"
+            )
     _require_all_sampled(tree, method)
 
 

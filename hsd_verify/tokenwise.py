@@ -33,7 +33,7 @@ def tokenwise_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
 
 
 def _stops(tree: DraftTree, accept: list[float]) -> list[float]:
-    """Probability of stopping at each node, from that of accepting each child once its earlier siblings are rejected."""
+    """Probability of stopping at each node, given that of accepting each child after its earlier siblings."""
     stop = [1.0] * tree.num_nodes  # first the probability of getting to the node
     for node, children in enumerate(tree.children):
         for child in children:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hsd_verify import checks
 
-
 PADDING = -2  # parent of an entry that only fills a batch
 
 
@@ -36,7 +35,6 @@ class Family:
     placed: Tensor  # (n, M) deterministic children, padded with 0
     placed_tokens: Tensor  # (n, M) their tokens, padded with 0
     placed_mask: Tensor  # (n, M) bool: a real child, and the first placed one with its token
-
 
     def rows_of(self, probs: Tensor, num: int | None = None) -> Tensor:
         """Rows of probs (N, V) at the first `num` nodes (all by default), (num, V); a view where possible."""
@@ -196,4 +194,6 @@ def _pad(rows: Sequence[list[int]]) -> list[list[int]]:
 
 def _first_of_token(siblings: list[int], tokens: list[int]) -> list[bool]:
     """Which entries are children whose token no earlier sibling has: the only ones that can be accepted."""
-    return [child != 0 and token not in tokens[:j] for j, (child, token) in enumerate(zip(siblings, tokens, strict=True))]
+    return [
+        child != 0 and token not in tokens[:j] for j, (child, token) in enumerate(zip(siblings, tokens, strict=True))
+    ]

@@ -56,7 +56,7 @@ def _descend_probs(tree: DraftTree, target_probs: Tensor) -> list[float]:
 
 
 def _snap(mass: float, dtype: torch.dtype) -> float:
-    """Mass left beside the children; 0 below the rounding of a sum over the vocabulary, so empty residuals never fire."""
+    """Mass left beside the children; 0 below the rounding of a sum over V, so that empty residuals never fire."""
     return mass if mass > 16 * torch.finfo(dtype).eps else 0.0
 
 

@@ -2,7 +2,7 @@
 
     python scripts/benchmark_verify.py --nodes 32 --vocab 49152 --threads 1                 # the target of the project
     python scripts/benchmark_verify.py --nodes 8 32 64 --vocab 32768 49152 128256 --threads 1    # the whole table
-    python scripts/benchmark_verify.py --nodes 32 --vocab 49152 --forward                   # and one SmolLM2-sized forward
+    python scripts/benchmark_verify.py --forward    # and one SmolLM2-sized forward
 
 Letters: N nodes including the root, V vocabulary.
 
@@ -148,7 +148,10 @@ def time_case(shape: str, num_nodes: int, vocab: int, config: Config) -> dict[st
     """Times in ms of building the tree, every method, the EAGLE loop and the plain reference."""
     case = make_case(shape, num_nodes, vocab, config.seed)
     tree, generator = case.build(), torch.Generator().manual_seed(config.seed)
-    candidates = {"build": lambda: case.build().families, "eagle": lambda: eagle_loop(tree, case.target_probs, generator)}
+    candidates = {
+        "build": lambda: case.build().families,
+        "eagle": lambda: eagle_loop(tree, case.target_probs, generator),
+    }
     for method in METHODS_BY_TREE[shape]:
         candidates[method] = lambda m=method: hsd_verify.verify(tree, case.target_probs, m, generator)
     times = median_ms(candidates, config.rounds)
@@ -184,7 +187,9 @@ def report(config: Config) -> None:
                 times = time_case(shape, num_nodes, vocab, config)
                 print(f"N={num_nodes} V={vocab} {shape}: " + "  ".join(f"{k} {v:.2f} ms" for k, v in times.items()))
                 against = {name: times[name] / times["hsd"] for name in ("reference", "eagle")}
-                print("    hsd is faster by " + ", ".join(f"{ratio:.1f}x than {name}" for name, ratio in against.items()))
+                print(
+                    "    hsd is faster by " + ", ".join(f"{ratio:.1f}x than {name}" for name, ratio in against.items())
+                )
         if config.forward:
             print(f"N={num_nodes}: SmolLM2-135M-sized forward in bf16 {forward_ms(num_nodes, config.rounds):.1f} ms")
 

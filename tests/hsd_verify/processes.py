@@ -5,9 +5,8 @@ Letters: V vocabulary.
 
 from __future__ import annotations
 
-from models import fixed_model, random_model
-
 from hsd_verify import enumerate as exact
+from tests.hsd_verify.models import fixed_model, random_model
 
 PROCESSES = {
     "chain": lambda draft: exact.chain(draft, 3),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from trees import outcome, random_case
 
 import hsd_verify
 from hsd_verify.draw import draw_at, draw_index
+from tests.hsd_verify.trees import outcome, random_case
 
 ALMOST_ONE = 1 - 2**-53  # the largest double below 1
 

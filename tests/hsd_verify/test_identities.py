@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import random_model
-from processes import LAWS, PROCESSES
 
 import hsd_verify
 from hsd_verify import enumerate as exact
 from hsd_verify.reference import reference_law
+from tests.hsd_verify.models import random_model
+from tests.hsd_verify.processes import LAWS, PROCESSES
 
 EXACT = 1e-12
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import fixed_model, random_model, warped_model
-from processes import APPLIES, LAWS, PROCESSES
 
 from hsd_verify import METHODS
 from hsd_verify import enumerate as exact
+from tests.hsd_verify.models import fixed_model, random_model, warped_model
+from tests.hsd_verify.processes import APPLIES, LAWS, PROCESSES
 
 EXACT = 1e-12
 

@@ -6,14 +6,15 @@ They live here and nowhere else. Total variation of 1e-3 is a thousand million t
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import pytest
 import torch
-from models import random_model
 
 from hsd_verify import enumerate as exact
 from hsd_verify.chain import hierarchical_law
 from hsd_verify.outcome import law_from_fire
+from tests.hsd_verify.models import random_model
 
 CAUGHT = 1e-3
 
@@ -115,7 +116,7 @@ def two_paths(tree, rows, carry):
 def scan(tree, rows, path, target, weight):
     """Backward scan of a path from a committed node: (node, probability, its weight, law wanted there)."""
     steps = []
-    for node, child in zip(path, path[1:], strict=False):
+    for node, child in pairwise(path):
         draft, token = tree.draft_probs[node], tree.token_list[child]
         left = (weight * target - draft).clamp(min=0)
         excess = float(left.sum())

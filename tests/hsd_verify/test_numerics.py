@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from trees import outcome, random_case
 
 import hsd_verify
+from tests.hsd_verify.trees import outcome, random_case
 
 # Sums over 128,256 float32 numbers are good to about 1e-6, and a law is a product of a few such ratios: measured
 # distances are near 2e-7, so 1e-5 leaves room for other trees without hiding an error in a formula.

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import outcome, random_case
 
 import hsd_verify
+from tests.hsd_verify.trees import outcome, random_case
 
 EVERY_TREE = ["walk", "tokenwise", "hsd"]
 EXACT = 1e-12  # float64 rounding of a few dozen operations, with room to spare
