@@ -1,72 +1,72 @@
 """The configuration of a training run: one flag = one field = one YAML key."""
 
+import argparse
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eagle.training.loss import LossWeights
+from eagle.training.options import build, option, read_yaml
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything a run depends on; checked at construction, ValueError names the field, its value and the limit."""
 
-    output: str  # directory: best/ and last/ hold ready heads, states/ what resuming needs
-    data: str | None = (
-        None  # prepared conversations: a file, or a directory of conversations*.jsonl; none: those stored
-    )
+    output: str = option("runs/head", "directory: best/ and last/ hold ready heads, states/ what resuming needs")
+    data: str | None = option(None, "prepared conversations, a file or a directory; none: those with stored features")
+    prepare: str | None = option(None, "a file of configs/data that makes the data when it is not there yet")
 
-    target: str | None = None  # directory or Hugging Face id; none: the embedded SmolLM2
-    target_dtype: str = "bfloat16"
-    features: str | None = None  # directory of stored features; none: the target runs beside the head
-    fill_features: bool = False  # run the target for what is not stored yet, and store it: later epochs only read
+    target: str | None = option(None, "a model of the hub, a directory or a .gguf file; none: the packaged SmolLM2")
+    target_dtype: str = option("bfloat16", "of the target's weights")
+    features: str | None = option(None, "directory of stored features; none: the target runs beside the head")
+    fill_features: bool = option(False, "run the target for what is not stored yet and store it: later epochs read")
 
-    vocabulary: str | None = None  # a stored draft vocabulary; none: counted from the data
-    draft_vocab_size: int = 8192
-    intermediate_size: int | None = None  # none: the target's, like the three below
-    num_attention_heads: int | None = None
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    initial_head: str | None = None  # go on from this head's weights (a second stage); its vocabulary is kept
-    init_lm_head: str = "target"  # target: the rows of its output layer; random
-    init_norms: str = "target"  # target: its final norm, and its last layer's; ones
-    init_mlp: str = "target"  # target: its last layer's; random
-    init_fc: str = "high"  # hidden state = the high feature; average: of the three; random
+    vocabulary: str | None = option(None, "a stored draft vocabulary; none: the data's most frequent answer tokens")
+    draft_vocab_size: int = option(8192, "how many of them")
+    intermediate_size: int | None = option(None, "of the head; none: the target's")
+    num_attention_heads: int | None = option(None, "of the head; none: the target's")
+    num_key_value_heads: int | None = option(None, "of the head; none: the target's")
+    head_dim: int | None = option(None, "of the head; none: the target's")
+    initial_head: str | None = option(None, "start from this head's weights and vocabulary: a second stage")
+    init_lm_head: str = option("target", "'target': the rows of its output layer, or 'random'")
+    init_norms: str = option("target", "'target': its final norm and its last layer's, or 'ones'")
+    init_mlp: str = option("target", "'target': its last layer's, or 'random'")
+    init_fc: str = option("high", "hidden state = 'high' feature, 'average' of the three, or 'random'")
 
-    num_steps: int = 4  # of the training-time test
-    step_decay: float = 0.8  # step j weighs step_decay ** j
-    loss_cross_entropy: float = 1.0
-    loss_kl: float = 0.0
-    loss_total_variation: float = 0.0
-    loss_log_overlap: float = 0.0
-    loss_fraction: float = 1.0  # of the loss positions, chosen at random, that are used: saves output layers
-    feature_noise: float = 0.0  # uniform noise of this half width on the features
+    num_steps: int = option(4, "J, draft steps of the training-time test")
+    step_decay: float = option(0.8, "step j weighs step_decay ** j")
+    loss_cross_entropy: float = option(1.0, "weight of the soft cross-entropy on the draft vocabulary")
+    loss_kl: float = option(0.0, "weight of the KL divergence there")
+    loss_total_variation: float = option(0.0, "weight of 1 - overlap")
+    loss_log_overlap: float = option(0.0, "weight of -log overlap")
+    loss_fraction: float = option(1.0, "share of the loss positions to use, chosen at random: saves output layers")
+    feature_noise: float = option(0.0, "half width of uniform noise on the features")
 
-    max_length: int = 1024  # longer conversations are cut
-    tokens_per_batch: int = 4096  # of one forward, padding included
-    batches_per_step: int = 1  # forwards behind one optimizer step, over all processes together
-    num_epochs: float = 1.0
-    max_steps: int | None = None  # stop earlier; the schedule ends there
-    seed: int = 0
+    max_length: int = option(1024, "tokens; longer conversations are cut")
+    tokens_per_batch: int = option(4096, "of one forward, padding included")
+    batches_per_step: int = option(1, "forwards behind one optimizer step, over all processes together")
+    num_epochs: float = option(1.0, "passes over the data, fractions too")
+    max_steps: int | None = option(None, "stop after so many optimizer steps; the schedule ends there")
+    seed: int = option(0, "decides order, random weights and chosen positions")
 
-    learning_rate: float = 5e-4
-    final_learning_rate: float = 0.1  # as a fraction, at the end of the cosine
-    warmup_steps: int = 50
-    weight_decay: float = 0.0
-    adam_beta2: float = 0.95
-    clip_norm: float = 0.5
-    precision: str = "bf16"  # of the head's products; master weights stay float32. no: float32
-    gradient_checkpointing: bool = False
+    learning_rate: float = option(5e-4, "at its peak")
+    final_learning_rate: float = option(0.1, "at the end of the cosine, as a share of the peak")
+    warmup_steps: int = option(50, "optimizer steps of linear warm-up")
+    weight_decay: float = option(0.0, "AdamW's")
+    adam_beta2: float = option(0.95, "AdamW's; its beta1 is 0.9")
+    clip_norm: float = option(0.5, "largest gradient norm")
+    precision: str = option("bf16", "of the head's products, or 'no' for float32; master weights stay float32")
+    gradient_checkpointing: bool = option(False, "compute every step again in the backward pass: less memory, slower")
 
-    num_held_out: int = 64  # conversations kept out of training and used for the evaluations
-    held_out_data: str | None = None  # take them from here instead
-    evaluate_every: int = 200  # optimizer steps
-    save_every: int = 200
-    keep_states: int = 2
-    log_every: int = 10
+    num_held_out: int = option(64, "conversations kept out of training, for the evaluations")
+    held_out_data: str | None = option(None, "take them from here instead")
+    evaluate_every: int = option(200, "optimizer steps")
+    save_every: int = option(200, "optimizer steps; writes last/ and a state")
+    keep_states: int = option(2, "newest states to keep")
+    log_every: int = option(10, "optimizer steps")
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -137,14 +137,20 @@ def _check_ranges(config: TrainConfig) -> None:
         )
 
 
-def read_config(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """A YAML file with `overrides` put over it. Raises ValueError for keys that do not exist, listing those that do."""
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    values |= overrides or {}
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    if unknown := sorted(values.keys() - set(names)):
-        raise ValueError(f"{path}: unknown keys {', '.join(unknown)}; there are {', '.join(names)}")
-    required = [f.name for f in dataclasses.fields(TrainConfig) if f.default is dataclasses.MISSING]
-    if missing := [name for name in required if name not in values]:
-        raise ValueError(f"{path}: keys {', '.join(missing)} are missing; give them in the file or as flags")
-    return TrainConfig(**values)
+def read_config(path: str | Path, flags: dict[str, Any] | None = None) -> TrainConfig:
+    """A YAML file with `flags` put over it. Raises ValueError for keys that do not exist, listing those that do."""
+    return build(TrainConfig, {**read_yaml(Path(path)), **(flags or {})})
+
+
+def parse_config(description: str, argv: Sequence[str] | None = None, **fixed: Any) -> TrainConfig:
+    """The command line: a YAML file, flags over it, `fixed` over both."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="a YAML file of configs/train")
+    for field in dataclasses.fields(TrainConfig):
+        text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
+        parser.add_argument("--" + field.name.replace("_", "-"), default=argparse.SUPPRESS, help=text)
+    flags = vars(parser.parse_args(argv))
+    try:
+        return read_config(flags.pop("config"), {**flags, **fixed})
+    except (ValueError, OSError) as error:
+        parser.error(str(error))

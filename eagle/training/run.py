@@ -3,23 +3,30 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from rich.progress import track
 
 from eagle.checkpoint import load_head, write_json
 from eagle.draft import DraftHead
 from eagle.loading import load_target
 from eagle.target import Target
-from eagle.training.batches import Example, fingerprint, read_examples, split_held_out
+from eagle.training.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
 from eagle.training.config import TrainConfig
 from eagle.training.facts import FACTS, TargetFacts
 from eagle.training.initialise import new_head
 from eagle.training.metrics import Evaluation
+from eagle.training.options import load
+from eagle.training.plots import draw_plots
+from eagle.training.prepare import prepare
+from eagle.training.setting import Setting
+from eagle.training.settings import PrepareConfig
 from eagle.training.signals import OnlineSignals, SignalSource
 from eagle.training.states import check_same_run
+from eagle.training.steps import law_positions
 from eagle.training.store import FeatureStore, StoredSignals, store_bytes
 from eagle.training.trainer import Trainer
 from eagle.training.vocabulary import build_vocabulary, load_vocabulary
@@ -36,28 +43,72 @@ MAY_CHANGE = (
 
 
 def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evaluation:
-    """Train or resume the run at `config.output`. Raises ValueError when it was started with something else."""
+    """Train or resume the run at `config.output`, and draw its plots.
+
+    Raises ValueError when the run was started with something else, or when data, target and head do not fit.
+    """
     accelerator = accelerator or make_accelerator(config)
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    setting = open_setting(config, accelerator)
+    if accelerator.is_main_process:
+        check_same_run(Path(config.output), describe(config, setting))
+    accelerator.wait_for_everyone()
+    head = make_head(config, setting.facts, setting.target, setting.examples).to(accelerator.device)
+    trainer = Trainer(config, head, make_signals(config, setting, accelerator), setting, accelerator)
+    tokens, parameters = sum(map(len, setting.examples)), sum(p.numel() for p in head.parameters())
+    accelerator.print(
+        f"{len(setting.examples)} conversations, {tokens / 1e6:.2f} M tokens; {len(setting.held_out)} held out; "
+        f"{trainer.num_steps} steps, {trainer.progress.step} done; head of {parameters / 1e6:.1f} M parameters"
+    )
+    evaluation = trainer.run()
+    if accelerator.is_main_process:
+        for path in draw_plots(Path(config.output)):
+            accelerator.print(f"wrote {path}")
+    return evaluation
+
+
+def write_features(config: TrainConfig) -> None:
+    """Store the features of all conversations of the run, held-out ones too; goes on where it was interrupted."""
+    accelerator = make_accelerator(config)
+    setting = open_setting(config, accelerator)
+    signals = make_signals(config, setting, accelerator)
+    examples = [*setting.examples, *setting.held_out]
+    plan = plan_epoch([len(example) for example in examples], config.tokens_per_batch, config.seed, epoch=0)
+    mine = plan[accelerator.process_index :: accelerator.num_processes]
+    for rows in track(mine, "writing features", disable=not accelerator.is_main_process):
+        batch = collate(examples, rows).to(accelerator.device)
+        signals.read(batch, law_positions(batch.loss_mask))
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """One process or as many as `accelerate launch` started."""
+    return Accelerator(mixed_precision=config.precision, step_scheduler_with_optimizer=False)
+
+
+def open_setting(config: TrainConfig, accelerator: Accelerator) -> Setting:
+    """Load the target, or what is stored of it, and the conversations."""
+    Path(config.output).mkdir(parents=True, exist_ok=True)
     target = None
     if config.features is None or config.fill_features:
         target = load_target(config.target, getattr(torch, config.target_dtype), accelerator.device)
     facts = load_facts(config, target).to(accelerator.device)
-    with accelerator.main_process_first():  # the data may grow: others must not see less than the first
+    with accelerator.main_process_first():  # the data may be made or grow: others must not see less than the first
+        make_data(config, target)
         examples, held_out = load_examples(config, facts, accelerator)
-    if accelerator.is_main_process:
-        check_same_run(output, describe(config, facts, examples, held_out))
-    accelerator.wait_for_everyone()
-    head = make_head(config, facts, target, examples).to(accelerator.device)
-    signals = make_signals(config, facts, target, [*examples, *held_out], accelerator)
-    trainer = Trainer(config, head, signals, facts.output_layer, examples, held_out, accelerator)
-    tokens, parameters = sum(map(len, examples)), sum(p.numel() for p in head.parameters())
-    accelerator.print(
-        f"{len(examples)} conversations, {tokens / 1e6:.2f} M tokens; {len(held_out)} held out; {trainer.num_steps} "
-        f"steps, {trainer.progress.step} done; head of {parameters / 1e6:.1f} M parameters"
+    return Setting(target, facts, examples, held_out)
+
+
+def make_data(config: TrainConfig, target: Target | None) -> None:
+    """Prepare the conversations with `config.prepare` when they are not there yet."""
+    if config.data is None or config.prepare is None or Path(config.data).exists():
+        return
+    settings = replace(load(PrepareConfig, Path(config.prepare)), output=config.data)
+    if target is None or target.tokenizer is None:
+        raise ValueError(
+            f"{config.data} is not there, and making it needs the target and its tokenizer: unset features"
+        )
+    prepare(
+        settings, target.model if settings.answers == "regenerate" else None, target.tokenizer, target.end_token_ids
     )
-    return trainer.run()
 
 
 def load_facts(config: TrainConfig, target: Target | None) -> TargetFacts:
@@ -77,15 +128,10 @@ def load_facts(config: TrainConfig, target: Target | None) -> TargetFacts:
     return facts
 
 
-def make_signals(
-    config: TrainConfig,
-    facts: TargetFacts,
-    target: Target | None,
-    examples: Sequence[Example],
-    accelerator: Accelerator,
-) -> SignalSource:
+def make_signals(config: TrainConfig, setting: Setting, accelerator: Accelerator) -> SignalSource:
     """Online, stored, or stored as they come."""
-    online = None if target is None else OnlineSignals(target, facts.output_layer)
+    facts, examples = setting.facts, [*setting.examples, *setting.held_out]
+    online = None if setting.target is None else OnlineSignals(setting.target, facts.output_layer)
     if config.features is None:
         assert online is not None
         return online
@@ -109,11 +155,6 @@ def prepare_store(directory: Path, facts: TargetFacts, examples: Sequence[Exampl
         )
     if not (directory / FACTS).is_file():
         facts.save(directory)
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """One process or as many as `accelerate launch` started."""
-    return Accelerator(mixed_precision=config.precision, step_scheduler_with_optimizer=False)
 
 
 def load_examples(
@@ -179,14 +220,12 @@ def draft_vocabulary(config: TrainConfig, facts: TargetFacts, examples: Sequence
     return build_vocabulary(counts, config.draft_vocab_size, always=sizes.end_token_ids)
 
 
-def describe(
-    config: TrainConfig, facts: TargetFacts, examples: Sequence[Example], held_out: Sequence[Example]
-) -> dict[str, object]:
+def describe(config: TrainConfig, setting: Setting) -> dict[str, object]:
     """What must be the same when a run is resumed."""
     settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
     return {
         **settings,
-        "target_name": facts.sizes.name,
-        "data_sha256": fingerprint(examples),
-        "held_out_sha256": fingerprint(held_out),
+        "target_name": setting.facts.sizes.name,
+        "data_sha256": fingerprint(setting.examples),
+        "held_out_sha256": fingerprint(setting.held_out),
     }

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from eagle.checkpoint import save_head
 from eagle.draft import DraftHead
-from eagle.training.batches import Batch, Example, collate, plan_epoch
+from eagle.training.batches import Batch, collate, plan_epoch
 from eagle.training.config import TrainConfig
-from eagle.training.facts import OutputLayer
 from eagle.training.log import RunLog
 from eagle.training.loss import StepLosses
 from eagle.training.metrics import Evaluation, EvaluationSums
 from eagle.training.module import TrainingTest
+from eagle.training.setting import Setting
 from eagle.training.signals import Signals, SignalSource
 from eagle.training.states import States
 from eagle.training.steps import law_positions
@@ -61,23 +61,21 @@ def choose_positions(batch: Batch, fraction: float, seed: int) -> Tensor:
 
 
 class Trainer:
-    """Trains `head` with `signals` of the target and its `output` layer; `run` returns the last evaluation."""
+    """Trains `head` on the conversations of `setting`, with `signals` of its target."""
 
     def __init__(
         self,
         config: TrainConfig,
         head: DraftHead,
         signals: SignalSource,
-        output: OutputLayer,
-        examples: Sequence[Example],
-        held_out: Sequence[Example],
+        setting: Setting,
         accelerator: Accelerator,
     ):
         self.config, self.accelerator = config, accelerator
-        self._signals, self._examples, self._held_out = signals, examples, held_out
+        self._signals, self._examples, self._held_out = signals, setting.examples, setting.held_out
         self._output = Path(config.output)
-        self._plan = plan_steps(config, [len(example) for example in examples])
-        module = TrainingTest(head, config, output)
+        self._plan = plan_steps(config, [len(example) for example in setting.examples])
+        module = TrainingTest(head, config, setting.facts.output_layer)
         betas = (ADAM_BETA1, config.adam_beta2)
         optimizer = torch.optim.AdamW(module.parameters(), betas=betas, weight_decay=config.weight_decay)
         self._module, self._optimizer = accelerator.prepare(module, optimizer)
