@@ -28,7 +28,7 @@ def block_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     require_chain(tree, "block")
     weights, fire = [1.0], []
     for node, ratio in enumerate(_ratios(tree, target_probs).tolist()):
-        excess = float(_excess(target_probs[node], tree.draft_probs[node], weights[node]).sum())
+        excess = float(_excess(target_probs[node], tree.proposals[node], weights[node]).sum())
         whole = excess + (1 - weights[node])
         fire.append(excess / whole if excess > 0 else 0.0)
         weights.append(min(1.0, weights[node] * ratio) if whole > 0 else 1.0)  # whole = 0: p = q, accepted for sure
@@ -36,7 +36,7 @@ def block_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     def form_residual(node: int) -> Tensor:
         if node == tree.num_nodes - 1:
             return target_probs[node]
-        return _excess(target_probs[node], tree.draft_probs[node], weights[node])
+        return _excess(target_probs[node], tree.proposals[node], weights[node])
 
     return law_from_fire(tree, [*fire, weights[-1]], target_probs, form_residual)
 
@@ -58,7 +58,7 @@ def hierarchical_law(tree: DraftTree, target_probs: Tensor, cap: float) -> Law:
     """
     logs, fire = [0.0], []
     for node, log_ratio in enumerate(_ratios(tree, target_probs).log().tolist()):
-        excess, deficit = _divergences(target_probs[node], tree.draft_probs[node], logs[node])
+        excess, deficit = _divergences(target_probs[node], tree.proposals[node], logs[node])
         fire.append(min(1.0, excess / deficit) if excess > 0 and deficit > 0 else float(excess > 0))
         same = excess == deficit == 0  # p = q along the whole prefix: the next token is accepted for sure
         logs.append(0.0 if same else min(cap, logs[node] + log_ratio))
@@ -67,7 +67,7 @@ def hierarchical_law(tree: DraftTree, target_probs: Tensor, cap: float) -> Law:
     def form_residual(node: int) -> Tensor:
         if node == tree.num_nodes - 1:
             return target_probs[node]
-        return scaled_difference(target_probs[node], tree.draft_probs[node], logs[node]).relu_()
+        return scaled_difference(target_probs[node], tree.proposals[node], logs[node]).relu_()
 
     return law_from_fire(tree, fire, target_probs, form_residual)
 
@@ -75,7 +75,7 @@ def hierarchical_law(tree: DraftTree, target_probs: Tensor, cap: float) -> Law:
 def _ratios(tree: DraftTree, target_probs: Tensor) -> Tensor:
     """p / q of every drafted token, (N - 1,) float64."""
     parents, tokens = tree.parents[1:], tree.tokens[1:]
-    return target_probs[parents, tokens].double() / tree.draft_probs[parents, tokens].double()
+    return target_probs[parents, tokens].double() / tree.proposals[parents, tokens].double()
 
 
 def _excess(target: Tensor, draft: Tensor, weight: float) -> Tensor:

@@ -146,7 +146,7 @@ def _check_proposals(tree: DraftTree) -> None:
 def _check_positive(tree: DraftTree, drawn: list[int]) -> None:
     parents, tokens = [tree.parent_list[c] for c in drawn], [tree.token_list[c] for c in drawn]
     for child, parent, token, prob in zip(
-        drawn, parents, tokens, tree.draft_probs[parents, tokens].tolist(), strict=True
+        drawn, parents, tokens, tree.proposals[parents, tokens].tolist(), strict=True
     ):
         if prob <= 0:
             raise ValueError(

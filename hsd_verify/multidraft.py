@@ -74,7 +74,7 @@ def _weigh(
     """Each node of a path, the probability to stop there and the law wanted after it; the first is committed already."""
     weight, target = 1.0, now.target
     for node, child in pairwise(path):
-        draft, token = tree.draft_probs[node], tree.token_list[child]
+        draft, token = tree.proposals[node], tree.token_list[child]
         left = (target * weight).sub_(draft).relu_()  # (V,)
         excess = float(left.sum())
         whole = excess + (1 - weight)

@@ -73,7 +73,7 @@ def left_after_children(forest: Forest, target_probs: Tensor, totals: Tensor, ow
 
 
 def _weigh_sampled(siblings: Siblings, family: Family, forest: Forest, weight: Tensor) -> None:
-    proposal = family.rows_of(forest.draft_probs, len(family.sampled[0]))  # (n, V)
+    proposal = family.rows_of(forest.proposals, len(family.sampled[0]))  # (n, V)
     kept = None  # (n,) mass of `proposal` after the tokens drawn before were removed; None: all of it
     for rank, (children, tokens) in enumerate(zip(family.sampled, family.sampled_tokens, strict=True)):
         n = len(children)

@@ -56,6 +56,12 @@ class Forest:
     draft_probs: Tensor | None = None
     replacement: bool = False
 
+    @property
+    def proposals(self) -> Tensor:
+        """`draft_probs` of a tree in which something was sampled, (N, V)."""
+        assert self.draft_probs is not None, "a tree with sampled nodes has draft_probs, see checks"
+        return self.draft_probs
+
     @cached_property
     def parent_list(self) -> tuple[int, ...]:
         return tuple(self.parents.tolist())
@@ -66,7 +72,7 @@ class Forest:
 
     @cached_property
     def sampled_list(self) -> tuple[bool, ...]:
-        return tuple(self.sampled.tolist())
+        return (False,) * len(self.parents) if self.sampled is None else tuple(self.sampled.tolist())
 
     @property
     def num_nodes(self) -> int:

@@ -34,7 +34,7 @@ class _Traversal:
 
     def visit(self, node: int, weight: float) -> None:
         """Reject the children of a node one after the other, then settle with what probability it is accepted."""
-        draft = self.tree.draft_probs[node] if self.tree.children[node] else None  # (V,)
+        draft = self.tree.proposals[node] if self.tree.children[node] else None  # (V,)
         for child in self.tree.children[node]:
             token = self.tree.token_list[child]
             ratio = float(self.target[node][token]) / float(draft[token])
