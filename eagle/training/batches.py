@@ -110,7 +110,8 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
 
 def _pools(order: list[int], lengths: Sequence[int], tokens: int) -> Iterable[list[int]]:
-    pool, size = [], 0
+    pool: list[int] = []
+    size = 0
     for index in order:
         pool.append(index)
         size += lengths[index]
@@ -123,7 +124,8 @@ def _pools(order: list[int], lengths: Sequence[int], tokens: int) -> Iterable[li
 
 def _cut(ordered: list[int], lengths: Sequence[int], tokens: int) -> list[tuple[int, ...]]:
     """Neighbours in `ordered` (ascending lengths) together, as many as fit."""
-    batches, batch = [], []
+    batches: list[tuple[int, ...]] = []
+    batch: list[int] = []
     for index in ordered:
         if batch and (len(batch) + 1) * padded_length(lengths[index]) > tokens:
             batches.append(tuple(batch))

@@ -84,8 +84,8 @@ class TargetFacts:
     @classmethod
     def load(cls, directory: Path) -> "TargetFacts":
         values = json.loads((directory / FACTS).read_text(encoding="utf-8"))
-        lists = {name: tuple(values[name]) for name in ("feature_layers", "end_token_ids")}
-        return cls(TargetSizes(**{**values, **lists}), load_file(directory / WEIGHTS))
+        tuples = {name: tuple(values[name]) for name in ("feature_layers", "end_token_ids")}
+        return cls(TargetSizes(**(values | tuples)), load_file(directory / WEIGHTS))
 
     def save(self, directory: Path) -> None:
         with atomic_file(directory / WEIGHTS) as temporary:
@@ -117,6 +117,7 @@ def check_output_layer(facts: TargetFacts, target: Target) -> None:
 def _sizes(target: Target) -> TargetSizes:
     config = target.config
     heads = config.num_attention_heads
+    low, mid, high = target.feature_layers
     return TargetSizes(
         name=target.name,
         hidden_size=target.hidden_size,
@@ -127,7 +128,7 @@ def _sizes(target: Target) -> TargetSizes:
         num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         rms_norm_eps=getattr(config, "rms_norm_eps", 1e-6),
-        feature_layers=target.feature_layers,
+        feature_layers=(low, mid, high),
         context_limit=target.context_limit,
         end_token_ids=tuple(sorted(target.end_token_ids)),
         logit_softcap=getattr(config, "final_logit_softcapping", None),

@@ -51,7 +51,7 @@ class StepLosses(NamedTuple):
     total: Tensor  # () sum over positions and steps of decay^j * loss
     loss: Tensor  # (J,) sum over positions
     overlap: Tensor  # (J,) sum over positions
-    count: Tensor  # (J,) positions with a prediction
+    positions: Tensor  # (J,) how many had a prediction
 
 
 class Laws(NamedTuple):

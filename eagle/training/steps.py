@@ -38,11 +38,12 @@ def unroll(
     past: tuple[Tensor, ...] = ()
     outputs = []
     for step in range(num_steps):
-        arguments = (head, hidden, ahead(embeddings, step + 1), positions + step, reference, *past)
+        shifted = ahead(embeddings, step + 1)  # (B, T, H)
         if gradient_checkpointing:
-            hidden, *past = checkpoint(_step, *arguments, use_reentrant=False)
+            results = checkpoint(_step, head, hidden, shifted, positions + step, reference, *past, use_reentrant=False)
         else:
-            hidden, *past = _step(*arguments)
+            results = _step(head, hidden, shifted, positions + step, reference, *past)
+        hidden, past = results[0], results[1:]
         outputs.append(hidden)
     return outputs
 

@@ -168,8 +168,8 @@ class Trainer:
         total = StepLosses(*(self.accelerator.reduce(value) for value in stacked))
         log.record("train", progress.step, {
             "loss": float(total.total) / max(count, 1.0),
-            "step_loss": (total.loss / total.count.clamp_min(1)).tolist(),
-            "overlap": (total.overlap / total.count.clamp_min(1)).tolist(),
+            "step_loss": (total.loss / total.positions.clamp_min(1)).tolist(),
+            "overlap": (total.overlap / total.positions.clamp_min(1)).tolist(),
             "learning_rate": rate,
             "gradient_norm": norm,
             "tokens_seen": progress.tokens_seen,

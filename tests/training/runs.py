@@ -1,0 +1,88 @@
+"""Small training runs: random conversations for a tiny random target, on one thread."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from eagle.draft import DraftHead
+from eagle.target import Target
+from eagle.training.batches import Example
+from eagle.training.config import TrainConfig
+from eagle.training.facts import TargetFacts
+from eagle.training.run import make_accelerator, make_head, make_signals
+from eagle.training.setting import Setting
+from eagle.training.trainer import Trainer
+from tests.tiny import VOCAB_SIZE, tiny_target
+from tests.training import tiny
+
+NUM_HELD_OUT = 4
+
+
+def example(name: int, length: int, prompt: int = 5) -> Example:
+    """A conversation of random tokens, the first `prompt` without a loss."""
+    ids = torch.randint(VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(name), dtype=torch.int32)
+    return Example(str(name), ids, torch.arange(length) >= prompt)
+
+
+def examples(count: int = 16) -> list[Example]:
+    return [example(name, 20 + name % 13) for name in range(count)]
+
+
+def config(output: Path, **changes) -> TrainConfig:
+    values = {
+        "data": "unused",
+        "draft_vocab_size": 60,
+        "num_steps": 3,
+        "max_length": 64,
+        "tokens_per_batch": 128,
+        "batches_per_step": 2,
+        "num_epochs": 3,
+        "warmup_steps": 2,
+        "precision": "no",
+        "target_dtype": "float32",
+        "init_mlp": "random",
+        "intermediate_size": 48,
+        "evaluate_every": 2,
+        "save_every": 2,
+        "log_every": 1,
+    }
+    return TrainConfig(output=str(output), **{**values, **changes})
+
+
+def setting(conversations: list[Example] | None = None, held_out: list[Example] | None = None) -> Setting:
+    target = tiny_target()
+    conversations = examples() if conversations is None else conversations
+    held_out = conversations[:NUM_HELD_OUT] if held_out is None else held_out
+    return Setting(target, TargetFacts.of(target), conversations, held_out)
+
+
+def trainer(config: TrainConfig, on: Setting) -> Trainer:
+    Path(config.output).mkdir(parents=True, exist_ok=True)
+    accelerator = make_accelerator(config)
+    head = make_head(config, on.facts, on.target, on.examples)
+    return Trainer(config, head, make_signals(config, on, accelerator), on, accelerator)
+
+
+def trained_head(config: TrainConfig, on: Setting, stop_after: int | None = None) -> DraftHead:
+    run = trainer(config, on)
+    run.run(stop_after)
+    return run.accelerator.unwrap_model(run._module).head
+
+
+def save_target(directory: Path) -> Target:
+    """A tiny target with a tokenizer on disk, as `load_target` reads it."""
+    model = tiny.target()
+    model.save_pretrained(directory)
+    tiny.tokenizer().save_pretrained(directory)
+    return Target(model)
+
+
+def save_rows(path: Path, count: int, vocab_size: int = tiny.VOCAB_SIZE) -> None:
+    """Prepared conversations as `read_conversations` reads them."""
+    with path.open("w", encoding="utf-8") as file:
+        for name in range(count):
+            generator = torch.Generator().manual_seed(name)
+            ids = torch.randint(vocab_size, (24 + name % 9,), generator=generator).tolist()
+            row = {"id": str(name), "source": "test", "temperature": 1.0, "seed": 0, "messages": [], "finish": ["stop"]}
+            file.write(json.dumps(row | {"input_ids": ids, "assistant_spans": [[6, len(ids)]]}) + "\n")
