@@ -1,0 +1,107 @@
+"""At temperature 0 every arm must write the plain target's tokens. Where one does not, how near was the tie?
+
+A tree is scored in another shape than a single token, so half-precision kernels may round differently and flip two
+tokens whose logits are all but equal. Such flips are counted and their gap is shown; a large gap is a bug.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eagle.target import Target
+from evaluation.methods import BASELINE
+from evaluation.rows import Key, Row
+
+FILE = "differences.jsonl"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where an answer leaves the plain target's."""
+
+    key: Key
+    position: int
+    expected: int | None  # None: the plain answer ended here
+    found: int | None
+    gap: float | None = None  # logit of the expected token less that of the one found, after the same text
+
+
+def compared(rows: Mapping[Key, Row]) -> Iterator[tuple[Row, Row]]:
+    """Greedy answers beside the baseline's answer to the same prompt. Later turns may have other prompts: left out."""
+    for key, row in rows.items():
+        base = rows.get(key._replace(method=BASELINE))
+        if key.temperature == 0 and key.method != BASELINE and base and base.prompt_tokens == row.prompt_tokens:
+            yield row, base
+
+
+def first_difference(row: Row, base: Row) -> Difference | None:
+    """None when the tokens are the same."""
+    found, expected = row.generation.tokens, base.generation.tokens
+    if found == expected:
+        return None
+    shorter = min(len(found), len(expected))
+    position = next((i for i in range(shorter) if found[i] != expected[i]), shorter)
+    return Difference(row.key, position, _at(expected, position), _at(found, position))
+
+
+def measure_differences(rows: Mapping[Key, Row], target: Target, folder: Path) -> list[Difference]:
+    """Every difference with its gap. Known ones are read from the folder, so that a second run costs nothing."""
+    known = {d.key: d for d in _read(folder / FILE)}
+    differences = []
+    for row, base in compared(rows):
+        found = first_difference(row, base)
+        if found is not None:
+            differences.append(known.get(row.key) or _with_gap(found, row, target))
+    _write(folder / FILE, differences)
+    return differences
+
+
+def summarise_equality(rows: Mapping[Key, Row], differences: Iterable[Difference]) -> list[dict[str, Any]]:
+    """Counts and gaps by task and method."""
+    counts: dict[tuple[str, str], int] = {}
+    for row, _ in compared(rows):
+        counts[row.key.task, row.key.method] = counts.get((row.key.task, row.key.method), 0) + 1
+    listed = list(differences)
+    return [_equality_row(task, method, num, listed) for (task, method), num in sorted(counts.items())]
+
+
+def _equality_row(task: str, method: str, num_compared: int, differences: list[Difference]) -> dict[str, Any]:
+    own = [d for d in differences if (d.key.task, d.key.method) == (task, method)]
+    gaps = sorted(abs(d.gap) for d in own if d.gap is not None)
+    return {
+        "task": task,
+        "method": method,
+        "compared": num_compared,
+        "equal": num_compared - len(own),
+        "median_gap": gaps[len(gaps) // 2] if gaps else None,
+        "largest_gap": gaps[-1] if gaps else None,
+    }
+
+
+def _with_gap(difference: Difference, row: Row, target: Target) -> Difference:
+    if difference.expected is None or difference.found is None:
+        return difference
+    ids = [*row.prompt_tokens, *row.generation.tokens[: difference.position]]
+    logits = target.prefill(torch.tensor(ids, device=target.device), target.new_cache()).logits[0].float()  # (V,)
+    gap = float(logits[difference.expected] - logits[difference.found])
+    return Difference(difference.key, difference.position, difference.expected, difference.found, gap)
+
+
+def _at(tokens: tuple[int, ...], position: int) -> int | None:
+    return tokens[position] if position < len(tokens) else None
+
+
+def _read(file: Path) -> Iterator[Difference]:
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            values = json.loads(line)
+            yield Difference(Key(**values.pop("key")), **values)
+
+
+def _write(file: Path, differences: Iterable[Difference]) -> None:
+    lines = [json.dumps({**asdict(d), "key": d.key._asdict()}) for d in differences]
+    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,144 @@
+"""From a configuration to a directory of rows, numbers, plots and a report."""
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from eagle.loading import load_head, load_target
+from evaluation import sandbox
+from evaluation.config import EvalConfig
+from evaluation.equality import measure_differences, summarise_equality
+from evaluation.fastchat import write_answers
+from evaluation.methods import Models, drafting_spec, find_method
+from evaluation.report import write_report
+from evaluation.rows import Key, Row, RunDirectory
+from evaluation.runner import Runner, load_all, plan, versions
+from evaluation.selfcheck import Check, check_lossless, refuse_failed
+from evaluation.summary import summarise
+from evaluation.table import print_summary
+from evaluation.tasks import Question
+
+SUMMARY = "summary.json"
+
+
+def evaluate(config: EvalConfig, console: Console, models: Models | None = None) -> dict[str, Any]:
+    """Run what is missing in the output directory and report on all that was asked for; returns the summary.
+
+    Raises ValueError when the self-check fails or the directory holds another run, FileNotFoundError for models and
+    benchmarks that are not there.
+    """
+    for name in config.methods:
+        find_method(name, config)
+    questions = load_all(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    checks = run_self_check(config, console) if config.verify_lossless else []
+    models = models or load_models(config)
+    directory = RunDirectory(Path(config.output), {**config.identity, **describe_models(models)})
+    rows = play(Runner(config, models, directory), questions, console)
+    summary = make_summary(rows, config, models, checks, directory.path)
+    (directory.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_answers(rows, directory.path, models.target.name)
+    report = write_report(summary, directory.path)
+    print_summary(summary, console)
+    console.print(f"{report} and {SUMMARY} beside it hold the rest")
+    return summary
+
+
+def load_models(config: EvalConfig) -> Models:
+    """The target, and the head and the assistant where an arm needs them."""
+    dtype = getattr(torch, config.dtype) if config.dtype else None
+    target = load_target(config.target, dtype, config.device)
+    head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.methods) else None
+    return Models(target, head, load_target(config.assistant, dtype, config.device).model if config.assistant else None)
+
+
+def describe_models(models: Models) -> dict[str, str | int]:
+    """What rows depend on beyond the options: the weights of the head, precision, device and threads."""
+    target = models.target
+    described: dict[str, str | int] = {
+        "target_name": target.name,
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "device": target.device.type,
+        "threads": torch.get_num_threads(),
+    }
+    if models.head is not None:
+        weights = hashlib.sha256()
+        for tensor in models.head.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        described["head_weights"] = weights.hexdigest()[:12]
+    return described
+
+
+def run_self_check(config: EvalConfig, console: Console) -> list[Check]:
+    """Check every arm that drafts, at every temperature; raises ValueError when one is not lossless."""
+    specs = dict.fromkeys(spec for spec in (drafting_spec(m, config) for m in config.methods) if spec)
+    checks = []
+    for spec in specs:
+        for temperature in config.temperatures:
+            for check in check_lossless(spec, temperature):
+                checks.append(check)
+                word = {True: "lossless", False: "FAILED", None: "undecided"}[check.passed]
+                console.print(
+                    f"self-check {spec} at temperature {temperature:g}, {check.name}: {word}, {check.finding}"
+                )
+    refuse_failed(checks)
+    return checks
+
+
+def play(runner: Runner, questions: dict[str, list[Question]], console: Console) -> dict[Key, Row]:
+    """Run with a progress bar."""
+    conversations = plan(runner.config, questions)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task("answers", total=sum(len(c.keys) for c in conversations))
+
+        def advance(row: Row) -> None:
+            progress.update(bar, advance=1, description=f"{row.key.task} {row.key.method} t={row.key.temperature:g}")
+
+        return runner.run(conversations, advance)
+
+
+def make_summary(
+    rows: Mapping[Key, Row], config: EvalConfig, models: Models, checks: Sequence[Check], folder: Path
+) -> dict[str, Any]:
+    """Everything the table and the report are made from."""
+    differences = measure_differences(rows, models.target, folder)
+    return {
+        **summarise(rows, config),
+        "equality": summarise_equality(rows, differences),
+        "self_check": [asdict(check) for check in checks],
+        "conditions": conditions(config, models),
+    }
+
+
+def conditions(config: EvalConfig, models: Models) -> dict[str, Any]:
+    """What a reader must know to believe or repeat the numbers."""
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "options": asdict(config),
+        **describe_models(models),
+        "machine": f"{_processor()}, {platform.system()}",
+        "python": platform.python_version(),
+        **versions(),
+        "batch": 1,
+        "sandbox": sandbox.describe(),
+    }
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(names) or '?'} cores"

@@ -1,0 +1,144 @@
+"""One JSON line for every (task, question, turn, method, temperature, seed), and the directory that keeps them."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evaluation.config import config_hash
+from evaluation.recording import Generation, Seconds, TreeShape
+
+ROWS, RUN = "rows.jsonl", "run.json"
+
+
+class Key(NamedTuple):
+    """What names a row."""
+
+    task: str
+    question: str
+    turn: int  # from 0
+    method: str
+    temperature: float
+    seed: int  # from 0; the generator's own seed is the row's draw_seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer with everything the reports are made from."""
+
+    key: Key
+    draw_seed: int
+    prompt_tokens: tuple[int, ...]
+    generation: Generation
+    text: str
+    correct: bool | None  # None: the task has no score of its own
+    degenerate: bool
+    config: str  # hash of the options and weights behind this row
+    versions: dict[str, str]
+
+    @property
+    def capped(self) -> bool:
+        return self.generation.finish != "stop"
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, with lists for tuples; every count a reader needs stands beside its list."""
+        generation = self.generation
+        seconds = dataclasses.asdict(generation.seconds)
+        return {
+            **self.key._asdict(),
+            "draw_seed": self.draw_seed,
+            "text": self.text,
+            "tokens": generation.tokens,
+            "num_tokens": len(generation.tokens),
+            "num_first": generation.num_first,
+            "prompt_tokens": self.prompt_tokens,
+            "rounds": generation.rounds,
+            "accepted": generation.accepted,
+            "emitted": generation.emitted,
+            "shapes": [dataclasses.astuple(shape) for shape in generation.shapes],
+            "exact": generation.exact,
+            "bound": generation.bound,
+            "seconds": {**seconds, "rest": generation.seconds.rest, "total": generation.seconds.total},
+            "finish": generation.finish,
+            "capped": self.capped,
+            "degenerate": self.degenerate,
+            "correct": self.correct,
+            "config": self.config,
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Row":
+        seconds = Seconds(**{f.name: values["seconds"][f.name] for f in dataclasses.fields(Seconds)})
+        generation = Generation(
+            tokens=tuple(values["tokens"]),
+            num_first=values["num_first"],
+            accepted=tuple(values["accepted"]),
+            emitted=tuple(values["emitted"]),
+            finish=values["finish"],
+            seconds=seconds,
+            shapes=tuple(TreeShape(*shape) for shape in values["shapes"]),
+            exact=values["exact"],
+            bound=values["bound"],
+        )
+        same = {n: values[n] for n in ("draw_seed", "text", "correct", "degenerate", "config", "versions")}
+        key = Key(**{name: values[name] for name in Key._fields})
+        return cls(key=key, generation=generation, prompt_tokens=tuple(values["prompt_tokens"]), **same)
+
+
+class RunDirectory:
+    """The rows of one configuration, appended as they become known. A half-written last line is dropped on opening.
+
+    Raises ValueError when the directory holds rows of another configuration, naming what differs.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]):
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._claim(identity)
+        self.config = config_hash(identity)
+        self._file = path / ROWS
+        self._file.touch()
+        self._drop_broken_end()
+
+    def rows(self) -> dict[Key, Row]:
+        with self._file.open(encoding="utf-8") as lines:
+            rows = [Row.from_json(json.loads(line)) for line in lines]
+        return {row.key: row for row in rows}
+
+    def append(self, row: Row) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
+
+    def _claim(self, identity: dict[str, Any]) -> None:
+        file = self.path / RUN
+        if not file.exists():
+            file.write_text(json.dumps({"identity": identity}, indent=2) + "\n", encoding="utf-8")
+        known = json.loads(file.read_text(encoding="utf-8"))["identity"]
+        differing = [name for name in sorted({*known, *identity}) if known.get(name) != identity.get(name)]
+        if differing:
+            values = "; ".join(f"{name}: {known.get(name)!r} there, {identity.get(name)!r} now" for name in differing)
+            raise ValueError(f"{self.path} holds a run with other options ({values}): choose another --output")
+
+    def _drop_broken_end(self) -> None:
+        raw = self._file.read_bytes()
+        with self._file.open("r+b") as file:
+            file.truncate(raw.rfind(b"\n") + 1)
+
+
+DEGENERATE_MIN_TOKENS, DEGENERATE_DISTINCT, NGRAM = 48, 0.5, 4
+
+
+def is_degenerate(tokens: Sequence[int]) -> bool:
+    """Whether a text runs in circles: of its last tokens' 4-grams fewer than half are different, or it is empty.
+
+    Only the second half of the text is looked at, and nothing shorter than 48 tokens.
+    """
+    if not tokens:
+        return True
+    tail = tokens[len(tokens) // 2 :]
+    grams = Counter(zip(*(tail[i:] for i in range(NGRAM)), strict=False))
+    return len(tokens) >= DEGENERATE_MIN_TOKENS and len(grams) < DEGENERATE_DISTINCT * grams.total()

@@ -1,0 +1,153 @@
+"""The one loop: every question, seed and turn, all arms in turn on the same prompts, a row as soon as it is known."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import zip_longest
+from typing import NamedTuple
+
+import torch
+
+from eagle.chat import Message, encode_prompt, render_prompt
+from evaluation.config import EvalConfig
+from evaluation.methods import Method, Models, Request, find_method
+from evaluation.rows import Key, Row, RunDirectory, is_degenerate
+from evaluation.tasks import Question, Task, find_task, load_questions, parse_sources
+
+WARM_UP_TOKENS = 16
+WARM_UP_PROMPT = "Count from one to twenty in words."
+
+
+class Conversation(NamedTuple):
+    """One question put to one arm: the unit that is played from its first turn to its last."""
+
+    task: Task
+    question: Question
+    method: str
+    temperature: float
+    seed: int
+
+    def key(self, turn: int) -> Key:
+        return Key(self.task.name, self.question.id, turn, self.method, self.temperature, self.seed)
+
+    @property
+    def keys(self) -> list[Key]:
+        return [self.key(turn) for turn in range(len(self.question.turns))]
+
+
+def plan(config: EvalConfig, questions: dict[str, list[Question]] | None = None) -> list[Conversation]:
+    """Every conversation in the order of play.
+
+    Tasks advance together, so that a run cut short is short everywhere, and the arms of a question follow each other
+    in an order that rotates, so that a machine that slows down slows all of them.
+    """
+    questions = questions or load_all(config)
+    tasks = [[(find_task(name), question) for question in questions[name]] for name in config.tasks]
+    played = [entry for same_rank in zip_longest(*tasks) for entry in same_rank if entry is not None]
+    conversations = []
+    for number, (task, question) in enumerate(played):
+        for temperature in config.temperatures:
+            for seed in range(config.num_seeds(temperature)):
+                arms = rotated(config.methods, number + seed)
+                conversations += [Conversation(task, question, arm, temperature, seed) for arm in arms]
+    return conversations
+
+
+def load_all(config: EvalConfig) -> dict[str, list[Question]]:
+    """The questions of every task of the run."""
+    sources = parse_sources(config.sources)
+    return {name: load_questions(find_task(name), sources.get(name), config.limit) for name in config.tasks}
+
+
+def rotated(items: Sequence[str], by: int) -> list[str]:
+    by %= len(items)
+    return [*items[by:], *items[:by]]
+
+
+def draw_seed(run_seed: int, seed: int, task: str, question: str, turn: int) -> int:
+    """The generator's seed: a function of run, repetition, task, question and turn, and of nothing else."""
+    name = f"{run_seed}/{seed}/{task}/{question}/{turn}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Plays conversations with one set of models and writes their rows into one directory."""
+
+    config: EvalConfig
+    models: Models
+    directory: RunDirectory
+
+    def run(self, conversations: Sequence[Conversation], progress: Callable[[Row], None]) -> dict[Key, Row]:
+        """Play what is missing; returns the rows that were asked for. `progress` hears of every row, old ones too."""
+        done = self.directory.rows()
+        missing = [c for c in conversations if not all(key in done for key in c.keys)]
+        self._warm_up(missing)
+        for conversation in conversations:
+            for row in self._play(conversation, done):
+                done[row.key] = row
+                progress(row)
+        wanted = {key for conversation in conversations for key in conversation.keys}
+        return {key: row for key, row in done.items() if key in wanted}
+
+    def _play(self, conversation: Conversation, done: dict[Key, Row]) -> Iterator[Row]:
+        messages: list[Message] = []
+        if self.config.system is not None:
+            messages.append({"role": "system", "content": self.config.system})
+        for key, turn in zip(conversation.keys, conversation.question.turns, strict=True):
+            messages.append({"role": "user", "content": turn})
+            row = done.get(key)
+            if row is None:
+                row = self._answer(conversation, key, messages)
+                self.directory.append(row)
+            messages.append({"role": "assistant", "content": row.text})
+            yield row
+
+    def _answer(self, conversation: Conversation, key: Key, messages: list[Message]) -> Row:
+        prompt_ids = self._prompt_ids(messages)
+        seed = draw_seed(self.config.seed, key.seed, key.task, key.question, key.turn)
+        request = Request(prompt_ids, key.temperature, self.config.max_new_tokens, seed)
+        generation = self._method(key.method)(self.models, self.config, request)
+        generation.check(self.models.target.end_token_ids, self.config.max_new_tokens)
+        text = self._text(generation.tokens)
+        score = conversation.task.score
+        return Row(
+            key=key,
+            draw_seed=seed,
+            prompt_tokens=tuple(prompt_ids),
+            generation=generation,
+            text=text,
+            correct=None if score is None else score(conversation.question, text),
+            degenerate=is_degenerate(generation.tokens),
+            config=self.directory.config,
+            versions=versions(),
+        )
+
+    def _warm_up(self, conversations: Sequence[Conversation]) -> None:
+        """A short answer of every arm that still has work, thrown away: first calls compile and allocate."""
+        prompt_ids = self._prompt_ids([{"role": "user", "content": WARM_UP_PROMPT}])
+        for method, temperature in dict.fromkeys((c.method, c.temperature) for c in conversations):
+            request = Request(prompt_ids, temperature, min(WARM_UP_TOKENS, self.config.max_new_tokens), seed=0)
+            self._method(method)(self.models, self.config, request)
+
+    def _method(self, name: str) -> Method:
+        return find_method(name, self.config)
+
+    def _prompt_ids(self, messages: list[Message]) -> list[int]:
+        tokenizer = self._tokenizer
+        return encode_prompt(tokenizer, render_prompt(tokenizer, messages, self.config.template))
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+    @property
+    def _tokenizer(self):
+        if self.models.target.tokenizer is None:
+            raise ValueError("this target was made without a tokenizer: pass one to Target(model, tokenizer)")
+        return self.models.target.tokenizer
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides this repository."""
+    return {"torch": torch.__version__, "transformers": version("transformers")}
