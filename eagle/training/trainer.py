@@ -17,6 +17,7 @@ from torch import Tensor
 from eagle.checkpoint import save_head
 from eagle.draft import DraftHead
 from eagle.training.batches import Batch, collate, plan_epoch
+from eagle.training.conditioning import condition, unconditioned, unit_hidden, usual_size
 from eagle.training.config import TrainConfig
 from eagle.training.log import RunLog
 from eagle.training.loss import StepLosses
@@ -75,6 +76,8 @@ class Trainer:
         self._signals, self._examples, self._held_out = signals, setting.examples, setting.held_out
         self._output = Path(config.output)
         self._plan = plan_steps(config, [len(example) for example in setting.examples])
+        if config.condition_features:
+            self._condition(head)
         module = TrainingTest(head, config, setting.facts.output_layer)
         betas = (ADAM_BETA1, config.adam_beta2)
         optimizer = torch.optim.AdamW(module.parameters(), betas=betas, weight_decay=config.weight_decay)
@@ -86,6 +89,15 @@ class Trainer:
                 f"batches_per_step is {config.batches_per_step}, it must be a multiple of the "
                 f"{accelerator.num_processes} processes: every one gets as many batches"
             )
+
+    def _condition(self, head: DraftHead) -> None:
+        """Measure the features of the first batch; a resumed run gets the scale it began with from its state."""
+        batch = collate(self._examples, self._plan[0][0]).to(self.accelerator.device)
+        at = law_positions(batch.loss_mask)
+        scale = usual_size(self._signals.read(batch, at).features[at])
+        if self.config.initial_head is None:
+            unit_hidden(head, scale)
+        condition(head, scale)
 
     @property
     def num_steps(self) -> int:
@@ -202,7 +214,7 @@ class Trainer:
 
     def _export(self, name: str) -> None:
         if self.accelerator.is_main_process:
-            save_head(self._head, self._output / name, EXPORT_DTYPE)
+            save_head(unconditioned(self._head), self._output / name, EXPORT_DTYPE)
 
     def _save(self) -> None:
         self._export("last")

@@ -57,10 +57,10 @@ def setting(conversations: list[Example] | None = None, held_out: list[Example] 
     return Setting(target, TargetFacts.of(target), conversations, held_out)
 
 
-def trainer(config: TrainConfig, on: Setting) -> Trainer:
+def trainer(config: TrainConfig, on: Setting, head: DraftHead | None = None) -> Trainer:
     Path(config.output).mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(config)
-    head = make_head(config, on.facts, on.target, on.examples)
+    head = head or make_head(config, on.facts, on.target, on.examples)
     return Trainer(config, head, make_signals(config, on, accelerator), on, accelerator)
 
 

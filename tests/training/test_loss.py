@@ -57,7 +57,7 @@ def test_overlap_is_the_acceptance_of_a_sampled_child():
 
 
 def test_positions_without_weight_take_no_part():
-    """Trap: a loss averaged over padding. Here whatever stands at a position of scale 0 changes neither sum nor count."""
+    """Trap: a loss averaged over padding. What stands at a position of scale 0 changes neither sum nor count."""
     rows, weight, laws, scale, _ = problem()
     scale[5:] = 0
     before = fused_loss(rows, weight, laws, scale, LossWeights(1, 0, 0, 1))
