@@ -1,0 +1,126 @@
+"""How large a tree pays on this machine: milliseconds of a round's parts, measured once and remembered.
+
+    measure       a target pass over 1 .. 64 nodes and a draft step, a few seconds
+    load_costs    the same, from a file in the user's cache directory where this machine, target and dtype were measured
+    best_budget   the node budget with the most predicted tokens a second
+
+Letters: N tree nodes including the root.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from eagle.draft import DraftHead
+from eagle.eagle3 import EagleDrafter
+from eagle.loading import cache_dir
+from eagle.masks import ancestor_matrix, chain_parents
+from eagle.policies.costs import CostModel
+from eagle.policies.deterministic import EagleTree
+from eagle.sampling import Sampling
+from eagle.target import Target
+
+NUM_NODES = (1, 8, 16, 32, 64)
+PREFIX_TOKENS = 256
+REPEATS = 5
+MAX_SECONDS = 15.0  # a slow machine gets fewer repeats, never less than one of each
+DRAFT_LEVELS = 5
+
+
+def load_costs(target: Target, head: DraftHead | None = None, directory: Path | None = None) -> CostModel:
+    """The cost model of this machine, target and dtype; measured and written down where there is none yet.
+
+    `directory` holds the files, by default a folder of the user's cache. A file that cannot be read is replaced.
+    """
+    path = (directory or cache_dir() / "costs") / f"{_key(target, head)}.json"
+    try:
+        return CostModel(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, ValueError):
+        costs = measure(target, head)
+        _write(path, costs)
+        return costs
+
+
+@torch.inference_mode()
+def measure(target: Target, head: DraftHead | None = None) -> CostModel:
+    """Medians of a few passes each. Without a head the draft step keeps its default. Changes neither model."""
+    deadline = time.perf_counter() + MAX_SECONDS
+    prefix = torch.arange(min(PREFIX_TOKENS, target.context_limit - max(NUM_NODES)), device=target.device)
+    cache = target.new_cache()
+    features = target.prefill(prefix % target.vocab_size, cache).features  # (T, 3H)
+
+    def score(num_nodes: int) -> None:
+        tokens = torch.zeros(num_nodes, dtype=torch.int64, device=target.device)
+        target.forward_tree(tokens, ancestor_matrix(chain_parents(num_nodes, target.device)), cache)
+        cache.keep(tokens[:0])
+
+    target_ms = [_milliseconds(partial(score, n), target.device, deadline) for n in NUM_NODES]
+    rising = tuple(max(target_ms[: i + 1]) for i in range(len(target_ms)))  # noise must not make nodes free
+    if head is None:
+        return CostModel(NUM_NODES, rising)
+    return CostModel(NUM_NODES, rising, _draft_step_ms(target, head, features, deadline))
+
+
+def best_budget(costs: CostModel, tau: Mapping[int, float], depth: int) -> int:
+    """The node budget with the most tokens a second; tau: N -> accepted tokens a round, depth: draft steps a round."""
+
+    def rate(num_nodes: int) -> float:
+        target_ms = float(costs.target_at(torch.tensor(num_nodes)))
+        return (1 + tau[num_nodes]) / (target_ms + depth * costs.draft_step_ms)
+
+    if not tau:
+        raise ValueError("tau is empty: give expected accepted tokens for at least one node budget")
+    return max(sorted(tau), key=rate)
+
+
+def _draft_step_ms(target: Target, head: DraftHead, features: torch.Tensor, deadline: float) -> float:
+    """A level of a tree eight nodes wide: what deep trees take longer than shallow ones, by level."""
+
+    def propose(depth: int) -> float:
+        drafter = EagleDrafter(head, target.embed, EagleTree(num_nodes=64, depth=depth, top_k=8))
+        drafter.observe(torch.zeros(len(features) + 1, dtype=torch.int64, device=target.device), features)
+        return _milliseconds(lambda: drafter.propose(Sampling(), depth), target.device, deadline)
+
+    return max(0.0, (propose(DRAFT_LEVELS + 1) - propose(1)) / DRAFT_LEVELS)
+
+
+def _milliseconds(work: Callable[[], object], device: torch.device, deadline: float) -> float:
+    """Median of a few runs after one to warm up."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times: list[float] = []
+    for _ in range(1 + REPEATS):
+        wait()
+        start = time.perf_counter()
+        work()
+        wait()
+        times.append(1000 * (time.perf_counter() - start))
+        if time.perf_counter() > deadline:
+            break
+    return statistics.median(times[1:] or times)
+
+
+def _key(target: Target, head: DraftHead | None) -> str:
+    """What the times depend on. The machine is known by its processor, its accelerator and its threads."""
+    accelerator = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
+    machine = (platform.node(), platform.processor() or platform.machine(), os.cpu_count(), accelerator)
+    models = (target.name, str(target.dtype), head and str(head.config))
+    parts = (machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _write(path: Path, costs: CostModel) -> None:
+    """In one step: an interrupted run leaves no half of a file that a later one could read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+        json.dump(asdict(costs), file)
+    Path(file.name).replace(path)

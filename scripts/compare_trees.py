@@ -1,0 +1,97 @@
+"""Compare draft trees on recorded contexts by the exact expected number of accepted tokens: table, CSV and plot.
+
+python scripts/record_rounds.py && python scripts/compare_trees.py         # benchmarks, the shipped head
+python scripts/compare_trees.py --held-out --arms configs/trees/tuning.yaml
+python scripts/compare_trees.py --shard 0/2 & python scripts/compare_trees.py --shard 1/2 & wait
+python scripts/compare_trees.py --report-only                              # the table of what has been measured
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from eagle.cli import run_or_explain
+from eagle.loading import load_head, load_target
+from evaluation.laboratory import SAMPLINGS, Plan, read_arms, read_rows, run
+from evaluation.laboratory_contexts import HELD_OUT, Context, read_contexts
+from evaluation.laboratory_growth import DraftSource, HeadSource
+from evaluation.laboratory_report import ALL, cells, lines, plot, write_csv
+from evaluation.laboratory_synthetic import EarlyExit
+
+DEFAULT_ARMS = Path(__file__).parents[1] / "configs/trees/laboratory.yaml"
+
+
+def parse() -> argparse.Namespace:
+    default = Plan(())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: the embedded SmolLM2)")
+    parser.add_argument("--head", help="directory or Hugging Face id of a draft head (default: the shipped one)")
+    parser.add_argument("--contexts", type=Path, default=Path("runs/laboratory/contexts.jsonl"))
+    parser.add_argument("--output", type=Path, default=Path("runs/laboratory"), help="a directory below it a plan")
+    parser.add_argument("--arms", type=Path, default=DEFAULT_ARMS, help="YAML file of the trees to compare")
+    parser.add_argument("--budgets", type=int, nargs="+", help="node budgets (default: those of the file)")
+    parser.add_argument("--samplings", nargs="+", choices=SAMPLINGS, default=default.samplings)
+    parser.add_argument("--num-draws", type=int, default=default.num_draws, help="trees of a policy that draws")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--held-out", action="store_true", help="held-out prompts, to tune on, not the benchmarks")
+    parser.add_argument("--max-contexts", type=int, help="the first of a fixed shuffle")
+    parser.add_argument("--minutes", type=float, help="stop then; the next run goes on")
+    parser.add_argument("--shard", default="0/1", help="'i/n': every n-th context, to run n processes side by side")
+    parser.add_argument(
+        "--synthetic", action="store_true", help="draft with the target's own early exit, before a head exists"
+    )
+    parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--verifiers", nargs="+", default=("walk", "hsd"), help="in the printed table")
+    return parser.parse_args()
+
+
+def chosen_contexts(args: argparse.Namespace) -> list[Context]:
+    """Contexts of the wanted kind and shard, sources and temperatures in turn."""
+    contexts = [c for c in read_contexts(args.contexts) if (c.source == HELD_OUT) == args.held_out]
+    if not contexts:
+        raise FileNotFoundError(f"no contexts in {args.contexts}: run `python scripts/record_rounds.py`")
+    ranks: dict[tuple[str, float], int] = {}
+    ranked: list[tuple[int, int, Context]] = []
+    for context in contexts:
+        group = context.source, context.temperature
+        ranks[group] = ranks.get(group, -1) + 1
+        ranked.append((ranks[group], len(ranked), context))
+    index, count = map(int, args.shard.split("/"))
+    return [context for *_, context in sorted(ranked)][: args.max_contexts][index::count]
+
+
+def measure(args: argparse.Namespace, plan: Plan, directory: Path) -> None:
+    target = load_target(args.target)
+    source: DraftSource = EarlyExit(target) if args.synthetic else HeadSource(load_head(args.head, target), target)
+    start = time.monotonic()
+    rows_path = directory / f"rows-{args.shard.replace('/', '-of-')}.jsonl"
+    for left, context in run(target, source, chosen_contexts(args), plan, rows_path):
+        elapsed_s = time.monotonic() - start
+        print(f"{elapsed_s:6.0f} s  {context.id}, {left} contexts left", flush=True)
+        if args.minutes and elapsed_s > 60 * args.minutes:
+            return
+
+
+def report(args: argparse.Namespace, directory: Path) -> None:
+    table = list(cells(read_rows(sorted(directory.glob("rows-*.jsonl")))))
+    write_csv(table, directory / "table.csv")
+    for source in sorted({cell.source for cell in table}):
+        print(f"\n{source}" + (" (synthetic draft: not a result)" if args.synthetic else ""))
+        print("\n".join(lines(table, source, tuple(args.verifiers))))
+    source = HELD_OUT if args.held_out else ALL
+    plot(table, source, directory / "tau.png")
+    print(f"\n{directory / 'table.csv'}, {directory / 'tau.png'}")
+
+
+def main() -> None:
+    args = parse()
+    plan = Plan(read_arms(args.arms, args.budgets), tuple(args.samplings), num_draws=args.num_draws, seed=args.seed)
+    draft = "synthetic" if args.synthetic else Path(args.head or "shipped").name
+    directory = args.output / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"
+    if not args.report_only:
+        measure(args, plan, directory)
+    report(args, directory)
+
+
+if __name__ == "__main__":
+    run_or_explain(main)
