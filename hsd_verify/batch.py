@@ -13,7 +13,7 @@ from torch import Tensor
 from hsd_verify import checks
 from hsd_verify.draw import draw
 from hsd_verify.methods import find_rule
-from hsd_verify.outcome import Law, Verdict
+from hsd_verify.outcome import Law, Verdict, verdict_of
 from hsd_verify.recursion import law_of_tree, weigh_forest
 from hsd_verify.topology import PADDING, DraftTree, Forest
 
@@ -40,7 +40,8 @@ def verify_batch(
     """One verdict a tree, row b drawn from `generators[b]`: what `verify` answers to that row and generator alone."""
     generators = [None] * len(trees) if generators is None else generators
     laws = law_batch(trees, target_probs, method)
-    return [draw(law, generator) for law, generator in zip(laws, generators, strict=True)]
+    drawn = [draw(law, generator) for law, generator in zip(laws, generators, strict=True)]
+    return [verdict_of(tree, *outcome) for tree, outcome in zip(trees, drawn, strict=True)]
 
 
 def join(trees: Sequence[DraftTree], num_nodes: int) -> Forest:
@@ -78,10 +79,10 @@ def _hsd_laws(trees: Sequence[DraftTree], target_probs: Tensor, totals: Sequence
     padded = target_probs.new_ones(target_probs.shape[:2])  # (B, N)
     for row, known in zip(padded, totals, strict=True):
         row[: len(known)] = known
-    weight, fire = weigh_forest(join(trees, num_nodes), target_probs.flatten(0, 1), padded.flatten())  # (B * N,)
-    weights, fires = weight.view(-1, num_nodes), fire.view(-1, num_nodes)  # (B, N)
+    tested, fire = weigh_forest(join(trees, num_nodes), target_probs.flatten(0, 1), padded.flatten())
+    fires = fire.view(-1, num_nodes).tolist()  # B of N
     return [
-        law_of_tree(tree, target_probs[b, : tree.num_nodes], totals[b], weights[b], fires[b])
+        law_of_tree(tree, target_probs[b, : tree.num_nodes], tested, fires[b], first=b * num_nodes)
         for b, tree in enumerate(trees)
     ]
 

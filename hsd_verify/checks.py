@@ -71,19 +71,22 @@ def _check_fit(tree: DraftTree, target_probs: Tensor) -> None:
             f"target_probs has shape {shape}, the tree has {num_nodes} nodes: "
             f"pass ({num_nodes}, V), row v being the target's law after node v"
         )
-    if tree.draft_probs is not None and tuple(tree.draft_probs.shape) != shape:
-        raise ValueError(
-            f"draft_probs has shape {tuple(tree.draft_probs.shape)}, target_probs {shape}: "
-            "scatter the draft's law into the target's vocabulary"
-        )
-    if tree.draft_probs is not None and tree.draft_probs.dtype != target_probs.dtype:
-        raise ValueError(
-            f"draft_probs is {tree.draft_probs.dtype}, target_probs {target_probs.dtype}: promote the narrower one"
-        )
+    if tree.draft_probs is not None:
+        _check_alike(tree.draft_probs, target_probs)
     if max(tree.token_list[1:], default=0) >= shape[1]:
         token = max(tree.token_list[1:])
         node = tree.token_list.index(token, 1)
         raise ValueError(f"node {node} has token {token}: target_probs knows {shape[1]} tokens, 0 to {shape[1] - 1}")
+
+
+def _check_alike(draft_probs: Tensor, target_probs: Tensor) -> None:
+    if draft_probs.shape != target_probs.shape:
+        raise ValueError(
+            f"draft_probs has shape {tuple(draft_probs.shape)}, target_probs {tuple(target_probs.shape)}: "
+            "scatter the draft's law into the target's vocabulary"
+        )
+    if draft_probs.dtype != target_probs.dtype:
+        raise ValueError(f"draft_probs is {draft_probs.dtype}, target_probs {target_probs.dtype}: promote the narrower")
 
 
 def check_dtype(probs: Tensor, name: str) -> None:

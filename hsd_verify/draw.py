@@ -1,4 +1,4 @@
-"""The only random lines: a `Law` and a `torch.Generator` become a `Verdict`.
+"""The only random lines: a `Law` and a `torch.Generator` become a node and a token.
 
 Letters: N nodes including the root, V vocabulary.
 """
@@ -8,20 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hsd_verify.outcome import Law, Verdict
+from hsd_verify.outcome import Law
 
 
-def draw(law: Law, generator: torch.Generator | None = None) -> Verdict:
-    """One verdict; two uniform numbers are taken from `generator` (None: torch's default), whatever the law."""
-    device = law.stop.device
-    return draw_at(law, torch.rand(2, dtype=torch.float64, generator=generator, device=device))
+def draw(law: Law, generator: torch.Generator | None = None) -> tuple[int, int]:
+    """Last accepted node and next token; takes two numbers from `generator` (None: torch's default), always."""
+    return draw_at(law, torch.rand(2, dtype=torch.float64, generator=generator, device=law.stop.device))
 
 
-def draw_at(law: Law, uniforms: Tensor) -> Verdict:
-    """The verdict at two given numbers in [0, 1), `uniforms` (2,): the first chooses the node, the second the token."""
+def draw_at(law: Law, uniforms: Tensor) -> tuple[int, int]:
+    """The same at two given numbers in [0, 1), `uniforms` (2,): the first chooses the node, the second the token."""
     node = draw_index(law.stop, uniforms[0])
-    token = draw_index(law.form_residual(node), uniforms[1])
-    return Verdict(torch.tensor(law.tree.path(node), dtype=torch.int64, device=law.stop.device), token)
+    return node, draw_index(law.form_residual(node), uniforms[1])
 
 
 def draw_index(weights: Tensor, uniform: Tensor) -> int:

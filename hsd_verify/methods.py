@@ -15,7 +15,7 @@ from hsd_verify.chain import block_law, hsd_capped_law
 from hsd_verify.draw import draw
 from hsd_verify.multidraft import multidraft_law
 from hsd_verify.naive import naive_law
-from hsd_verify.outcome import Law, Verdict
+from hsd_verify.outcome import Law, Verdict, verdict_of
 from hsd_verify.recursion import hsd_law
 from hsd_verify.tokenwise import tokenwise_law
 from hsd_verify.topology import DraftTree
@@ -54,10 +54,11 @@ def verify(
     `generator` must live on the device of `target_probs`; None draws from torch's default. Errors as in `law`, but rows
     of leaves where the verdict does not end are neither read nor checked.
     """
-    totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
-    verdict = draw(find_rule(method)(tree, target_probs, totals), generator)
-    checks.check_laws(target_probs[verdict.node][None], "target_probs", [verdict.node])
-    return verdict
+    with torch.inference_mode():  # a third of the time of these many small operations is bookkeeping for gradients
+        totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
+        node, token = draw(find_rule(method)(tree, target_probs, totals), generator)
+        checks.check_laws(target_probs[node][None], "target_probs", [node])
+    return verdict_of(tree, node, token)
 
 
 def find_rule(method: str) -> Rule:

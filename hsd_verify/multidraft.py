@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law
@@ -44,9 +45,11 @@ def multidraft_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law
     for end in commitments:
         ends[end.node].append(end)
     stop = [sum(end.prob for end in ends[node]) for node in range(tree.num_nodes)]
-    return Law(
-        tree, target_probs, target_probs.new_tensor(stop), lambda node: sum(e.prob * e.target for e in ends[node])
-    )
+
+    def form_residual(node: int) -> Tensor:
+        return torch.stack([end.prob * end.target for end in ends[node]]).sum(0)  # (V,)
+
+    return Law(tree, target_probs, target_probs.new_tensor(stop), form_residual)
 
 
 def _paths(tree: DraftTree) -> list[list[int]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class Verdict:
     def num_accepted(self) -> int:
         """tau of this round."""
         return len(self.path)
+
+
+def verdict_of(tree: DraftTree, node: int, token: int) -> Verdict:
+    """The verdict that ends at `node` and adds `token`."""
+    return Verdict(torch.tensor(tree.path(node), dtype=torch.int64, device=tree.parents.device), token)
 
 
 def law_from_fire(

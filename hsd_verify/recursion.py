@@ -11,37 +11,43 @@ walks back up. On one sampled chain this is Block Verification (arXiv 2403.10444
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law, law_from_fire
-from hsd_verify.siblings import left_after_children, weigh_children
+from hsd_verify.siblings import Siblings, residual_of, weigh_children
 from hsd_verify.topology import DraftTree, Forest
 
 
 def hsd_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     """Law of the recursion; target_probs (N, V), `totals` (N,) its row sums. Applies to every tree."""
-    return law_of_tree(tree, target_probs, totals, *weigh_forest(tree, target_probs, totals))
+    tested, fire = weigh_forest(tree, target_probs, totals)
+    return law_of_tree(tree, target_probs, tested, fire.tolist())  # the one transfer to the host
 
 
-def law_of_tree(tree: DraftTree, target_probs: Tensor, totals: Tensor, weight: Tensor, fire: Tensor) -> Law:
-    """Law of a weighed tree; weight and fire (N,) or longer. The one transfer to the host happens here."""
+def law_of_tree(
+    tree: DraftTree, target_probs: Tensor, tested: Sequence[Siblings], fire: Sequence[float], first: int = 0
+) -> Law:
+    """Law of one weighed tree, which begins at node `first` of the forest that was tested; target_probs (N, V)."""
 
     def form_residual(node: int) -> Tensor:
-        return left_after_children(tree, target_probs, totals, weight[node], node)
+        if not tree.children[node]:
+            return target_probs[node]
+        return residual_of(tested[tree.depth[node]], first + node)
 
-    return law_from_fire(tree, fire.tolist(), target_probs, form_residual)
+    return law_from_fire(tree, fire, target_probs, form_residual)
 
 
-def weigh_forest(forest: Forest, target_probs: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and firing probability of every node, (N,) float64 each; nothing in here waits for the device."""
+def weigh_forest(forest: Forest, target_probs: Tensor, totals: Tensor) -> tuple[list[Siblings], Tensor]:
+    """Every level tested, and the firing probability of every node (N,); nothing in here waits for the device."""
     weight = torch.zeros(forest.num_nodes, dtype=torch.float64, device=target_probs.device)
     weight[forest.root_index] = 1
-    inner = []
-    for family in forest.families:
-        siblings = weigh_children(family, forest, target_probs, totals, weight[family.nodes], weight)
-        inner.append((family.nodes, siblings.fire))
+    tested = [
+        weigh_children(family, forest, target_probs, totals, weight[family.nodes], weight) for family in forest.families
+    ]
     fire = weight.clone()  # leaves fire with their weight
-    for nodes, probs in inner:
-        fire[nodes] = probs
-    return weight, fire
+    for siblings in tested:
+        fire[siblings.family.nodes] = siblings.fire
+    return tested, fire

@@ -34,7 +34,7 @@ def reference_law(tree: DraftTree, target_probs: Tensor) -> ReferenceLaw:
 class _Recursion:
     def __init__(self, tree: DraftTree, target: list[Numbers]) -> None:
         self.tree, self.target = tree, target
-        self.draft = None if tree.draft_probs is None else tree.draft_probs.tolist()
+        self.draft = [] if tree.draft_probs is None else tree.draft_probs.tolist()
         self.stop = [0.0] * tree.num_nodes
         self.reach = 1.0  # probability that nothing has fired so far
 

@@ -14,10 +14,15 @@ and v itself is handed on with weight `sum(left) / (sum(left) + slack)`, its tok
 This is the textbook recursion  `w_c = min(1, w P(x) / q_c(x));  M = [w P - q_c]+;  S = sum(M);  P = M / S;
 w = S / (S + 1 - w)`  with `left = G w P`: written without normalising, it divides by nothing that can be zero while
 the node is still in play. G = 0 means that an earlier child is accepted for sure, so nothing after it is reached.
+
+All sampled siblings are proposed by one law q, up to the tokens drawn before them, so `left = [w p - taken q]+` with
+one number `taken` a node, except at drawn tokens, where it stays as it was. Hence `left` is never stored: a pass over
+the vocabulary forms it in a scratch, and keeps its sum and its values at the children's tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,20 +30,41 @@ from torch import Tensor
 
 from hsd_verify.topology import Family, Forest
 
+SCRATCH_BYTES = 2**21  # rows formed at once on a CPU: what stays in a core's cache beside the rows it is made of
+
 
 @dataclass
 class Siblings:
-    """A family in the middle of being tested; `left` and `mass` shrink from child to child."""
+    """A family in the middle of being tested; everything but `own` and `slack` changes from child to child."""
 
-    left: Tensor | None  # (n, V) unnormalised residual before placed children; None: w p, untouched by sampled ones
-    dtype: torch.dtype  # of the laws, whose rounding `mass` carries
+    family: Family
+    forest: Forest
+    target_probs: Tensor  # (N, V)
+    own: Tensor  # (n,) float64, weight of each node
+    slack: Tensor  # (n,) float64, 1 - own
     mass: Tensor  # (n,) float64, sum of `left`
-    slack: Tensor  # (n,) float64, 1 - w
+    taken: Tensor  # (n,) float64, multiples of q subtracted so far
+    at_tokens: Tensor  # (n, K + M) `left` at the tokens of the children
+    scales: Tensor | None = None  # (2, n, 1) factors of p and q in `left`, in the precision of the laws
+
+    def take(self, share: Tensor) -> None:
+        """Subtract further multiples `share` (m,) of q at the first m nodes."""
+        self.taken[: len(share)] += share
+        self.scales = torch.stack([self.own, -self.taken])[..., None].to(self.target_probs.dtype)
 
     @property
     def fire(self) -> Tensor:
         """(n,) weight of each node once its children are rejected; 0 where that cannot happen."""
         return _ratio(self.mass, self.mass + self.slack)
+
+    def left(self, part: slice, rank: int) -> Tensor:
+        """Residual (m, V), not normalised, of a slice of the nodes after their sampled child of this rank."""
+        own, taken = self.scales[0, part], self.scales[1, part]  # (m, 1)
+        left = self.family.rows_of(self.target_probs, part) * own  # (m, V)
+        left.addcmul_(self.family.rows_of(self.forest.proposals, part), taken).relu_()
+        if rank and not self.forest.replacement:
+            left.scatter_(1, self.family.child_tokens[part, :rank], self.at_tokens[part, :rank])
+        return left
 
 
 def weigh_children(
@@ -48,67 +74,59 @@ def weigh_children(
 
     `totals` (N,) are the row sums of target_probs (N, V). Fills `weight` (N,), zero before, at the children.
     """
-    siblings = Siblings(None, target_probs.dtype, own * totals[family.nodes], 1 - own)
-    if family.sampled:
-        siblings.left = family.rows_of(target_probs) * own[:, None].to(target_probs.dtype)  # (n, V)
-        _weigh_sampled(siblings, family, forest, weight)
-        wanted = siblings.left.gather(1, family.placed_tokens).double()  # (n, M)
-    else:  # point masses take their own tokens and nothing else: no row is read
-        wanted = target_probs[family.nodes[:, None], family.placed_tokens].double() * own[:, None]  # (n, M)
+    at_tokens = target_probs[family.nodes[:, None], family.child_tokens] * own[:, None].to(target_probs.dtype)
+    mass, taken = own * totals[family.nodes], torch.zeros_like(own)  # (n,)
+    siblings = Siblings(family, forest, target_probs, own, 1 - own, mass, taken, at_tokens)
+    for rank, children in enumerate(family.sampled):
+        weight[children] = _weigh_sampled(siblings, rank, children)
     if family.placed.shape[1]:
-        weight.index_add_(0, family.placed.flatten(), _weigh_placed(siblings, family, wanted).flatten())
+        weight.index_add_(0, family.placed.flatten(), _weigh_placed(siblings).flatten())
     return siblings
 
 
-def left_after_children(forest: Forest, target_probs: Tensor, totals: Tensor, own: Tensor, node: int) -> Tensor:
-    """Unnormalised residual (V,) of one node with the weight `own` (), formed alone."""
-    if not forest.children[node]:
-        return target_probs[node]
-    left = target_probs[node].clone()  # (V,)
-    if forest.sampled_children(node):
-        family, scratch = forest.family([node]), torch.zeros_like(totals, dtype=torch.float64)  # (N,)
-        left = weigh_children(family, forest, target_probs, totals, own[None], scratch).left[0]
+def residual_of(siblings: Siblings, node: int) -> Tensor:
+    """Residual (V,), not normalised, of one node of a tested family."""
+    row, forest = siblings.family.order.index(node), siblings.forest
+    num_sampled = len(forest.sampled_children(node))
+    if num_sampled:
+        left = siblings.left(slice(row, row + 1), num_sampled - 1)[0]  # (V,)
+    else:
+        left = siblings.target_probs[node].clone()  # (V,)
     left[[forest.token_list[c] for c in forest.placed_children(node)]] = 0
     return left
 
 
-def _weigh_sampled(siblings: Siblings, family: Family, forest: Forest, weight: Tensor) -> None:
-    proposal = family.rows_of(forest.proposals, len(family.sampled[0]))  # (n, V)
-    kept = None  # (n,) mass of `proposal` after the tokens drawn before were removed; None: all of it
-    for rank, (children, tokens) in enumerate(zip(family.sampled, family.sampled_tokens, strict=True)):
-        n = len(children)
-        if rank and not forest.replacement:
-            proposal = _remove(proposal[:n], family.sampled_tokens[rank - 1][:n], in_place=rank > 1)
-            kept = proposal.sum(-1)
-        weight[children] = _weigh_drawn(siblings, proposal[:n], kept, tokens)
+def _weigh_sampled(siblings: Siblings, rank: int, children: Tensor) -> Tensor:
+    """Weights (m,) of the sampled children of one rank, which the first m nodes have."""
+    forest, m = siblings.forest, len(children)
+    mass, slack = siblings.mass[:m], siblings.slack[:m]
+    share, wanted = mass + slack, siblings.at_tokens[:m, rank].to(torch.float64, copy=True)  # (m,) G and left(x)
+    siblings.take(share / forest.kept[children])
+    for part in _parts(m, siblings.target_probs):
+        left = siblings.left(part, rank)  # (rows of the part, V)
+        siblings.mass[part] = left.sum(-1)
+        siblings.at_tokens[part] = left.gather(1, siblings.family.child_tokens[part])
+    return _child_weight(wanted, share * forest.proposed[children], mass + slack)
 
 
-def _remove(proposal: Tensor, tokens: Tensor, in_place: bool) -> Tensor:
-    """proposal (n, V) without the tokens (n, 1); the tree's own rows are never written to."""
-    return proposal.scatter_(1, tokens, 0) if in_place else proposal.scatter(1, tokens, 0)
-
-
-def _weigh_drawn(siblings: Siblings, proposal: Tensor, kept: Tensor | None, tokens: Tensor) -> Tensor:
-    """Weights (n,) of one sampled child of the first n nodes, drawn from proposal (n, V) / kept (n,); tokens (n, 1)."""
-    n = len(tokens)
-    left, mass, slack = siblings.left[:n], siblings.mass[:n], siblings.slack[:n]
-    share = mass + slack if kept is None else (mass + slack) / kept  # (n,) G, per unit of `proposal`
-    wanted, offered = left.gather(1, tokens)[:, 0].double(), proposal.gather(1, tokens)[:, 0].double()  # (n,)
-    left.addcmul_(proposal, share[:, None].to(left.dtype), value=-1).relu_()
-    mass.copy_(left.sum(-1))
-    return _child_weight(wanted, share * offered, mass + slack)
-
-
-def _weigh_placed(siblings: Siblings, family: Family, wanted: Tensor) -> Tensor:
-    """Weights (n, M) of all placed children at once; wanted (n, M) is what is left of the target at their tokens.
+def _weigh_placed(siblings: Siblings) -> Tensor:
+    """Weights (n, M) of all placed children at once.
 
     A point mass takes its own token and nothing else, so the steps have a closed form: G falls by what was wanted.
     """
-    wanted, mass, slack = wanted * family.placed_mask, siblings.mass[:, None], siblings.slack[:, None]
-    after = _snap(mass - wanted.cumsum(-1), mass, siblings.dtype)  # (n, M)
+    mask, mass, slack = siblings.family.placed_mask, siblings.mass[:, None], siblings.slack[:, None]
+    wanted = siblings.at_tokens[:, -mask.shape[1] :].double() * mask  # (n, M)
+    after = _snap(mass - wanted.cumsum(-1), mass, siblings.target_probs.dtype)  # (n, M)
     before = torch.cat([mass, after[:, :-1]], dim=1)  # (n, M)
     siblings.mass = after[:, -1]
     return _child_weight(wanted, before + slack, after + slack)
+
+
+def _parts(num_rows: int, probs: Tensor) -> Iterator[slice]:
+    """Slices of rows to form at once: all on an accelerator, as many as a CPU's cache holds otherwise."""
+    fitting = max(1, SCRATCH_BYTES // (probs.shape[1] * probs.element_size())) if probs.is_cpu else num_rows
+    for start in range(0, num_rows, fitting):
+        yield slice(start, min(start + fitting, num_rows))
 
 
 def _child_weight(wanted: Tensor, offered: Tensor, rest: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law
-from hsd_verify.siblings import left_after_children, weigh_children
+from hsd_verify.siblings import residual_of, weigh_children
 from hsd_verify.topology import DraftTree
 
 
@@ -23,11 +23,10 @@ def tokenwise_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     """
     accept = torch.zeros(tree.num_nodes, dtype=torch.float64, device=target_probs.device)
     one = torch.ones_like(accept)
-    for family in tree.families:
-        weigh_children(family, tree, target_probs, totals, one[family.nodes], accept)
+    tested = [weigh_children(family, tree, target_probs, totals, one[family.nodes], accept) for family in tree.families]
 
     def form_residual(node: int) -> Tensor:
-        return left_after_children(tree, target_probs, totals, one[node], node)
+        return residual_of(tested[tree.depth[node]], node) if tree.children[node] else target_probs[node]
 
     return Law(tree, target_probs, target_probs.new_tensor(_stops(tree, accept.tolist())), form_residual)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hsd_verify import checks
 
+CANCELLING = 0.1  # below this, 1 minus drawn probabilities has lost a digit of float32: sum what remains instead
 PADDING = -2  # parent of an entry that only fills a batch
 
 
@@ -28,19 +29,19 @@ class Family:
     are the first `len(sampled[k])` of them and a slice selects them.
     """
 
-    nodes: Tensor  # (n,) parents
-    rows: slice | None  # the same nodes where they are consecutive: rows can then be read without copying them
+    order: tuple[int, ...]  # n parents
+    nodes: Tensor  # (n,) the same
+    rows: slice | None  # the same where they are consecutive: their rows can then be read without copying them
     sampled: tuple[Tensor, ...]  # K tensors; the k-th holds the k-th sampled child of the first n_k nodes
-    sampled_tokens: tuple[Tensor, ...]  # their tokens, (n_k, 1)
     placed: Tensor  # (n, M) deterministic children, padded with 0
-    placed_tokens: Tensor  # (n, M) their tokens, padded with 0
     placed_mask: Tensor  # (n, M) bool: a real child, and the first placed one with its token
+    child_tokens: Tensor  # (n, K + M) tokens of sampled and placed children, padded with 0
 
-    def rows_of(self, probs: Tensor, num: int | None = None) -> Tensor:
-        """Rows of probs (N, V) at the first `num` nodes (all by default), (num, V); a view where possible."""
+    def rows_of(self, probs: Tensor, part: slice = slice(None)) -> Tensor:
+        """Rows of probs (N, V) at a slice of the nodes, (m, V); a view where possible."""
         if self.rows is None:
-            return probs.index_select(0, self.nodes[:num])
-        return probs[self.rows][:num]
+            return probs.index_select(0, self.nodes[part])
+        return probs[self.rows][part]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +136,48 @@ class Forest:
 
     def family(self, nodes: Iterable[int]) -> Family:
         """The `Family` of some nodes of one level."""
-        ordered = sorted(nodes, key=lambda v: -len(self.sampled_children(v)))
-        sampled = [self.sampled_children(v) for v in ordered]
-        ranks = [[s[k] for s in sampled if len(s) > k] for k in range(len(sampled[0]))]
-        placed = _pad([self.placed_children(v) for v in ordered])
-        tokens = [[self.token_list[c] if c else 0 for c in row] for row in placed]
+        order = sorted(nodes, key=lambda v: -len(self.sampled_children(v)))
+        drawn = [self.sampled_children(v) for v in order]
+        placed = _pad([self.placed_children(v) for v in order])
+        placed_tokens = self._tokens_of(placed)
         return Family(
-            nodes=self._index(ordered),
-            rows=_as_slice(ordered),
-            sampled=tuple(map(self._index, ranks)),
-            sampled_tokens=tuple(self._index([[self.token_list[c]] for c in rank]) for rank in ranks),
+            order=tuple(order),
+            nodes=self._index(order),
+            rows=_as_slice(order),
+            sampled=tuple(self._index([d[k] for d in drawn if len(d) > k]) for k in range(len(drawn[0]))),
             placed=self._index(placed),
-            placed_tokens=self._index(tokens),
-            placed_mask=self._index([_first_of_token(*row) for row in zip(placed, tokens, strict=True)]).bool(),
+            placed_mask=self._index(list(map(_first_of_token, placed, placed_tokens))).bool(),
+            child_tokens=self._index(list(map(list.__add__, self._tokens_of(_pad(drawn)), placed_tokens))),
         )
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """(N,) float64 mass of its parent's row that each sampled node was drawn from: 1 minus earlier draws."""
+        kept = [1.0] * self.num_nodes
+        for node in range(self.num_nodes):
+            siblings = [] if self.replacement else self.sampled_children(node)
+            for rank, child in enumerate(siblings[1:], start=1):
+                kept[child] = self._mass_without(node, siblings[:rank])
+        return torch.tensor(kept, dtype=torch.float64, device=self.parents.device)
+
+    @cached_property
+    def proposed(self) -> Tensor:
+        """(N,) float64 probability that each sampled node was proposed with; 1 elsewhere."""
+        probs = self.proposals[self.parents.clamp(min=0), self.tokens].double() / self.kept  # (N,)
+        return torch.where(self._index(self.sampled_list).bool(), probs, 1.0)
+
+    def _mass_without(self, node: int, drawn: list[int]) -> float:
+        """Mass of a row of `draft_probs` without the tokens of some nodes: a difference, unless little remains."""
+        row, tokens = self.proposals[node], [self.token_list[c] for c in drawn]  # (V,)
+        difference = 1.0 - float(row[tokens].double().sum())
+        if difference > CANCELLING:
+            return difference
+        rest = row.clone()
+        rest[tokens] = 0
+        return float(rest.sum())
+
+    def _tokens_of(self, rows: list[list[int]]) -> list[list[int]]:
+        return [[self.token_list[c] if c else 0 for c in row] for row in rows]
 
     def path(self, node: int) -> list[int]:
         """Nodes from below the root down to `node`."""

@@ -34,9 +34,9 @@ class _Traversal:
 
     def visit(self, node: int, weight: float) -> None:
         """Reject the children of a node one after the other, then settle with what probability it is accepted."""
-        draft = self.tree.proposals[node] if self.tree.children[node] else None  # (V,)
+        drawn: list[int] = []
         for child in self.tree.children[node]:
-            token = self.tree.token_list[child]
+            token, draft = self.tree.token_list[child], _without(self.tree.proposals[node], drawn)  # (V,)
             ratio = float(self.target[node][token]) / float(draft[token])
             residual = (self.target[node] * weight).sub_(draft).relu_()  # (V,)
             excess = float(residual.sum())
@@ -46,12 +46,14 @@ class _Traversal:
                 weight = 0.0  # nothing left to draw at this node: it and its later children are never accepted
                 break
             self.target[node], weight = residual / excess, excess / whole
-            draft = _without(draft, token)
+            drawn.append(token)
         self.fire[node] = weight
 
 
-def _without(draft: Tensor, token: int) -> Tensor:
-    """Law (V,) of the next sibling: the drawn token is removed and the rest renormalised."""
+def _without(draft: Tensor, drawn: list[int]) -> Tensor:
+    """Law (V,) of the next sibling: the drawn tokens are removed and the rest renormalised."""
+    if not drawn:
+        return draft
     rest = draft.clone()
-    rest[token] = 0
+    rest[drawn] = 0
     return rest / rest.sum()
