@@ -8,6 +8,7 @@ import torch
 
 from eagle.checkpoint import load_head
 from eagle.training.batches import collate
+from eagle.training.conditioning import unconditioned
 from eagle.training.initialise import new_head
 from eagle.training.log import METRICS, read_metrics
 from eagle.training.plots import draw_plots
@@ -81,14 +82,13 @@ def _progress(output):
 
 def test_dividing_a_step_into_batches_changes_nothing_but_rounding(tmp_path):
     """Trap: averages of averages. The same conversations as one batch or two, short beside long, padded or not, give
-    the same gradient: float32 sums in another order, so equal to 1e-5.
+    the same gradient: float32 sums in another order, so equal to 1e-5. (Conditioning is off: its scale is measured on
+    the first batch, which differs.)
     """
+    same = {"condition_features": False, "batches_per_step": 20, "num_epochs": 1}
     on = runs.setting(runs.examples(4) + [runs.example(99, 60)])
     heads = [
-        runs.trained_head(
-            runs.config(tmp_path / str(size), tokens_per_batch=size, batches_per_step=20, num_epochs=1), on
-        )
-        for size in (64, 512)
+        runs.trained_head(runs.config(tmp_path / str(size), tokens_per_batch=size, **same), on) for size in (64, 512)
     ]
     for first, second in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=2e-5)
@@ -163,6 +163,15 @@ def test_a_second_stage_starts_from_the_first_ones_head(tmp_path):
     head = make_head(second, on.facts, on.target, on.examples)
     stored = load_head(tmp_path / "first" / "last", on.target, torch.float32)
     assert torch.equal(head.fc.weight, stored.fc.weight) and torch.equal(head.d2t, stored.d2t)
+
+
+def test_conditioning_changes_the_optimizers_problem_and_not_the_head(tmp_path):
+    """The exported head computes what the conditioned one computed in training."""
+    on = runs.setting()
+    head = runs.trained_head(runs.config(tmp_path, num_epochs=1), on)
+    exported = load_head(tmp_path / "last", on.target, torch.float32)
+    torch.testing.assert_close(exported.fc.weight, head.fc.weight, rtol=2**-7, atol=1e-6)  # stored in bf16
+    assert "weight" in dict(unconditioned(head).fc.named_parameters()) and head.fc.weight is not None
 
 
 def test_the_schedule_warms_up_and_ends_at_its_floor():
