@@ -107,6 +107,7 @@ def _describe_row(name: str, node: int, total: float, lowest: float) -> str:
 def _check_structure(tree: DraftTree) -> None:
     for name in ("parents", "tokens", "sampled"):
         _check_vector(name, getattr(tree, name), tree.parents.numel())
+    assert tree.sampled is not None, "DraftTree fills it in"
     if tree.sampled.dtype != torch.bool:
         raise ValueError(f"sampled is {tree.sampled.dtype}: pass booleans, True where the node was drawn at random")
     if tree.num_nodes == 0 or tree.parent_list[0] != -1:

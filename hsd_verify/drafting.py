@@ -93,7 +93,9 @@ class Drafting:
         node_of = {slot: node for node, slot in enumerate(slots)}
         drawing = {self.parents[s] for s in slots if self.sampled[s]}
         rows = [self._proposal(prefix + self._path_tokens(s, filling), s) for s in slots]  # N of (V,)
-        draft_probs = torch.stack([row if s in drawing else torch.zeros_like(row) for row, s in zip(rows, slots)])
+        draft_probs = torch.stack(
+            [row if s in drawing else torch.zeros_like(row) for row, s in zip(rows, slots, strict=True)]
+        )
         return DraftTree(
             parents=torch.tensor([-1, *(node_of[self.parents[s]] for s in slots[1:])]),
             tokens=torch.tensor([filling[s] for s in slots]),

@@ -74,7 +74,7 @@ def _scan(now: _Commitment, path: list[int], tree: DraftTree, target_probs: Tens
 def _weigh(
     now: _Commitment, path: list[int], tree: DraftTree, target_probs: Tensor
 ) -> Iterator[tuple[int, float, Tensor]]:
-    """Each node of a path, the probability to stop there and the law wanted after it; the first is committed already."""
+    """Each node of a path, the probability to stop there and the law wanted after it; the first is committed."""
     weight, target = 1.0, now.target
     for node, child in pairwise(path):
         draft, token = tree.proposals[node], tree.token_list[child]

@@ -1,4 +1,4 @@
-"""Naive HSD (arXiv 2601.05724, Algorithm 1): uncapped joint ratios, paid for with resampling to the end of the block.
+"""Naive HSD (arXiv 2601.05724): uncapped joint ratios, paid for with resampling to the end of the block.
 
 Letters: N nodes including the root, V vocabulary.
 

@@ -23,7 +23,7 @@ the vocabulary forms it in a scratch, and keeps its sum and its values at the ch
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Siblings:
     mass: Tensor  # (n,) float64, sum of `left`
     taken: Tensor  # (n,) float64, multiples of q subtracted so far
     at_tokens: Tensor  # (n, K + M) `left` at the tokens of the children
-    scales: Tensor | None = None  # (2, n, 1) factors of p and q in `left`, in the precision of the laws
+    scales: Tensor = field(init=False)  # (2, n, 1) factors of p and q in `left`, in the precision of the laws
 
     def take(self, share: Tensor) -> None:
         """Subtract further multiples `share` (m,) of q at the first m nodes."""

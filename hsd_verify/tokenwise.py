@@ -17,9 +17,9 @@ def tokenwise_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     """Law of recursive rejection sampling; target_probs (N, V), `totals` (N,) its row sums. Applies to every tree.
 
     At an accepted node each child is tested against what its rejected siblings left of the target, and the first
-    accepted one is entered for good (SpecInfer, arXiv 2305.09781, Algorithm 2, with replacement; EAGLE, arXiv
-    2401.15077, Appendix A.2, and Recursive Speculative Decoding, arXiv 2402.14160, without). It is the sibling test of
-    `hsd` with every accepted node restarted at weight 1.
+    accepted one is entered for good (with replacement: SpecInfer, arXiv 2305.09781; without: EAGLE, arXiv 2401.15077,
+    and Recursive Speculative Decoding, arXiv 2402.14160). It is the sibling test of `hsd` with every accepted node
+    restarted at weight 1.
     """
     accept = torch.zeros(tree.num_nodes, dtype=torch.float64, device=target_probs.device)
     one = torch.ones_like(accept)

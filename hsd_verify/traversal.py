@@ -13,7 +13,7 @@ from hsd_verify.topology import DraftTree
 
 
 def traversal_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
-    """Law of Traversal Verification (arXiv 2505.12398, Algorithm 2); target_probs (N, V).
+    """Law of Traversal Verification (arXiv 2505.12398); target_probs (N, V).
 
     Written as published, node by node and normalised after every rejection; `hsd` equals it where it applies.
     Raises `ValueError` unless every node was sampled, siblings without replacement.

@@ -7,7 +7,8 @@
 Letters: N nodes including the root, V vocabulary.
 
 All candidates of one row are timed in turn, round after round, so that a busy machine slows them alike; the fastest
-call is reported, the one that was interrupted least. `verify` is timed with its checks of the target rows; building the tree, which checks the proposals, apart.
+call is reported, the one that was interrupted least. `verify` is timed with its checks of the target rows; building
+the tree, which checks the proposals, apart.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ METHODS_BY_TREE = {
     "paths": ("walk", "tokenwise", "hsd_multidraft", "hsd"),
     "chain": ("walk", "tokenwise", "block", "hsd_capped", "traversal", "hsd"),
 }
+NOTHING = torch.empty(0)  # the draft's law where nothing was sampled
 DRAFT_NOISE = 0.7  # standard deviation of the draft's logits around the target's
 
 
@@ -107,7 +110,7 @@ def eagle_loop(tree: hsd_verify.DraftTree, target_probs: Tensor, generator: torc
     while entered:
         entered = False
         target = target_probs[node]  # (V,)
-        draft = None if tree.draft_probs is None else tree.proposals[node].clone()  # (V,)
+        draft = NOTHING if tree.draft_probs is None else tree.proposals[node].clone()  # (V,)
         for child in tree.children[node]:
             token, drawn = tree.token_list[child], tree.sampled_list[child]
             chance = target[token] / (draft[token] if drawn else 1.0)
@@ -128,7 +131,7 @@ def prepared(tree: hsd_verify.DraftTree) -> hsd_verify.DraftTree:
     return tree
 
 
-def reject(target: Tensor, draft: Tensor | None, token: int, drawn: bool) -> Tensor:
+def reject(target: Tensor, draft: Tensor, token: int, drawn: bool) -> Tensor:
     """What one rejected candidate leaves of the target's law, (V,)."""
     if drawn:
         target = (target - draft).clamp(min=0)
@@ -153,12 +156,12 @@ def time_case(shape: str, num_nodes: int, vocab: int, config: Config) -> dict[st
     """Times in ms of building the tree, every method, the EAGLE loop and the plain reference."""
     case = make_case(shape, num_nodes, vocab, config.seed)
     tree, generator = case.build(), torch.Generator().manual_seed(config.seed)
-    candidates = {
+    candidates: dict[str, Callable[[], object]] = {
         "build": lambda: prepared(case.build()),
         "eagle": lambda: eagle_loop(tree, case.target_probs, generator),
     }
     for method in METHODS_BY_TREE[shape]:
-        candidates[method] = lambda m=method: hsd_verify.verify(tree, case.target_probs, m, generator)
+        candidates[method] = partial(hsd_verify.verify, tree, case.target_probs, method, generator)
     times = fastest_ms(candidates, config.rounds)
     start = time.perf_counter()
     reference_law(tree, case.target_probs)
@@ -178,7 +181,7 @@ def forward_ms(num_nodes: int, rounds: int) -> float:
         vocab_size=49152,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(shape).to(torch.bfloat16).eval()
+    model = LlamaForCausalLM(shape).bfloat16().eval()
     ids = torch.zeros(1, num_nodes, dtype=torch.int64)
     with torch.inference_mode():
         return fastest_ms({"forward": lambda: model(ids, use_cache=False)}, rounds)["forward"]
