@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.text import Text
+from transformers.utils.logging import disable_progress_bar
 
 import hsd_verify
 from eagle.chat import Chat, Piece
@@ -43,7 +44,7 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     """A conversation as the flags describe it; `plain` leaves the head out."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.method)
-    target = target or load_target(args.target, DTYPES[args.dtype], args.device)
+    target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
     return Chat(
         target,
         None if plain else load_head(args.head, target),
@@ -53,6 +54,14 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
         stop=args.stop,
         seed=args.seed,
     )
+
+
+def parse_device(name: str | None) -> torch.device | None:
+    """Raises ValueError for a name torch does not know."""
+    try:
+        return None if name is None else torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{name}': {str(error).splitlines()[0]}") from None
 
 
 def show_settings(console: Console, chat: Chat) -> None:
@@ -74,6 +83,7 @@ def stream_to(console: Console, pieces: Iterable[Piece]) -> None:
 
 def run_or_explain(main: Callable[[], Any]) -> None:
     """Run a command; a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    disable_progress_bar()  # loading a local model takes a second; bars would push the answer away
     try:
         main()
     except USER_ERRORS as error:

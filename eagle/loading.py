@@ -67,6 +67,8 @@ def load_target(
             directory, dtype=dtype or choose_dtype(device), attn_implementation=attn_implementation
         )
         tokenizer = AutoTokenizer.from_pretrained(directory)
+    except ValueError as error:
+        raise ValueError(f"'{name}' cannot be loaded as a causal language model: {_first_line(error)}") from error
     except OSError as error:
         raise FileNotFoundError(
             f"no model '{name}': neither a directory with weights and tokenizer nor a Hugging Face id that can be "

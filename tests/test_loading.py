@@ -1,0 +1,72 @@
+"""Loading targets and heads by name, and what a user is told when that fails."""
+
+import pytest
+import torch
+
+from eagle import loading
+from eagle.loading import choose_dtype, convert_gguf, load_head, load_target
+from tests.tiny import tiny_target
+
+
+def test_the_default_is_converted_once(smollm2, monkeypatch):
+    monkeypatch.setattr(loading, "_save_converted", lambda *_: pytest.fail("converted again"))
+    assert convert_gguf(loading.SMOLLM2.path()).is_dir()
+    assert (smollm2.vocab_size, smollm2.hidden_size, len(smollm2.layers)) == (49152, 576, 30)
+    assert smollm2.end_token_ids == {2}
+
+
+def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
+    """A conversion killed half-way must not be mistaken for a model by the next run."""
+    source = tmp_path / "model.gguf"
+    source.write_bytes(b"GGUF")
+    monkeypatch.setenv("EAGLE_HSD_CACHE", str(tmp_path / "cache"))
+
+    def die_half_way(_path, directory):
+        (directory / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loading, "_save_converted", die_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        convert_gguf(source)
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+
+
+def test_another_file_of_the_same_name_is_converted_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("EAGLE_HSD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loading, "_save_converted", lambda path, directory: None)
+    source = tmp_path / "model.gguf"
+    source.write_bytes(b"one")
+    first = convert_gguf(source)
+    source.write_bytes(b"other")
+    assert convert_gguf(source) != first
+
+
+def test_a_target_comes_from_a_local_directory(tmp_path, smollm2):
+    tiny = tiny_target()
+    tiny.model.save_pretrained(tmp_path)
+    smollm2.tokenizer.save_pretrained(tmp_path)
+    loaded = load_target(tmp_path, dtype=torch.float32, device="cpu")
+    ids = torch.arange(10)
+    outputs = [target.prefill(ids, target.new_cache()).logits for target in (tiny, loaded)]
+    torch.testing.assert_close(*outputs)
+
+
+def test_unknown_models_and_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no GGUF file at '.*missing.gguf'"):
+        load_target(tmp_path / "missing.gguf")
+    with pytest.raises(FileNotFoundError, match="no model 'no/such/model'"):
+        load_target("no/such/model")
+    with pytest.raises(ValueError, match="empty' cannot be loaded as a causal language model"):
+        (tmp_path / "empty").mkdir()
+        load_target(tmp_path / "empty")
+
+
+def test_no_head_is_guessed_for_another_target():
+    with pytest.raises(ValueError, match="no head is shipped for LlamaForCausalLM: name one with --head"):
+        load_head(target=tiny_target())
+
+
+def test_bf16_is_chosen_only_where_it_is_native(monkeypatch):
+    for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(loading, "_cpu_capabilities", lambda native=native: {"avx512_bf16": native})
+        assert choose_dtype(torch.device("cpu")) == dtype
