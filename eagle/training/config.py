@@ -36,10 +36,6 @@ class TrainConfig:
     init_mlp: str = option("target", "'target': its last layer's, or 'random'")
     init_fc: str = option("high", "hidden state = 'high' feature, 'average' of the three, or 'random'")
 
-    condition_features: bool = option(True, "let the optimizer see the features divided by their usual size")
-
-    condition_features: bool = option(True, "the optimizer sees each feature divided by its usual size")
-
     num_steps: int = option(4, "J, draft steps of the training-time test")
     step_decay: float = option(0.8, "step j weighs step_decay ** j")
     loss_cross_entropy: float = option(1.0, "weight of the soft cross-entropy on the draft vocabulary")
