@@ -32,9 +32,11 @@ class TrainConfig:
     head_dim: int | None = option(None, "of the head; none: the target's")
     initial_head: str | None = option(None, "start from this head's weights and vocabulary: a second stage")
     init_lm_head: str = option("target", "'target': the rows of its output layer, or 'random'")
-    init_norms: str = option("target", "'target': its final norm and its last layer's, or 'ones'")
+    init_norms: str = option("target", "'target': its final norm and its last layer's, 'ones', or 'soft': small")
     init_mlp: str = option("target", "'target': its last layer's, or 'random'")
     init_fc: str = option("high", "hidden state = 'high' feature, 'average' of the three, or 'random'")
+
+    condition_features: bool = option(True, "the optimizer sees each feature divided by its usual size")
 
     num_steps: int = option(4, "J, draft steps of the training-time test")
     step_decay: float = option(0.8, "step j weighs step_decay ** j")
@@ -90,7 +92,7 @@ class TrainConfig:
 CHOICES = {
     "target_dtype": ("bfloat16", "float16", "float32"),
     "init_lm_head": ("target", "random"),
-    "init_norms": ("target", "ones"),
+    "init_norms": ("target", "ones", "soft"),
     "init_mlp": ("target", "random"),
     "init_fc": ("high", "average", "random"),
     "precision": ("bf16", "no"),

@@ -8,6 +8,7 @@ from eagle.training.config import TrainConfig
 from eagle.training.facts import TargetFacts
 from eagle.vocab import DraftVocabulary
 
+SOFT_NORM = 0.3  # with the target's output rows, logits of a fresh head then spread by about 1 and not by 5 or more
 FUSION = {"high": (0.0, 0.0, 1.0), "average": (1 / 3, 1 / 3, 1 / 3)}  # shares of the low, mid and high feature
 
 
@@ -18,6 +19,8 @@ def new_head(config: TrainConfig, facts: TargetFacts, vocabulary: DraftVocabular
     head.init_weights(torch.Generator().manual_seed(config.seed))
     if config.init_lm_head == "target":
         _copy(head.lm_head.weight, facts, "output", "init_lm_head", vocabulary.target_ids)
+    if config.init_norms == "soft":
+        head.norm.weight.fill_(SOFT_NORM)
     if config.init_norms == "target":
         _copy(head.norm.weight, facts, "norm", "init_norms")
         _copy(head.midlayer.post_attention_layernorm.weight, facts, "mlp_norm", "init_norms")
