@@ -15,39 +15,29 @@ from eagle.policies.valued import ValuedTree
 from eagle.sampling import Sampling
 from hsd_verify import DraftTree
 
-# Predicted values fall off as one over their rank, so the threshold that yields N nodes on average is about a constant
-# over N. Measured by scripts/compare_trees.py, see docs/trees.md.
-THRESHOLD_TIMES_NODES = {"hybrid": 0.5, "mixed": 0.5, "sampled": 0.5}
 DEFAULT_NUM_NODES = 16
 
 
 def hybrid(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
     """A deterministic set and one sampled child from the rest at every node."""
-    return _valued("hybrid", num_nodes, {"max_sampled": 1, **fields})
+    return ValuedTree(num_nodes, **{"max_sampled": 1, **fields})
 
 
 def mixed(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
     """Placed children and several sampled ones at every node."""
-    return _valued("mixed", num_nodes, {"max_sampled": 4, **fields})
+    return ValuedTree(num_nodes, **{"max_sampled": 4, **fields})
 
 
 def sampled(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
     """Sampled siblings only, as many at every node as their values ask for: a stochastic beam."""
-    return _valued("sampled", num_nodes, {"max_sampled": 8, "max_placed": 0, **fields})
-
-
-def _valued(name: str, num_nodes: int, fields: dict[str, Any]) -> ValuedTree:
-    """`num_nodes` is meant on average; a round may take up to half more."""
-    check_at_least(num_nodes=(num_nodes, 1))
-    threshold = min(1.0, THRESHOLD_TIMES_NODES[name] / num_nodes)
-    return ValuedTree(**{"threshold": threshold, "num_nodes": num_nodes + num_nodes // 2, **fields})
+    return ValuedTree(num_nodes, **{"max_sampled": 8, "max_placed": 0, **fields})
 
 
 @dataclass(frozen=True)
 class AutoTree:
     """The policy measured best for the temperature: deterministic at 0, partly sampled above."""
 
-    num_nodes: int = DEFAULT_NUM_NODES  # with the root, on average
+    num_nodes: int = DEFAULT_NUM_NODES  # with the root
 
     def __post_init__(self) -> None:
         check_at_least(num_nodes=(self.num_nodes, 1))

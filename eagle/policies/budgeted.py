@@ -26,7 +26,7 @@ class BudgetedTree:
     """A valued tree whose size and depth follow from predicted gain and measured cost, round by round."""
 
     slots: ValuedTree = field(
-        default_factory=lambda: ValuedTree(threshold=0.005, depth=12)
+        default_factory=lambda: ValuedTree(64, threshold=0.005, depth=12)
     )  # its threshold and caps hold
     cost: CostModel = field(default_factory=CostModel)
     promise: float = 0.6  # predicted gain of a level per value of the nodes it grows from
@@ -35,6 +35,8 @@ class BudgetedTree:
         for name, kind in (("slots", ValuedTree), ("cost", CostModel)):
             if isinstance(getattr(self, name), dict):  # from YAML
                 object.__setattr__(self, name, kind(**getattr(self, name)))
+        if self.slots.threshold is None:
+            raise ValueError("slots has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
         if not 0 < self.promise <= 1:
             raise ValueError(f"promise is {self.promise}, it must lie in (0, 1]: a share of the nodes' value")
 
@@ -59,7 +61,7 @@ class _Ledger:
     num_nodes: int = 1
 
     def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
-        slots = self.slots.slots(frontier, level)
+        slots = self.slots.offer(frontier, level).slots(frontier.values.new_tensor(self.slots.threshold))
         values = slots.values.flatten().sort(descending=True).values  # (F * (M + K),)
         values = values[values > 0][: max(self.slots.num_nodes - num_nodes, 0)]
         gains = self.gain + torch.cat([values.new_zeros(1), values.cumsum(0)]).double()

@@ -3,7 +3,7 @@
 Letters: F nodes of a frontier.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class SampledChain:
     verification (arXiv 2403.10444), the best any verifier can do with a chain."""
 
     depth: int = 4
-    draw: Draw = draw_rows
+    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         check_at_least(depth=(self.depth, 0))
@@ -56,7 +56,7 @@ class IidPaths:
 
     num_paths: int = 3
     depth: int = 4
-    draw: Draw = draw_rows
+    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         check_at_least(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
@@ -76,7 +76,7 @@ class WithoutReplacement:
     """
 
     branching: tuple[int, ...] = (3, 2, 1, 1)
-    draw: Draw = draw_rows
+    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "branching", tuple(self.branching))  # a YAML list

@@ -3,10 +3,12 @@
     placed slot of token x below v      value(v) * q(x)
     k-th sampled slot below v           value(v) * (1 - q(S)) * alpha_k     S: the placed tokens of v
 
-A slot exists when its value reaches a threshold. The value of a sampled slot is the same whatever token it draws, and
-a level is decided as a whole before its first draw, so that existence never depends on a token yet to be drawn.
+A slot exists when its value reaches a threshold, fixed or such that a budget of nodes lasts. The value of a sampled
+slot is the same whatever token it draws, and a level is decided as a whole before its first draw, so that existence
+never depends on a token yet to be drawn.
 
-Letters: F nodes of a frontier, M placed slots and K sampled slots of a node at most, C children of a level.
+Letters: F nodes of a frontier, M placed slots and K sampled slots of a node at most, C children of a level,
+G thresholds of a grid.
 """
 
 from dataclasses import dataclass, field, replace
@@ -52,24 +54,29 @@ class ValuedTree:
     With `max_placed` 0 only sampled siblings are left, the widths of all levels chosen by value (a stochastic beam).
     Above temperature 0 a placed child takes tokens the sampled one could have drawn, so its gain is smaller than its
     value: `covered` is the part of it that the sampled slot would have won anyway.
+
+    Without a `threshold` every level takes one of its own, such that the budget lasts: a slot worth v leads to about
+    `descendants` * v / threshold slots worth the threshold below it, and those of deeper levels must find room too.
     """
 
-    threshold: float = 0.02  # least value of a slot
-    num_nodes: int = 64  # most nodes with the root, whatever the values
+    num_nodes: int = 16  # most nodes with the root
+    threshold: float | None = None  # least value of a slot; None: what the budget allows, level by level
     depth: int = 8
     max_placed: int = 8  # M, placed children of a node
     max_sampled: int = 1  # K, sampled children of a node
     max_read: int = 16  # nodes of a level the drafter reads
     covered: float = 0.5
+    descendants: float = 1.0
     acceptance: Acceptance = field(default_factory=Acceptance)
-    draw: Draw = draw_rows
+    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.acceptance, dict):  # from YAML
             object.__setattr__(self, "acceptance", Acceptance(**self.acceptance))
         check_at_least(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), max_read=(self.max_read, 1))
         check_at_least(max_placed=(self.max_placed, 0), max_sampled=(self.max_sampled, 0))
-        if not 0 < self.threshold <= 1:
+        check_at_least(descendants=(self.descendants, 0))
+        if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}, it must lie in (0, 1]: a value is a probability")
         if not 0 <= self.covered < 1:
             raise ValueError(f"covered is {self.covered}, it must lie in [0, 1)")
@@ -78,8 +85,8 @@ class ValuedTree:
         self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
     ) -> DraftTree:
         rule, sampling = self.settled(sampling)
-        growth = Growth(rule, proposer, sampling, self.draw, generator)
-        return growth.tree(min(self.depth, max_depth) if self.num_nodes > 1 else 0)
+        depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
+        return Growth(replace(rule, depth=depth), proposer, sampling, self.draw, generator).tree(depth)
 
     def settled(self, sampling: Sampling) -> tuple["ValuedTree", Sampling]:
         """This policy and the draft's law for a sampling: where the target is greedy nothing is sampled, and values
@@ -91,22 +98,54 @@ class ValuedTree:
         return False
 
     def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
-        return self.slots(frontier, level).best(self.num_nodes - num_nodes)
+        offer, room = self.offer(frontier, level), self.num_nodes - num_nodes
+        if self.threshold is not None:
+            return offer.slots(frontier.values.new_tensor(self.threshold)).best(room)
+        descendants = self.descendants if level < self.depth - 1 else 0.0
+        return offer.slots(offer.threshold(room, descendants)).best(room)
 
-    def slots(self, frontier: Frontier, level: int) -> "Slots":
-        """Every slot worth the threshold, below the nodes of a frontier."""
+    def offer(self, frontier: Frontier, level: int) -> "Offer":
+        """What the nodes of a frontier could have as children."""
         best = frontier.laws.topk(min(self.max_placed, frontier.laws.shape[-1]))  # (F, M)
-        values = frontier.values[:, None]  # (F, 1)
-        placed = (values * best.values * self.acceptance.placed_at(level)).clamp(max=1)  # (F, M)
-        is_wanted = placed * (1 - self.covered) >= self.threshold
-        rest = 1 - (best.values * is_wanted).sum(-1, keepdim=True)  # (F, 1)
-        sampled = values * rest * values.new_tensor(self.acceptance.sampled_at(level, self.max_sampled))  # (F, K)
-        return Slots(best.indices, placed * is_wanted, sampled * (sampled >= self.threshold))
+        scale, alphas = self.acceptance.placed_at(level), self.acceptance.sampled_at(level, self.max_sampled)
+        return Offer(
+            best.indices,
+            best.values,
+            (frontier.values[:, None] * best.values * scale).clamp(max=1),
+            frontier.values[:, None] * frontier.values.new_tensor(alphas),
+            1 - self.covered,
+        )
 
     def worth_reading(self, values: Tensor, level: int) -> Tensor:
-        """The most valuable children that may have a child above the threshold."""
+        """The most valuable children, those that may have a child above the threshold."""
         best = values.topk(min(self.max_read, len(values))).indices
-        return best[values[best] >= self.threshold].sort().values
+        return best[values[best] >= (self.threshold or 0.0)].sort().values
+
+
+@dataclass(frozen=True)
+class Offer:
+    """All slots of a level, before a threshold. `threshold` may have leading dimensions (G,), which results keep."""
+
+    placed: Tensor  # (F, M) draft ids, most probable first
+    probs: Tensor  # (F, M) their draft probabilities
+    placed_values: Tensor  # (F, M)
+    sampled_values: Tensor  # (F, K) if nothing were placed beside them
+    placed_gain: float  # the part of a placed child's value that no sampled sibling would win
+
+    def slots(self, threshold: Tensor) -> "Slots":
+        """The slots worth the threshold; a placed token counts by its gain, a sampled slot by what is left to it."""
+        least = threshold[..., None, None]
+        is_placed = (self.placed_values * self.placed_gain >= least) & (self.placed_values > 0)  # (.., F, M)
+        rest = 1 - (self.probs * is_placed).sum(-1, keepdim=True)  # (.., F, 1)
+        sampled = self.sampled_values * rest  # (.., F, K)
+        return Slots(self.placed, self.placed_values * is_placed, sampled * (sampled >= least))
+
+    def threshold(self, room: int, descendants: float) -> Tensor:
+        """The least threshold of a grid whose slots, with the descendants they lead to, find room."""
+        grid = torch.logspace(0, -4, 49, dtype=self.probs.dtype, device=self.probs.device)  # (G,) steps of a sixth
+        values = self.slots(grid).values.flatten(1)  # (G, F * (M + K))
+        demand = (values > 0).sum(-1) + descendants * values.sum(-1) / grid  # (G,)
+        return grid[(demand <= room).cumprod(0).sum().clamp(min=1) - 1]
 
 
 @dataclass(frozen=True)
@@ -114,13 +153,13 @@ class Slots:
     """Candidates of one level; those of value 0 do not count."""
 
     placed: Tensor  # (F, M) draft ids
-    placed_values: Tensor  # (F, M), descending in a row
-    sampled_values: Tensor  # (F, K), descending in a row
+    placed_values: Tensor  # (.., F, M), descending in a row
+    sampled_values: Tensor  # (.., F, K), descending in a row
 
     @property
     def values(self) -> Tensor:
-        """(F, M + K)"""
-        return torch.cat([self.placed_values, self.sampled_values], dim=1)
+        """(.., F, M + K)"""
+        return torch.cat([self.placed_values, self.sampled_values], dim=-1)
 
     def best(self, room: int) -> Families:
         """The `room` most valuable ones. Of a node's sampled slots the first ones stay, whatever the room."""

@@ -20,16 +20,18 @@ POLICIES = {
     "iid": lambda draw: IidPaths(num_paths=2, depth=2, draw=draw),
     "without-replacement": lambda draw: WithoutReplacement((2, 2), draw=draw),
     "without-replacement-narrowing": lambda draw: WithoutReplacement((2, 1), draw=draw),
-    "hybrid": lambda draw: ValuedTree(0.1, 7, max_sampled=1, max_placed=2, draw=draw),
-    "hybrid-no-room": lambda draw: ValuedTree(0.02, 5, max_sampled=1, max_placed=2, draw=draw),
-    "hybrid-one-read": lambda draw: ValuedTree(0.05, 8, max_sampled=1, max_read=1, draw=draw),
-    "mixed": lambda draw: ValuedTree(0.05, 7, max_sampled=2, max_placed=1, draw=draw),
-    "mixed-covered": lambda draw: ValuedTree(0.03, 6, max_sampled=3, covered=0.9, draw=draw),
-    "budgeted": lambda draw: BudgetedTree(ValuedTree(0.05, 7, max_placed=2, draw=draw), CHEAP_BELOW_4),
+    "hybrid": lambda draw: ValuedTree(7, 0.1, max_sampled=1, max_placed=2, draw=draw),
+    "hybrid-no-room": lambda draw: ValuedTree(5, 0.02, max_sampled=1, max_placed=2, draw=draw),
+    "hybrid-one-read": lambda draw: ValuedTree(8, 0.05, max_sampled=1, max_read=1, draw=draw),
+    "hybrid-budget": lambda draw: ValuedTree(7, max_placed=2, draw=draw),
+    "mixed-budget": lambda draw: ValuedTree(6, max_placed=1, max_sampled=2, descendants=0.3, draw=draw),
+    "mixed": lambda draw: ValuedTree(7, 0.05, max_sampled=2, max_placed=1, draw=draw),
+    "mixed-covered": lambda draw: ValuedTree(6, 0.03, max_sampled=3, covered=0.9, draw=draw),
+    "budgeted": lambda draw: BudgetedTree(ValuedTree(7, 0.05, max_placed=2, draw=draw), CHEAP_BELOW_4),
     "budgeted-mixed": lambda draw: BudgetedTree(
-        ValuedTree(0.02, 6, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
+        ValuedTree(6, 0.02, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
     ),
-    "sampled-beam": lambda draw: ValuedTree(0.05, 6, max_sampled=3, max_placed=0, draw=draw),
+    "sampled-beam": lambda draw: ValuedTree(6, 0.05, max_sampled=3, max_placed=0, draw=draw),
 }
 SAMPLINGS = {
     "temperature-1": Sampling(1.0),

@@ -62,10 +62,10 @@ def claim_the_whole_law(tree: DraftTree) -> DraftTree:
 
 
 TAMPERINGS = {
-    "pruned-hybrid": (lambda draw: ValuedTree(0.05, 7, max_placed=1, draw=draw), prune_an_unlikely_token),
+    "pruned-hybrid": (lambda draw: ValuedTree(7, 0.05, max_placed=1, draw=draw), prune_an_unlikely_token),
     "pruned-chain": (lambda draw: SampledChain(2, draw=draw), prune_an_unlikely_token),
     "reordered": (lambda draw: WithoutReplacement((2, 1), draw=draw), order_siblings_by_token),
-    "wrong-law": (lambda draw: ValuedTree(0.05, 7, max_placed=1, draw=draw), claim_the_whole_law),
+    "wrong-law": (lambda draw: ValuedTree(7, 0.05, max_placed=1, draw=draw), claim_the_whole_law),
 }
 
 
@@ -94,7 +94,7 @@ class _Peeking(Growth):
 
 def test_slot_that_depends_on_its_own_token_is_caught():
     branches = Branches()
-    policy = ValueOfTheToken(0.05, 7, max_placed=1, draw=branches)
+    policy = ValueOfTheToken(7, 0.05, max_placed=1, draw=branches)
     assert policy_error(policy, branches, Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
 
 
