@@ -12,7 +12,7 @@ from rich.progress import track
 
 from eagle.checkpoint import load_head, write_json
 from eagle.draft import DraftHead
-from eagle.loading import load_target
+from eagle.loading import choose_device, load_target
 from eagle.target import Target
 from eagle.training.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
 from eagle.training.config import TrainConfig
@@ -80,8 +80,12 @@ def write_features(config: TrainConfig) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """One process or as many as `accelerate launch` started."""
-    return Accelerator(mixed_precision=config.precision, step_scheduler_with_optimizer=False)
+    """One process or as many as `accelerate launch` or torchrun started.
+
+    Without an accelerator accelerate has to be told, or processes on CPUs do not find each other.
+    """
+    on_cpu = choose_device().type == "cpu"
+    return Accelerator(mixed_precision=config.precision, cpu=on_cpu, step_scheduler_with_optimizer=False)
 
 
 def open_setting(config: TrainConfig, accelerator: Accelerator) -> Setting:
