@@ -1,6 +1,6 @@
 """A conversation: history, chat template, streamed text and stop conditions on top of a decode session."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from fastchat.conversation import get_conv_template
@@ -13,7 +13,7 @@ from eagle.sampling import seeded
 from eagle.stats import DecodeStats
 from eagle.target import Target
 from eagle.text import Detokenizer, StopStrings
-from eagle.tree import EagleTree, TreePolicy
+from eagle.tree import AutoTree, TreePolicy
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -78,7 +78,7 @@ class Chat:
         stop: Sequence[str] = (),
         seed: int = 0,
     ):
-        drafter = EagleDrafter(head, target.embed, policy or EagleTree()) if head is not None else None
+        drafter = EagleDrafter(head, target.embed, policy or AutoTree()) if head is not None else None
         self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
         self.template, self._system = template, system
         self.session = Session(target, drafter)
@@ -95,7 +95,7 @@ class Chat:
         """The whole answer at once."""
         return "".join(piece.text for piece in self.stream(message))
 
-    def stream(self, message: str) -> Iterator[Piece]:
+    def stream(self, message: str) -> Generator[Piece, None, None]:
         """Stream the answer to `message`. Closing the iterator early keeps what was said so far in the history.
 
         Raises ValueError when the conversation no longer fits into the target's context; history is then unchanged.

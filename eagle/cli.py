@@ -16,6 +16,7 @@ from eagle.decode import DecodeOptions
 from eagle.loading import load_head, load_target
 from eagle.sampling import Sampling
 from eagle.target import Target
+from eagle.tree import POLICIES, parse_policy
 
 ACCEPTED_STYLE = "green"
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,6 +28,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     sampling, options = Sampling(), DecodeOptions()
     parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: embedded SmolLM2-135M)")
     parser.add_argument("--head", help="directory or Hugging Face id of a draft head (default: the shipped one)")
+    parser.add_argument("--tree", default="auto", help=f"{', '.join(POLICIES)}; fields: eagle:num_nodes=16,depth=5")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where it is native")
     parser.add_argument("--device", help="such as cuda or cpu (default: the first accelerator, or cpu)")
     parser.add_argument("--temperature", type=float, default=sampling.temperature, help="0: greedy")
@@ -44,10 +46,12 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     """A conversation as the flags describe it; `plain` leaves the head out."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.method)
+    policy = parse_policy(args.tree)
     target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
     return Chat(
         target,
         None if plain else load_head(args.head, target),
+        policy,
         options=options,
         system=args.system,
         template=args.template,

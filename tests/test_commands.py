@@ -21,6 +21,7 @@ def run(*words: str, stdin: str = "", timeout_s: int = 300) -> subprocess.Comple
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["--target", "no/such/place"], "no model 'no/such/place'"),
         (["--target", "missing.gguf"], "no GGUF file at 'missing.gguf'"),
+        (["--tree", "oak"], "unknown tree 'oak': choose one of auto, eagle"),
         (["--head", "tests"], "no draft head in"),
         (["word " * 9000], "exceed the target's context of 8192 tokens"),
         (["--device", "nonsense"], "nonsense"),

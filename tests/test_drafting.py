@@ -16,10 +16,10 @@ def head_over(head, target, features, tokens, guesses):
     features (T, 3H) stand beside tokens (T,), each one position older; guesses continue on the head's own output.
     """
     hidden = head.fuse(features)
-    for guess in [None, *guesses]:
-        if guess is not None:
-            tokens = torch.cat([tokens, torch.tensor([guess])])
-            hidden = torch.cat([hidden, output[-1:]])
+    output = plain_pass(head, target, hidden, tokens)
+    for guess in guesses:
+        tokens = torch.cat([tokens, torch.tensor([guess])])
+        hidden = torch.cat([hidden, output[-1:]])
         output = plain_pass(head, target, hidden, tokens)
     return head.logits(output[-1])
 

@@ -17,7 +17,7 @@ LEAST_EXPECTED = 5  # rarer tokens are pooled
 
 
 class Replay:
-    """A proposer that asks the head once for every path and then answers from memory, so that 20,000 rounds are cheap."""
+    """A proposer that asks the head once for every path and then answers from memory: 20,000 rounds are cheap."""
 
     def __init__(self, proposer, memory: dict):
         self._proposer, self._memory, self._tokens = proposer, memory, []
@@ -57,8 +57,8 @@ class Rounds:
 
     def first_token(self, generator) -> int:
         tree = self.drafter.propose(SAMPLING, 2, generator)
-        verdict = draw(self.verdict_law(tree), generator)  # what `verify` does, with the law remembered
-        return int(tree.tokens[verdict.path[0]] if len(verdict.path) else verdict.next_token)
+        node, next_token = draw(self.verdict_law(tree), generator)  # what `verify` does, with the law remembered
+        return int(tree.tokens[tree.path(node)[0]]) if node else next_token
 
 
 @pytest.mark.parametrize("policy", [EagleTree(num_nodes=8, depth=2, top_k=3), SampledChain(2)], ids=["tree", "chain"])

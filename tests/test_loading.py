@@ -52,7 +52,7 @@ def test_a_target_comes_from_a_local_directory(tmp_path, smollm2):
 
 
 def test_unknown_models_and_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no GGUF file at '.*missing.gguf'"):
+    with pytest.raises(FileNotFoundError, match=r"no GGUF file at '.*missing\.gguf'"):
         load_target(tmp_path / "missing.gguf")
     with pytest.raises(FileNotFoundError, match="no model 'no/such/model'"):
         load_target("no/such/model")

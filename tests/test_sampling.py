@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eagle.sampling import Sampling, seeded, draw
+from eagle.sampling import Sampling, draw, seeded
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, 0.0]])
 

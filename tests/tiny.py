@@ -1,4 +1,4 @@
-"""Tiny random models. Targets have nine layers: with fewer, layers L // 2 and L - 3 coincide and a mix-up stays hidden."""
+"""Tiny random models. Targets have nine layers: with fewer, L // 2 and L - 3 may coincide and hide a mix-up."""
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,0 +1,67 @@
+"""The shipped head with the real target: what a user gets without naming anything."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eagle.chat import encode_prompt, render_prompt
+from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.eagle3 import EagleDrafter
+from eagle.loading import SHIPPED_HEAD, load_head
+from eagle.packages import MT_BENCH
+from eagle.tree import EagleTree
+
+ROOT = Path(__file__).parent.parent
+NUM_PROMPTS, OPTIONS = 20, DecodeOptions(max_new_tokens=24)
+CHAIN, TREE = EagleTree(num_nodes=5, depth=4, top_k=1), EagleTree()
+MAX_BYTES = 40_000_000
+
+
+@pytest.fixture(scope="module")
+def prompts(smollm2) -> list[list[int]]:
+    """The first turns of real MT-Bench questions, four apart so that every category is there."""
+    questions = [json.loads(line) for line in MT_BENCH.path().read_text(encoding="utf-8").splitlines()][::4]
+    turns = [[{"role": "user", "content": question["turns"][0]}] for question in questions[:NUM_PROMPTS]]
+    return [encode_prompt(smollm2.tokenizer, render_prompt(smollm2.tokenizer, turn)) for turn in turns]
+
+
+@pytest.fixture(scope="module")
+def plain(smollm2, prompts) -> list[list[int]]:
+    return [[t for step in autoregressive(smollm2, ids, OPTIONS) for t in step.tokens] for ids in prompts]
+
+
+@pytest.mark.parametrize("policy", [CHAIN, TREE], ids=["chain", "tree"])
+def test_greedy_output_equals_the_targets_own_on_real_prompts(smollm2, prompts, plain, policy):
+    """Float32, token for token; and the head earns its place: it gets tokens accepted."""
+    session = Session(smollm2, EagleDrafter(load_head(target=smollm2), smollm2.embed, policy))
+    assert len(prompts) == NUM_PROMPTS
+    accepted = rounds = 0
+    for ids, expected in zip(prompts, plain, strict=True):
+        steps = list(session.decode(ids, OPTIONS))
+        assert [token for step in steps for token in step.tokens] == expected
+        accepted += sum(step.num_accepted for step in steps)
+        rounds += len(steps) - 1
+    assert accepted > 0.3 * rounds  # an untrained head, or features of the wrong layers, stay below 0.05
+
+
+def test_the_shipped_head_is_small_and_documented():
+    assert sum(path.stat().st_size for path in SHIPPED_HEAD.iterdir()) < MAX_BYTES
+    card = (SHIPPED_HEAD / "README.md").read_text(encoding="utf-8")
+    for word in ("scripts/train.py", "tokens", "overlap", "tau"):
+        assert word in card
+
+
+def test_the_readmes_python_lines_run():
+    code = re.search(r"```python\n(from eagle import.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert code is not None
+    short = code[1].replace("load_head(target=target))", "load_head(target=target), options=SHORT)")
+    result = subprocess.run(
+        [sys.executable, "-c", "from eagle import DecodeOptions\nSHORT = DecodeOptions(max_new_tokens=8)\n" + short],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.split()) > 3
