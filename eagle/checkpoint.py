@@ -1,7 +1,7 @@
 """Reading and writing draft heads: a directory with `config.json` and `model.safetensors`.
 
 `save_head` writes the flat layout that SafeAILab's code and SGLang read; `load_head` reads it, from SafeAILab,
-SpecForge and AngelSlim alike. `eagle.formats` knows the fields.
+SpecForge and AngelSlim alike, and heads of speculators too. `eagle.formats` knows the fields, and which are missing.
 """
 
 import json
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eagle.draft import DraftHead, HeadConfig
 from eagle.formats import Config, State, flat_config, head_config, vocabulary
+from eagle.speculators_format import is_speculators, to_flat
 from eagle.target import Target, default_feature_layers
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -50,15 +51,23 @@ def load_head(
     Raises FileNotFoundError when there is no checkpoint, ValueError when tensors are missing, unexpected or of
     another shape, and when the head was made for another target.
     """
+    head = read_head(source, target)
+    dtype = dtype or (target.dtype if target else head.fc.weight.dtype)
+    return cast_parameters(head, dtype).to(device or (target.device if target else None)).eval()
+
+
+def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
+    """As `load_head`, with every tensor in the dtype it is stored in."""
     config, state = read_checkpoint(source)
+    if is_speculators(config):
+        config, state = to_flat(config, state)
     shape = head_config(config, state, default_feature_layers(len(target.layers)) if target else None)
     if target is not None:
         check_fits(shape, target)
     _release_embedding(state, target)
     head = DraftHead(shape, vocabulary(state, shape))
     _fill(head, state)
-    dtype = dtype or (target.dtype if target else state["fc.weight"].dtype)
-    return cast_parameters(head, dtype).to(device or (target.device if target else None)).eval()
+    return head
 
 
 def check_fits(head: HeadConfig, target: Target) -> None:
