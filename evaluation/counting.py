@@ -28,7 +28,7 @@ VOCAB_SIZE, LENGTH, NUM_TEXTS = 3, 3, 400
 PROMPT = [1, 2, 0]
 WIDTH = 16  # of the tiny models
 FALSE_ALARM = 1e-6  # of one chi-square test
-NUM_GREEDY_PROMPTS, GREEDY_LENGTH = 20, 12
+NUM_GREEDY_PROMPTS, GREEDY_LENGTH = 10, 12
 GREEDY = Sampling(0.0)
 
 

@@ -29,7 +29,8 @@ class Resamples:
 
     def __init__(self, num_questions: int, num_resamples: int, seed: int):
         uniform = np.full(num_questions, 1 / max(num_questions, 1))
-        drawn = np.random.default_rng(seed).multinomial(num_questions, uniform, size=num_resamples)
+        size = num_resamples if num_questions > 1 else 0  # one question says nothing about others
+        drawn = np.random.default_rng(seed).multinomial(num_questions, uniform, size=size)
         self.weights: Array = np.vstack([np.ones((1, num_questions)), drawn])
 
     def total(self, per_question: Array) -> Array:
