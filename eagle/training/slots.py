@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 ATTENTION_NAME = "eagle_slots"
@@ -32,7 +32,7 @@ def slots_in(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def check_attention(config: PreTrainedConfig, max_length: int) -> None:
+def check_attention(config: PretrainedConfig, max_length: int) -> None:
     """Raises ValueError for models that look back less far than ``max_length``: slots keep everything."""
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
@@ -133,6 +133,9 @@ class PromptView:
     slot: int
     start: int  # tokens that the slot held before
 
+    def get_seq_length(self, *_) -> int:  # asked for by transformers 4.57, which then uses the position_ids it is given
+        return self.start
+
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__):
         group, row = divmod(self.slot, self.cache.group_size)
         end = self.start + keys.shape[2]
@@ -148,6 +151,9 @@ class StepView:
 
     cache: SlotCache
     lengths: Sequence[torch.Tensor]  # tokens held before the step, (S,) a group
+
+    def get_seq_length(self, *_) -> int:  # as above; every row has its own length
+        return 0
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__):
         size = self.cache.group_size

@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n"
@@ -24,7 +24,7 @@ def tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
     return fast
 
 
-def target(config: PreTrainedConfig | None = None, seed: int = 0) -> PreTrainedModel:
+def target(config: PretrainedConfig | None = None, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config or LlamaConfig(**shape()), dtype=torch.float32).eval()
 
