@@ -3,17 +3,21 @@
 python scripts/record_rounds.py && python scripts/compare_trees.py         # benchmarks, the shipped head
 python scripts/compare_trees.py --held-out --arms configs/trees/tuning.yaml
 python scripts/compare_trees.py --shard 0/2 & python scripts/compare_trees.py --shard 1/2 & wait
+python scripts/compare_trees.py --held-out --fit                           # acceptance of slots, for `acceptance:`
 python scripts/compare_trees.py --report-only                              # the table of what has been measured
 """
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from eagle.cli import run_or_explain
 from eagle.loading import load_head, load_target
-from evaluation.laboratory import SAMPLINGS, Plan, read_arms, read_rows, run
+from eagle.target import Target
+from evaluation.laboratory import SAMPLINGS, Plan, belongs, read_arms, read_rows, run
 from evaluation.laboratory_contexts import HELD_OUT, Context, read_contexts
+from evaluation.laboratory_fit import fit
 from evaluation.laboratory_growth import DraftSource, HeadSource
 from evaluation.laboratory_report import ALL, cells, lines, plot, write_csv
 from evaluation.laboratory_synthetic import EarlyExit
@@ -40,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--synthetic", action="store_true", help="draft with the target's own early exit, before a head exists"
     )
+    parser.add_argument("--fit", action="store_true", help="print the measured acceptance of slots and stop")
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--verifiers", nargs="+", default=("walk", "hsd"), help="in the printed table")
     return parser.parse_args()
@@ -60,9 +65,26 @@ def chosen_contexts(args: argparse.Namespace) -> list[Context]:
     return [context for *_, context in sorted(ranked)][: args.max_contexts][index::count]
 
 
-def measure(args: argparse.Namespace, plan: Plan, directory: Path) -> None:
+def models(args: argparse.Namespace) -> tuple[Target, DraftSource]:
     target = load_target(args.target)
-    source: DraftSource = EarlyExit(target) if args.synthetic else HeadSource(load_head(args.head, target), target)
+    if args.synthetic:
+        return target, EarlyExit(target)
+    return target, HeadSource(load_head(args.head, target), target)
+
+
+def print_fit(args: argparse.Namespace) -> None:
+    """What `acceptance:` of a valued tree should say for this draft, a line a sampling."""
+    target, source = models(args)
+    contexts = chosen_contexts(args)
+    for label in args.samplings:
+        sampling = SAMPLINGS[label]
+        if not sampling.greedy:
+            fitting = [c for c in contexts if belongs(c.temperature, sampling.temperature)]
+            print(f"{label}: {asdict(fit(target, source, fitting, label))}", flush=True)
+
+
+def measure(args: argparse.Namespace, plan: Plan, directory: Path) -> None:
+    target, source = models(args)
     start = time.monotonic()
     rows_path = directory / f"rows-{args.shard.replace('/', '-of-')}.jsonl"
     for left, context in run(target, source, chosen_contexts(args), plan, rows_path):
@@ -85,6 +107,9 @@ def report(args: argparse.Namespace, directory: Path) -> None:
 
 def main() -> None:
     args = parse()
+    if args.fit:
+        print_fit(args)
+        return
     plan = Plan(read_arms(args.arms, args.budgets), tuple(args.samplings), num_draws=args.num_draws, seed=args.seed)
     draft = "synthetic" if args.synthetic else Path(args.head or "shipped").name
     directory = args.output / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"

@@ -1,0 +1,58 @@
+"""Costs are measured once per machine, target and dtype, and a damaged file is measured again."""
+
+import pytest
+
+from eagle import calibration
+from eagle.tree import CostModel
+from tests.tiny import tiny_head
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Counts measurements, which return fixed costs."""
+    calls = []
+
+    def measure(target, head=None):
+        calls.append(target)
+        return CostModel((1, 8), (10.0, 12.0), 1.5)
+
+    monkeypatch.setattr(calibration, "measure", measure)
+    return calls
+
+
+def test_a_machine_is_measured_once(target, measured, tmp_path):
+    first = calibration.load_costs(target, directory=tmp_path / "costs")
+    assert calibration.load_costs(target, directory=tmp_path / "costs") == first
+    assert len(measured) == 1
+    assert [path.suffix for path in (tmp_path / "costs").iterdir()] == [".json"]
+
+
+def test_another_head_is_another_measurement(target, measured, tmp_path):
+    calibration.load_costs(target, directory=tmp_path)
+    calibration.load_costs(target, tiny_head(target), tmp_path)
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"num_nodes": [1, 8]}', '{"num_nodes": [8, 1], "target_ms": [1, 2]}'])
+def test_a_damaged_file_is_replaced(target, measured, tmp_path, damage):
+    calibration.load_costs(target, directory=tmp_path)
+    next(tmp_path.iterdir()).write_text(damage)
+    calibration.load_costs(target, directory=tmp_path)
+    calibration.load_costs(target, directory=tmp_path)
+    assert len(measured) == 2
+
+
+def test_measuring_covers_target_and_head(target, monkeypatch):
+    monkeypatch.setattr(calibration, "MAX_SECONDS", 0.0)  # one run of each
+    costs = calibration.measure(target, tiny_head(target))
+    assert costs.num_nodes == calibration.NUM_NODES
+    assert list(costs.target_ms) == sorted(costs.target_ms) and costs.target_ms[0] > 0
+    assert costs.draft_step_ms >= 0
+
+
+def test_the_best_budget_follows_the_costs():
+    tau = {8: 1.0, 16: 1.3, 32: 1.5}
+    assert calibration.best_budget(CostModel((1, 64), (20.0, 20.0)), tau, depth=5) == 32
+    assert calibration.best_budget(CostModel((1, 8, 16), (20.0, 20.0, 60.0)), tau, depth=5) == 8
+    with pytest.raises(ValueError, match="tau is empty"):
+        calibration.best_budget(CostModel(), {}, depth=5)

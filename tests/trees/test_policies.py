@@ -1,0 +1,196 @@
+"""What policies promise besides losslessness: budgets, depth, names, seeds, and slots that are decided before draws."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from eagle.decode import DecodeOptions, Session
+from eagle.sampling import Sampling, seeded
+from eagle.tree import (
+    POLICIES,
+    Acceptance,
+    AutoTree,
+    BudgetedTree,
+    CostModel,
+    EagleTree,
+    IidPaths,
+    SampledChain,
+    ValuedTree,
+    WithoutReplacement,
+    draw_rows,
+    hybrid,
+    make_policy,
+    mixed,
+    parse_policy,
+    sampled,
+)
+from tests.tiny import random_ids, tiny_drafter
+from tests.trees.toy import Branches, TableProposer, policy_error
+
+SAMPLED = {name: make_policy(name) for name in POLICIES if name != "eagle"}
+WARM = Sampling(1.0)
+
+
+def proposer(seed=2, size=12, prefix=()):
+    return TableProposer(list(range(size)), size, seed, prefix)
+
+
+def test_drawn_rows_follow_their_weights():
+    """20,000 draws: a frequency is off by more than 0.02 with probability below 1e-7 (Hoeffding), three times."""
+    weights = torch.tensor([0.5, 0.0, 1.0, 0.5]).expand(20_000, 4)
+    counts = draw_rows(weights, seeded(0)).bincount(minlength=4) / 20_000
+    assert counts[1] == 0
+    assert (counts - torch.tensor([0.25, 0.0, 0.5, 0.25])).abs().max() < 0.02
+
+
+def test_a_row_draws_the_same_whatever_follows_it():
+    weights = torch.rand(5, 30, generator=seeded(1))
+    assert draw_rows(weights, seeded(3))[:2].tolist() == draw_rows(weights[:2], seeded(3)).tolist()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("max_depth", [0, 1, 3])
+def test_trees_stay_within_the_depth(name, max_depth):
+    tree = make_policy(name).grow(proposer(), WARM, max_depth, seeded(0))
+    assert max(tree.depth) <= max_depth
+    assert (tree.num_nodes == 1) == (max_depth == 0)
+
+
+@pytest.mark.parametrize("make", [hybrid, mixed, sampled, AutoTree])
+@pytest.mark.parametrize("num_nodes", [1, 2, 9, 33])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_budgets_are_kept_and_used(make, num_nodes, temperature):
+    sizes = [make(num_nodes).grow(proposer(seed), Sampling(temperature), 8, seeded(0)).num_nodes for seed in range(5)]
+    assert max(sizes) <= num_nodes
+    if temperature and num_nodes > 2:  # without draws the placed slots of a toy vocabulary may run out
+        assert sum(sizes) / 5 > 0.7 * num_nodes
+
+
+def drawing(policy, draw):
+    """The policy, drawing with `draw`, with room for three nodes below the root where it takes a budget."""
+    if isinstance(policy, AutoTree):
+        return drawing(policy.choose(WARM), draw)
+    if isinstance(policy, BudgetedTree):
+        return dataclasses.replace(policy, slots=dataclasses.replace(drawing(policy.slots, draw), max_placed=1))
+    budget = {"num_nodes": 4} if isinstance(policy, ValuedTree) else {}
+    return dataclasses.replace(policy, draw=draw, **budget)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_slots_of_a_family_do_not_depend_on_what_is_drawn(name):
+    """All branches of the first level: the same nodes below the root, sampled alike, whatever tokens they drew."""
+    branches = Branches()
+    policy = drawing(SAMPLED[name], branches)
+    trees = [tree for _, tree in branches.trees(lambda: policy.grow(proposer(size=6), WARM, 1))]
+    assert len({(tree.parent_list, tree.sampled_list) for tree in trees}) == 1
+    assert len({tree.token_list for tree in trees}) == len(trees) > 1
+
+
+def test_hybrid_has_one_sampled_child_and_mixed_several():
+    trees = {make: make(33).grow(proposer(size=30), WARM, 4, seeded(0)) for make in (hybrid, mixed, sampled)}
+    most = {make: max(len(tree.sampled_children(v)) for v in range(tree.num_nodes)) for make, tree in trees.items()}
+    assert most[hybrid] == 1 and most[mixed] > 1 and most[sampled] > 1
+    assert any(trees[hybrid].placed_children(v) for v in range(33))
+    assert all(trees[sampled].sampled_list[1:])
+
+
+def test_rows_are_formed_only_for_nodes_that_draw():
+    tree = hybrid(17).grow(proposer(size=30), WARM, 4, seeded(0))
+    for node in range(tree.num_nodes):
+        assert float(tree.draft_probs[node].sum()) == pytest.approx(float(bool(tree.sampled_children(node))))
+        placed = [tree.token_list[child] for child in tree.placed_children(node)]
+        assert not tree.draft_probs[node, placed].any()
+    assert EagleTree(9).grow(proposer(), WARM, 4).draft_probs is None
+
+
+def test_nothing_is_sampled_where_the_target_is_greedy():
+    for make in (hybrid, mixed, AutoTree):
+        tree = make(17).grow(proposer(size=30), Sampling(0.0), 4, seeded(0))
+        assert not any(tree.sampled_list) and tree.num_nodes > 5
+
+
+def test_auto_takes_the_tree_for_the_temperature():
+    assert isinstance(AutoTree(12).choose(Sampling(0.0)), EagleTree)
+    assert isinstance(AutoTree(12).choose(WARM), ValuedTree)
+
+
+def test_auto_is_lossless_at_small_budgets():
+    branches = Branches()
+    policy = dataclasses.replace(AutoTree(6).choose(WARM), draw=branches)
+    assert policy_error(policy, branches, WARM, [0, 1, 2], 3, depth=3) < 1e-12
+
+
+def test_values_are_honest_about_sampled_slots():
+    """A level whose sampled slots are never accepted gets none, and its placed ones stay."""
+    hopeless = Acceptance(sampled=((0.6,), (1e-6,)))
+    tree = ValuedTree(33, acceptance=hopeless).grow(proposer(size=30), WARM, 4, seeded(0))
+    levels = {tree.depth[node] for node in range(1, tree.num_nodes) if tree.sampled_list[node]}
+    assert levels == {1} and max(tree.depth) > 1
+
+
+def test_budgeted_grows_as_long_as_it_pays():
+    free = CostModel((1, 64), (20.0, 20.1), draft_step_ms=0.01)
+    dear = CostModel((1, 64), (20.0, 2000.0), draft_step_ms=0.01)
+    slow_head = CostModel((1, 64), (20.0, 20.1), draft_step_ms=100.0)
+    trees = [BudgetedTree(cost=cost).grow(proposer(size=30), WARM, 8, seeded(0)) for cost in (free, dear, slow_head)]
+    assert trees[0].num_nodes > 40 > 3 > trees[1].num_nodes
+    assert max(trees[0].depth) > 2 and max(trees[2].depth) == 1
+
+
+def test_costs_are_linear_between_measurements_and_beyond():
+    cost = CostModel((1, 8, 16), (10.0, 10.0, 26.0))
+    assert cost.target_at(torch.tensor([1, 4, 8, 12, 16, 20])).tolist() == [10, 10, 10, 18, 26, 34]
+
+
+def test_names_and_specs():
+    assert make_policy("hybrid", num_nodes=20) == hybrid(20)
+    assert parse_policy("without_replacement:branching=3+2+1") == WithoutReplacement((3, 2, 1))
+    assert parse_policy("mixed:num_nodes=20,covered=0.8") == mixed(20, covered=0.8)
+    assert parse_policy("iid:num_paths=2") == IidPaths(2)
+    assert parse_policy("auto") == AutoTree()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("oak", "unknown tree 'oak': choose one of auto, eagle"),
+        ("chain:width=2", "tree 'chain' has no field width: known are depth"),
+        ("chain:depth", "'depth' must be FIELD=VALUE"),
+        ("chain:depth=deep", "'deep' is not a number"),
+        ("chain:depth=-1", "depth is -1, it must be at least 0"),
+        ("hybrid:threshold=2", "threshold is 2, it must lie in"),
+        ("hybrid:covered=1", "covered is 1, it must lie in"),
+        ("eagle:num_nodes=0", "num_nodes is 0, it must be at least 1"),
+        ("without_replacement:branching=3+0", r"branching\[1\] is 0"),
+    ],
+)
+def test_refusals_say_what_would_do(spec, message):
+    with pytest.raises(ValueError, match=message):
+        parse_policy(spec)
+
+
+def test_refusals_of_tables():
+    with pytest.raises(ValueError, match="give at least one number, all larger than 0"):
+        Acceptance(placed=(0.0,))
+    with pytest.raises(ValueError, match="two lists of one length"):
+        CostModel((1, 8), (10.0,))
+    with pytest.raises(ValueError, match="slots has no threshold"):
+        BudgetedTree(ValuedTree())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_decoding_with_every_policy_repeats_with_its_seed(target, name):
+    """The real drafter: a head with a vocabulary of its own, a cache, several rounds."""
+    options = DecodeOptions(WARM, max_new_tokens=12)
+    session = Session(target, tiny_drafter(target, make_policy(name)))
+    texts = []
+    for seed in (3, 3, 4):
+        texts.append([token for step in session.decode(random_ids(9), options, seeded(seed)) for token in step.tokens])
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_chain_is_the_simplest_sampled_tree():
+    chain = SampledChain(3).grow(proposer(), WARM, 3, seeded(5))
+    assert chain.parent_list == (-1, 0, 1, 2) and chain.sampled_list == (False, True, True, True)
+    assert chain.token_list == WithoutReplacement((1, 1, 1)).grow(proposer(), WARM, 3, seeded(5)).token_list
