@@ -32,6 +32,7 @@ from eagle.training.trainer import Trainer
 from eagle.training.vocabulary import build_vocabulary, load_vocabulary
 from eagle.vocab import DraftVocabulary
 
+SETTINGS, PREPARED = "settings.json", "prepared"  # in a directory of data: its making began, and ended
 MAY_CHANGE = (
     "features",
     "fill_features",
@@ -102,17 +103,19 @@ def open_setting(config: TrainConfig, accelerator: Accelerator) -> Setting:
 
 
 def make_data(config: TrainConfig, target: Target | None) -> None:
-    """Prepare the conversations with `config.prepare` when they are not there yet."""
-    if config.data is None or config.prepare is None or Path(config.data).exists():
+    """Prepare the conversations with `config.prepare`, or finish preparing them; data from elsewhere is left alone."""
+    if config.data is None or config.prepare is None or (Path(config.data) / PREPARED).is_file():
+        return
+    if Path(config.data).exists() and not (Path(config.data) / SETTINGS).is_file():
         return
     settings = replace(load(PrepareConfig, Path(config.prepare)), output=config.data)
     if target is None or target.tokenizer is None:
-        raise ValueError(
-            f"{config.data} is not there, and making it needs the target and its tokenizer: unset features"
-        )
-    prepare(
-        settings, target.model if settings.answers == "regenerate" else None, target.tokenizer, target.end_token_ids
-    )
+        raise ValueError(f"{config.data} is incomplete and making it needs the target: unset features for this run")
+    attention = target.config._attn_implementation  # generating replaces it
+    model = target.model if settings.answers == "regenerate" else None
+    prepare(settings, model, target.tokenizer, target.end_token_ids)
+    target.model.set_attn_implementation(attention)
+    (Path(config.data) / PREPARED).touch()
 
 
 def load_facts(config: TrainConfig, target: Target | None) -> TargetFacts:
