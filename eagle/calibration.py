@@ -3,6 +3,7 @@
     measure       a target pass over 1 .. 64 nodes and a draft step, a few seconds
     load_costs    the same, from a file in the user's cache directory where this machine, target and dtype were measured
     best_budget   the node budget with the most predicted tokens a second
+    tuned_tree    the default tree with the budgets that pay here
 
 Letters: N tree nodes including the root.
 """
@@ -25,6 +26,7 @@ from eagle.draft import DraftHead
 from eagle.eagle3 import EagleDrafter
 from eagle.loading import cache_dir
 from eagle.masks import ancestor_matrix, chain_parents
+from eagle.policies.automatic import AutoTree
 from eagle.policies.costs import CostModel
 from eagle.policies.deterministic import EagleTree
 from eagle.sampling import Sampling
@@ -35,6 +37,10 @@ PREFIX_TOKENS = 256
 REPEATS = 5
 MAX_SECONDS = 15.0  # a slow machine gets fewer repeats, never less than one of each
 DRAFT_LEVELS = 5
+# N -> accepted tokens and draft steps of a round of the default tree, as scripts/compare_trees.py measured them with
+# the shipped head at temperature 1 and 0. Another head moves all of them together, and the best budget little.
+EXPECTED_TAU = {4: (0.5, 2), 8: (0.65, 4), 16: (0.8, 5), 32: (0.9, 6), 60: (1.0, 7)}
+EXPECTED_GREEDY_TAU = {4: (0.6, 2), 8: (0.8, 4), 16: (1.0, 5), 32: (1.1, 6), 60: (1.2, 7)}
 
 
 def load_costs(target: Target, head: DraftHead | None = None, directory: Path | None = None) -> CostModel:
@@ -49,6 +55,12 @@ def load_costs(target: Target, head: DraftHead | None = None, directory: Path | 
         costs = measure(target, head)
         _write(path, costs)
         return costs
+
+
+def tuned_tree(target: Target, head: DraftHead, directory: Path | None = None) -> AutoTree:
+    """The default tree at the knee of tokens a second on this machine, with and without sampling."""
+    costs = load_costs(target, head, directory)
+    return AutoTree(best_budget(costs, EXPECTED_TAU), best_budget(costs, EXPECTED_GREEDY_TAU))
 
 
 @torch.inference_mode()
@@ -71,16 +83,17 @@ def measure(target: Target, head: DraftHead | None = None) -> CostModel:
     return CostModel(NUM_NODES, rising, _draft_step_ms(target, head, features, deadline))
 
 
-def best_budget(costs: CostModel, tau: Mapping[int, float], depth: int) -> int:
-    """The node budget with the most tokens a second; tau: N -> accepted tokens a round, depth: draft steps a round."""
+def best_budget(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> int:
+    """The node budget with the most tokens a second; `expected`: N -> accepted tokens and draft steps of a round."""
 
     def rate(num_nodes: int) -> float:
+        tau, num_steps = expected[num_nodes]
         target_ms = float(costs.target_at(torch.tensor(num_nodes)))
-        return (1 + tau[num_nodes]) / (target_ms + depth * costs.draft_step_ms)
+        return (1 + tau) / (target_ms + num_steps * costs.draft_step_ms)
 
-    if not tau:
-        raise ValueError("tau is empty: give expected accepted tokens for at least one node budget")
-    return max(sorted(tau), key=rate)
+    if not expected:
+        raise ValueError("expected is empty: give accepted tokens and draft steps for at least one node budget")
+    return max(sorted(expected), key=rate)
 
 
 def _draft_step_ms(target: Target, head: DraftHead, features: torch.Tensor, deadline: float) -> float:

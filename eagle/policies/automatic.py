@@ -38,13 +38,18 @@ class AutoTree:
     """The policy measured best for the temperature: deterministic at 0, partly sampled above."""
 
     num_nodes: int = DEFAULT_NUM_NODES  # with the root
+    greedy_nodes: int | None = None  # at temperature 0; None: num_nodes
 
     def __post_init__(self) -> None:
-        check_at_least(num_nodes=(self.num_nodes, 1))
+        check_at_least(num_nodes=(self.num_nodes, 1), greedy_nodes=(self.num_for_greedy, 1))
+
+    @property
+    def num_for_greedy(self) -> int:
+        return self.num_nodes if self.greedy_nodes is None else self.greedy_nodes
 
     def choose(self, sampling: Sampling) -> TreePolicy:
         if sampling.greedy:
-            return EagleTree(self.num_nodes, depth=8, top_k=8)
+            return EagleTree(self.num_for_greedy, depth=8, top_k=8)
         return mixed(self.num_nodes)
 
     def grow(

@@ -70,8 +70,8 @@ class _Ledger:
         self.gain, self.num_nodes = float(gains[best]), num_nodes + best
         return slots.best(best)
 
-    def worth_reading(self, values: Tensor, level: int) -> Tensor:
-        read = self.slots.worth_reading(values, level)
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+        read = self.slots.worth_reading(values, num_nodes)
         promised = self.promise * float(values[read].sum())
         self.draft_ms += self.cost.draft_step_ms
         return read if promised >= self._rate() * self.cost.draft_step_ms else read[:0]

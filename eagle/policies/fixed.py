@@ -29,7 +29,7 @@ class FixedBranching:
         values = frontier.values[:, None].expand(-1, self.branching[level])  # (F, K)
         return Families(none, none.to(values.dtype), none.bool(), num_sampled, values)
 
-    def worth_reading(self, values: Tensor, level: int) -> Tensor:
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
         return torch.arange(len(values), device=values.device)
 
 

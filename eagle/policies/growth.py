@@ -40,8 +40,8 @@ class Rule(Protocol):
         """Slots of the frontier's nodes, `level` levels below the root, when the tree has `num_nodes` nodes."""
         ...
 
-    def worth_reading(self, values: Tensor, level: int) -> Tensor:
-        """Which children (C,) of this level the proposer shall read, as ascending indices."""
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+        """Which children (C,) the proposer shall read, as ascending indices; the tree now has `num_nodes` nodes."""
         ...
 
 
@@ -64,7 +64,7 @@ class Growth:
             families = self.rule.families(frontier, level, sapling.num_nodes)
             children = self._fill(families, frontier, sapling)
             sapling.add(children, frontier)
-            read = self.rule.worth_reading(children.values, level)
+            read = self.rule.worth_reading(children.values, sapling.num_nodes)
             if level == depth - 1 or not len(read):
                 break
             frontier = self._read(children, frontier, read, sapling)

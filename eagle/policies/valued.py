@@ -116,9 +116,9 @@ class ValuedTree:
             1 - self.covered,
         )
 
-    def worth_reading(self, values: Tensor, level: int) -> Tensor:
-        """The most valuable children, those that may have a child above the threshold."""
-        best = values.topk(min(self.max_read, len(values))).indices
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+        """The most valuable children, no more than there is room below them, that may have one above the threshold."""
+        best = values.topk(min(self.max_read, len(values), max(self.num_nodes - num_nodes, 0))).indices
         return best[values[best] >= (self.threshold or 0.0)].sort().values
 
 

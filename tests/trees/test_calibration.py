@@ -3,7 +3,7 @@
 import pytest
 
 from eagle import calibration
-from eagle.tree import CostModel
+from eagle.tree import AutoTree, CostModel
 from tests.tiny import tiny_head
 
 
@@ -51,8 +51,14 @@ def test_measuring_covers_target_and_head(target, monkeypatch):
 
 
 def test_the_best_budget_follows_the_costs():
-    tau = {8: 1.0, 16: 1.3, 32: 1.5}
-    assert calibration.best_budget(CostModel((1, 64), (20.0, 20.0)), tau, depth=5) == 32
-    assert calibration.best_budget(CostModel((1, 8, 16), (20.0, 20.0, 60.0)), tau, depth=5) == 8
-    with pytest.raises(ValueError, match="tau is empty"):
-        calibration.best_budget(CostModel(), {}, depth=5)
+    expected = {8: (1.0, 5), 16: (1.3, 5), 32: (1.5, 5)}
+    assert calibration.best_budget(CostModel((1, 64), (20.0, 20.0)), expected) == 32
+    assert calibration.best_budget(CostModel((1, 8, 16), (20.0, 20.0, 60.0)), expected) == 8
+    with pytest.raises(ValueError, match="expected is empty"):
+        calibration.best_budget(CostModel(), {})
+
+
+def test_the_default_tree_takes_the_budgets_that_pay(target, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "EXPECTED_TAU", {8: (1.0, 1), 16: (9.0, 1)})
+    monkeypatch.setattr(calibration, "EXPECTED_GREEDY_TAU", {8: (1.0, 1), 16: (1.01, 1)})
+    assert calibration.tuned_tree(target, tiny_head(target), tmp_path) == AutoTree(16, 8)
