@@ -41,9 +41,9 @@ def check_target(tree: DraftTree, target_probs: Tensor, leaves: bool = True) -> 
     if leaves:
         return check_laws(target_probs, "target_probs")
     totals, lowest = target_probs.new_ones(tree.num_nodes), target_probs.new_zeros(tree.num_nodes)  # (N,)
-    for family in tree.families:
-        rows = family.rows_of(target_probs)  # (n, V)
-        totals[family.nodes], lowest[family.nodes] = rows.sum(-1), rows.amin(-1)
+    for nodes in tree.inner_runs:
+        rows = target_probs[nodes]  # (n, V)
+        totals[nodes], lowest[nodes] = rows.sum(-1), rows.amin(-1)
     _refuse_wrong_row("target_probs", range(tree.num_nodes), totals, lowest)
     return totals
 

@@ -9,17 +9,32 @@ import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law
+from hsd_verify.topology import DraftTree
 
 
 def draw(law: Law, generator: torch.Generator | None = None) -> tuple[int, int]:
-    """Last accepted node and next token; takes two numbers from `generator` (None: torch's default), always."""
-    return draw_at(law, torch.rand(2, dtype=torch.float64, generator=generator, device=law.stop.device))
+    """Last accepted node and next token; takes N + 1 numbers from `generator` (None: torch's default), always."""
+    return draw_at(law, take_uniforms(law.tree, law.stop.device, generator))
+
+
+def take_uniforms(tree: DraftTree, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """(N + 1,) float64 numbers in [0, 1): one for every node and one for the token."""
+    return torch.rand(tree.num_nodes + 1, dtype=torch.float64, generator=generator, device=device)
 
 
 def draw_at(law: Law, uniforms: Tensor) -> tuple[int, int]:
-    """The same at two given numbers in [0, 1), `uniforms` (2,): the first chooses the node, the second the token."""
-    node = draw_index(law.stop, uniforms[0])
-    return node, draw_index(law.form_residual(node), uniforms[1])
+    """The same at given numbers, `uniforms` (N + 1,).
+
+    Nodes are asked in post-order, and the first one whose number is below its share `stop[v] / later[v]` of what is
+    left ends the verdict, `later[v]` being the stop probability of v and of all nodes after it. A number a node, as in
+    Block Verification, rather than the inverse of one cumulative sum: so nodes can be asked one by one (`lazy.py`).
+    The last node with a positive probability has share 1, and a node of probability 0 is never returned.
+    """
+    order = torch.tensor(law.tree.post_order, device=law.stop.device)  # (N,)
+    stop = law.stop[order].double()  # (N,)
+    later = stop.flip(0).cumsum(0).flip(0)  # (N,)
+    node = int(order[(uniforms[order] * later < stop).int().argmax()])
+    return node, draw_index(law.form_residual(node), uniforms[-1])
 
 
 def draw_index(weights: Tensor, uniform: Tensor) -> int:

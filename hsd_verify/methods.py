@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hsd_verify import checks
 from hsd_verify.chain import block_law, hsd_capped_law
-from hsd_verify.draw import draw
+from hsd_verify.draw import draw_at, take_uniforms
+from hsd_verify.lazy import hsd_verdict
 from hsd_verify.multidraft import multidraft_law
 from hsd_verify.naive import naive_law
 from hsd_verify.outcome import Law, Verdict, verdict_of
@@ -52,12 +53,20 @@ def verify(
     """Draw how much of the tree is kept and what follows it: one draw from `law(tree, target_probs, method)`.
 
     `generator` must live on the device of `target_probs`; None draws from torch's default. Errors as in `law`, but rows
-    of leaves where the verdict does not end are neither read nor checked.
+    of leaves where the verdict does not end are neither read nor checked. On a CPU `hsd` works out only the part of its
+    law that the draw depends on; on an accelerator, where waiting for every small result costs more than the passes it
+    saves, the law is formed. The same numbers from the generator give the same verdict.
     """
+    rule = find_rule(method)
     with torch.inference_mode():  # a third of the time of these many small operations is bookkeeping for gradients
         totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
-        node, token = draw(find_rule(method)(tree, target_probs, totals), generator)
-        checks.check_laws(target_probs[node][None], "target_probs", [node])
+        uniforms = take_uniforms(tree, target_probs.device, generator)  # (N + 1,)
+        if method == "hsd" and target_probs.is_cpu:
+            node, token = hsd_verdict(tree, target_probs, totals, uniforms)
+        else:
+            node, token = draw_at(rule(tree, target_probs, totals), uniforms)
+        if not tree.children[node]:
+            checks.check_laws(target_probs[node][None], "target_probs", [node])
     return verdict_of(tree, node, token)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise, starmap
 
 import torch
 from torch import Tensor
@@ -151,29 +152,50 @@ class Forest:
         )
 
     @cached_property
-    def kept(self) -> Tensor:
-        """(N,) float64 mass of its parent's row that each sampled node was drawn from: 1 minus earlier draws."""
+    def inner_runs(self) -> tuple[slice, ...]:
+        """Nodes that have children, as slices of consecutive ones."""
+        inner = [bool(children) for children in self.children]
+        edges = [v for v, (before, now) in enumerate(pairwise([False, *inner, False])) if before != now]
+        return tuple(starmap(slice, zip(edges[::2], edges[1::2], strict=True)))
+
+    def entries(self, probs: Tensor) -> Tensor:
+        """(N,) what probs (N, V) gives to the token of every node after its parent; of no meaning at roots."""
+        below = self.parents >= 0
+        return probs[self.parents.where(below, 0), self.tokens.where(below, 0)]
+
+    @cached_property
+    def proposal_at(self) -> tuple[float, ...]:
+        """Entry of `draft_probs` that every node was drawn with, before tokens drawn earlier are taken out."""
+        return tuple(self.entries(self.proposals).tolist())
+
+    @cached_property
+    def kept_of(self) -> tuple[float, ...]:
+        """Mass of its parent's row that each sampled node was drawn from: 1 minus earlier draws."""
         kept = [1.0] * self.num_nodes
         for node in range(self.num_nodes):
             siblings = [] if self.replacement else self.sampled_children(node)
             for rank, child in enumerate(siblings[1:], start=1):
                 kept[child] = self._mass_without(node, siblings[:rank])
-        return torch.tensor(kept, dtype=torch.float64, device=self.parents.device)
+        return tuple(kept)
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """(N,) float64, the same on the device."""
+        return torch.tensor(self.kept_of, dtype=torch.float64, device=self.parents.device)
 
     @cached_property
     def proposed(self) -> Tensor:
         """(N,) float64 probability that each sampled node was proposed with; 1 elsewhere."""
-        probs = self.proposals[self.parents.clamp(min=0), self.tokens].double() / self.kept  # (N,)
+        probs = self.entries(self.proposals).double() / self.kept  # (N,)
         return torch.where(self._index(self.sampled_list).bool(), probs, 1.0)
 
     def _mass_without(self, node: int, drawn: list[int]) -> float:
         """Mass of a row of `draft_probs` without the tokens of some nodes: a difference, unless little remains."""
-        row, tokens = self.proposals[node], [self.token_list[c] for c in drawn]  # (V,)
-        difference = 1.0 - float(row[tokens].double().sum())
+        difference = 1.0 - sum(self.proposal_at[c] for c in drawn)
         if difference > CANCELLING:
             return difference
-        rest = row.clone()
-        rest[tokens] = 0
+        rest = self.proposals[node].clone()  # (V,)
+        rest[[self.token_list[c] for c in drawn]] = 0
         return float(rest.sum())
 
     def _tokens_of(self, rows: list[list[int]]) -> list[list[int]]:

@@ -46,7 +46,7 @@ def greedy_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
 
 def _descend_probs(tree: DraftTree, target_probs: Tensor) -> list[float]:
     """Target probability of every node's token after its parent; 0 for later siblings with the same token."""
-    probs = target_probs[tree.parents.clamp(min=0), tree.tokens.where(tree.parents >= 0, 0)].tolist()  # (N,)
+    probs = tree.entries(target_probs).tolist()  # N
     for children in tree.children:
         seen: set[int] = set()
         for child in children:

@@ -36,7 +36,7 @@ def test_verdicts_follow_the_law():
     tree, target = random_case(3, 6, 7)
     law, generator, num_draws = hsd_verify.law(tree, target), torch.Generator().manual_seed(0), 20_000
     expected, counts = num_draws * outcome(law).flatten(), torch.zeros(6 * 7, dtype=torch.float64)
-    for uniforms in torch.rand(num_draws, 2, generator=generator, dtype=torch.float64):
+    for uniforms in torch.rand(num_draws, tree.num_nodes + 1, generator=generator, dtype=torch.float64):
         node, token = draw_at(law, uniforms)
         counts[node * 7 + token] += 1
     assert (counts[expected == 0] == 0).all()
@@ -45,6 +45,17 @@ def test_verdicts_follow_the_law():
     wanted = torch.cat([expected[common], expected[~common].sum()[None]])
     statistic, degrees = float(((observed - wanted) ** 2 / wanted.clamp(min=1)).sum()), len(wanted) - 1
     assert statistic < degrees + 5 * (2 * degrees) ** 0.5
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, ALMOST_ONE])
+def test_nodes_of_probability_zero_never_end_a_verdict(uniform):
+    """The edges again, for nodes: stop probabilities 0 at the first, the second or the last node in post-order."""
+    tree = hsd_verify.DraftTree(torch.tensor([-1, 0, 0]), torch.tensor([0, 1, 2]))
+    uniforms = torch.full((4,), uniform, dtype=torch.float64)
+    for row in ([0.0, 0.3, 0.7], [0.3, 0.0, 0.7], [0.3, 0.7, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]):
+        law = hsd_verify.law(tree, torch.tensor([row] * 3, dtype=torch.float64), "walk")
+        node, _ = draw_at(law, uniforms)
+        assert law.stop[node] > 0
 
 
 def test_a_verdict_names_the_path_from_the_root():
