@@ -2,7 +2,8 @@
 
 Letters: N nodes including the root, V vocabulary.
 
-Node v carries a weight w (root: 1), the probability that its subtree *fires*, i.e. that the verifier stops in it.
+Node v carries a weight w (root: 1), the probability that its subtree *fires*, i.e. that the verifier stops in it, on
+average over what is drafted there.
 `siblings.py` tests the children of one node; here the weights go down the tree level by level, and `law_from_fire`
 walks back up. On one sampled chain this is Block Verification (arXiv 2403.10444, Algorithm 2) and capped HSD (arXiv
 2601.05724, Algorithm 2); on a deterministic tree the target walk; without replacement Traversal Verification

@@ -6,9 +6,10 @@
 
 Letters: N nodes including the root, V vocabulary.
 
-All candidates of one row are timed in turn, round after round, so that a busy machine slows them alike; the fastest
-call is reported, the one that was interrupted least. `verify` is timed with its checks of the target rows; building
-the tree, which checks the proposals, apart.
+All candidates of one row are timed in turn, round after round, so that a busy machine slows them alike. What a call
+costs depends on where its verdict ends, so the median over all calls is reported, over several drafted trees, in CPU
+time: what a call takes of one thread that is not made to wait for a core (of several threads it is the sum).
+`verify` is timed with its checks of the target rows; building the tree, which checks the proposals, apart.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -46,8 +48,11 @@ class Config:
     vocab: tuple[int, ...] = (49152,)  # V
     trees: tuple[str, ...] = tuple(METHODS_BY_TREE)
     threads: int = 1
-    rounds: int = 30  # calls of every candidate; the plain reference is called once
+    rounds: int = 30  # calls of every candidate on every drafted tree
+    drafts: int = 3  # drafted trees of one shape, from consecutive seeds
     seed: int = 0
+    methods: tuple[str, ...] = tuple(hsd_verify.METHODS)  # those of them are timed that apply to the tree
+    reference: bool = True  # also call the plain reference, once
     forward: bool = False  # also time a SmolLM2-135M-sized forward (random weights, bf16) over N tokens
 
 
@@ -141,31 +146,46 @@ def reject(target: Tensor, draft: Tensor, token: int, drawn: bool) -> Tensor:
     return target / target.sum()
 
 
-def fastest_ms(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Fastest call of each candidate, in ms; every round calls each of them once, after two rounds of warm-up."""
-    elapsed: dict[str, list[float]] = {name: [] for name in candidates}
+Times = dict[str, list[float]]  # of every candidate, the ms of its calls
+
+
+def time_in_turn(candidates: dict[str, Callable[[], object]], rounds: int) -> Times:
+    """CPU time of every call; a round calls each candidate once, after two rounds of warm-up."""
+    elapsed: Times = {name: [] for name in candidates}
     for _ in range(rounds + 2):
         for name, call in candidates.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            elapsed[name].append(1e3 * (time.perf_counter() - start))
-    return {name: min(times[2:]) for name, times in elapsed.items()}
+            elapsed[name].append(1e3 * (time.process_time() - start))
+    return {name: times[2:] for name, times in elapsed.items()}
 
 
-def time_case(shape: str, num_nodes: int, vocab: int, config: Config) -> dict[str, float]:
-    """Times in ms of building the tree, every method, the EAGLE loop and the plain reference."""
-    case = make_case(shape, num_nodes, vocab, config.seed)
-    tree, generator = case.build(), torch.Generator().manual_seed(config.seed)
+def time_draft(shape: str, num_nodes: int, vocab: int, seed: int, config: Config) -> Times:
+    """One drafted tree: times of building it, every method and the EAGLE loop."""
+    case = make_case(shape, num_nodes, vocab, seed)
+    tree, generator = case.build(), torch.Generator().manual_seed(seed)
     candidates: dict[str, Callable[[], object]] = {
         "build": lambda: prepared(case.build()),
         "eagle": lambda: eagle_loop(tree, case.target_probs, generator),
     }
     for method in METHODS_BY_TREE[shape]:
-        candidates[method] = partial(hsd_verify.verify, tree, case.target_probs, method, generator)
-    times = fastest_ms(candidates, config.rounds)
-    start = time.perf_counter()
-    reference_law(tree, case.target_probs)
-    return times | {"reference": 1e3 * (time.perf_counter() - start)}
+        if method in config.methods:
+            candidates[method] = partial(hsd_verify.verify, tree, case.target_probs, method, generator)
+    times = time_in_turn(candidates, config.rounds)
+    if config.reference and seed == config.seed:
+        start = time.process_time()
+        reference_law(tree, case.target_probs)
+        times["reference"] = [1e3 * (time.process_time() - start)]
+    return times
+
+
+def time_case(shape: str, num_nodes: int, vocab: int, config: Config) -> dict[str, float]:
+    """Median ms of every candidate over the calls on all drafted trees."""
+    pooled: Times = {}
+    for seed in range(config.seed, config.seed + config.drafts):
+        for name, times in time_draft(shape, num_nodes, vocab, seed, config).items():
+            pooled.setdefault(name, []).extend(times)
+    return {name: median(times) for name, times in pooled.items()}
 
 
 def forward_ms(num_nodes: int, rounds: int) -> float:
@@ -184,7 +204,7 @@ def forward_ms(num_nodes: int, rounds: int) -> float:
     model = LlamaForCausalLM(shape).bfloat16().eval()
     ids = torch.zeros(1, num_nodes, dtype=torch.int64)
     with torch.inference_mode():
-        return fastest_ms({"forward": lambda: model(ids, use_cache=False)}, rounds)["forward"]
+        return median(time_in_turn({"forward": lambda: model(ids, use_cache=False)}, rounds)["forward"])
 
 
 def report(config: Config) -> None:
@@ -194,12 +214,16 @@ def report(config: Config) -> None:
             for shape in config.trees:
                 times = time_case(shape, num_nodes, vocab, config)
                 print(f"N={num_nodes} V={vocab} {shape}: " + "  ".join(f"{k} {v:.2f} ms" for k, v in times.items()))
-                against = {name: times[name] / times["hsd"] for name in ("reference", "eagle")}
-                print(
-                    "    hsd is faster by " + ", ".join(f"{ratio:.1f}x than {name}" for name, ratio in against.items())
-                )
+                if "hsd" in times:
+                    print(f"    hsd is faster by {compare(times)}", flush=True)
         if config.forward:
             print(f"N={num_nodes}: SmolLM2-135M-sized forward in bf16 {forward_ms(num_nodes, config.rounds):.1f} ms")
+
+
+def compare(times: dict[str, float]) -> str:
+    return ", ".join(
+        f"{times[name] / times['hsd']:.1f}x than {name}" for name in ("reference", "eagle") if name in times
+    )
 
 
 def parse() -> Config:
@@ -209,6 +233,9 @@ def parse() -> Config:
     parser.add_argument("--trees", nargs="+", choices=METHODS_BY_TREE, default=Config.trees)
     parser.add_argument("--threads", type=int, default=Config.threads)
     parser.add_argument("--rounds", type=int, default=Config.rounds)
+    parser.add_argument("--drafts", type=int, default=Config.drafts)
+    parser.add_argument("--methods", nargs="+", choices=list(hsd_verify.METHODS), default=Config.methods)
+    parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=Config.reference)
     parser.add_argument("--seed", type=int, default=Config.seed)
     parser.add_argument("--forward", action="store_true")
     return Config(**vars(parser.parse_args()))
