@@ -11,6 +11,7 @@ from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
 import hsd_verify
+from eagle.calibration import tuned_tree
 from eagle.chat import Chat, Piece
 from eagle.decode import DecodeOptions
 from eagle.loading import load_head, load_target
@@ -46,12 +47,13 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     """A conversation as the flags describe it; `plain` leaves the head out."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.method)
-    policy = parse_policy(args.tree)
+    policy = None if args.tree == "auto" else parse_policy(args.tree)
     target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
+    head = None if plain else load_head(args.head, target)
     return Chat(
         target,
-        None if plain else load_head(args.head, target),
-        policy,
+        head,
+        policy or (tuned_tree(target, head) if head else None),
         options=options,
         system=args.system,
         template=args.template,

@@ -21,6 +21,9 @@ class EagleTree:
     Every level expands the `top_k` candidates with the largest joint draft probability, each into its `top_k` most
     probable tokens; at the end the best `num_nodes - 1` candidates of all levels stay, re-ranked by the same measure.
     The draft law is taken at temperature 1 as published, unless `draft_temperature` says otherwise.
+
+    The same tree as published for less: a candidate whose descendants cannot reach the best `num_nodes - 1` any more is
+    not expanded, and growth ends where no such candidate is left.
     """
 
     num_nodes: int = 10  # N, with the root
@@ -51,6 +54,7 @@ class EagleTree:
         rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
         log_laws = _log_laws(proposer.root_logits[None], temperature)  # (1, Vd)
         num_candidates = num_rows = 0
+        pool = scores[:0]  # the scores that would stay if growth ended here
         for level in range(depth):
             best = log_laws.topk(min(self.top_k, log_laws.shape[-1]))  # (F, top_k)
             tokens = proposer.vocabulary.target_ids[best.indices].flatten()
@@ -58,7 +62,13 @@ class EagleTree:
             yield tokens, parents.repeat_interleave(best.indices.shape[1]), joint
             if level == depth - 1:
                 return
+            pool = torch.cat([pool, joint])
+            pool = pool.topk(min(self.num_nodes - 1, len(pool))).values
             chosen = joint.topk(min(self.top_k, joint.numel())).indices.sort().values  # (F,)
+            if len(pool) == self.num_nodes - 1:  # full: a child scores at most what its parent does
+                chosen = chosen[joint[chosen] > pool[-1]]
+            if not len(chosen):
+                return
             logits = proposer.expand(tokens[chosen], rows[chosen // best.indices.shape[1]])  # (F, Vd)
             log_laws, scores, parents = _log_laws(logits, temperature), joint[chosen], chosen + num_candidates
             rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
