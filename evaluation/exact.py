@@ -73,7 +73,7 @@ def path_probs(tree: DraftTree, target_probs: Tensor) -> Tensor:
 
     Of siblings with the same token only the first counts, as only one of them can be accepted.
     """
-    own = target_probs.double()[tree.parents.clamp(min=0), tree.tokens].tolist()
+    own = target_probs[tree.parents.clamp(min=0), tree.tokens].double().tolist()
     joint, seen = [1.0], set()
     for node, (parent, token) in enumerate(zip(tree.parent_list[1:], tree.token_list[1:], strict=True), start=1):
         joint.append(0.0 if (parent, token) in seen else joint[parent] * own[node])

@@ -85,7 +85,7 @@ ARMS: dict[str, Method] = {
     ),
     "hf_assisted": lambda models, _config, request: _assisted(models, request),
 }
-DRAFTING = {"eagle3": "eagle+walk", "hsd": "{tree}+{verifier}"}  # arms that are names for TREE+VERIFIER
+DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}"}  # arms that are names for TREE+VERIFIER
 BASELINE, PEER_BASELINE = "autoregressive", "hf_generate"
 
 
@@ -104,4 +104,4 @@ def find_method(name: str, config: EvalConfig) -> Method:
 def drafting_spec(name: str, config: EvalConfig) -> str | None:
     """`TREE+VERIFIER` of an arm that drafts with the head, None for the others."""
     spec = DRAFTING.get(name, name if "+" in name else None)
-    return spec and spec.format(tree=config.tree, verifier=config.verifier)
+    return spec and spec.format(eagle3_tree=config.eagle3_tree, tree=config.tree, verifier=config.verifier)

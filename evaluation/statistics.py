@@ -60,8 +60,3 @@ def interval(sample: Array) -> Interval:
 def survival(accepted: list[int]) -> list[float]:
     """S_i, the share of rounds that accepted at least i tokens, for i = 1 .. the most; their sum is tau."""
     return [sum(a >= i for a in accepted) / len(accepted) for i in range(1, max(accepted, default=0) + 1)]
-
-
-def conditional(survivals: list[float]) -> list[float]:
-    """Share of the rounds that accepted i - 1 tokens which accepted the i-th too."""
-    return [now / before for before, now in zip([1.0, *survivals], survivals, strict=False)]

@@ -13,7 +13,7 @@ from evaluation.exact import GREEDY
 from evaluation.methods import BASELINE, PEER_BASELINE, drafting_spec
 from evaluation.recording import PHASES
 from evaluation.rows import Key, Row
-from evaluation.statistics import Array, Interval, Resamples, conditional, interval, survival
+from evaluation.statistics import Array, Interval, Resamples, interval, survival
 
 MEAN = "mean of tasks"
 FIELDS = (
@@ -130,9 +130,7 @@ def _result(key: CellKey, table: Cells, samples: dict[str, Array], config: EvalC
         "tokens": sum(len(row.generation.tokens) for row in cell.rows),
         **_spread_all(samples),
         "tau_exact_by_verifier": _exact_by_verifier(cell),
-        "survival": survivals,
-        **_survival_band(cell, len(survivals)),
-        "acceptance_by_depth": conditional(survivals),
+        **_by_depth(cell, len(survivals)),
         "mean_tree_nodes": _mean([shape.num_nodes for row in cell.rows for shape in row.generation.shapes]),
         "capped": sum(row.capped for row in cell.rows),
         "degenerate": sum(row.degenerate for row in cell.rows),
@@ -152,12 +150,21 @@ def _exact_by_verifier(cell: Cell) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _survival_band(cell: Cell, depth: int) -> dict[str, list[float | None]]:
-    def at_least(i: int) -> Callable[[Row], float]:
-        return lambda row: sum(a >= i for a in row.generation.accepted)
+def _by_depth(cell: Cell, depth: int) -> dict[str, list[float | None]]:
+    """Lists by depth, from 1: S_i, and the share of rounds that accepted i - 1 tokens which accepted the i-th too."""
+    bands = {
+        "survival": [interval(cell.ratio(_at_least(i), cells.num_rounds)) for i in range(1, depth + 1)],
+        "acceptance_by_depth": [interval(cell.ratio(_at_least(i), _at_least(i - 1))) for i in range(1, depth + 1)],
+    }
+    return {
+        name + ending: [getattr(band, field) for band in found]
+        for name, found in bands.items()
+        for ending, field in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }
 
-    bands = [interval(cell.ratio(at_least(i), cells.num_rounds)) for i in range(1, depth + 1)]
-    return {"survival_low": [b.low for b in bands], "survival_high": [b.high for b in bands]}
+
+def _at_least(count: int) -> Callable[[Row], float]:
+    return lambda row: sum(accepted >= count for accepted in row.generation.accepted)
 
 
 def _without_flagged(key: CellKey, table: Cells, config: EvalConfig) -> Result:
