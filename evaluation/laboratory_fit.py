@@ -24,6 +24,8 @@ from hsd_verify import DraftTree
 
 BRANCHING = (4, 3, 2, 1, 1)
 NUM_PLACED = 4  # M
+LEAST_ALPHA = 1e-3
+NUM_DRAWS = 8  # trees a context
 LEAST_MASS = 2.0  # accepted nodes a level needs for numbers of its own
 
 
@@ -59,7 +61,7 @@ class AcceptanceSums:
         return Acceptance(self._filled(sampled), placed)
 
     def _alpha(self, level: int, rank: int) -> float:
-        return round(max(self._children[level, rank] / self._parents[level, rank], 1e-3), 3)
+        return max(round(self._children[level, rank] / self._parents[level, rank], 3), LEAST_ALPHA)
 
     @staticmethod
     def _filled(sampled: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
@@ -67,19 +69,23 @@ class AcceptanceSums:
         filled = [sampled[0]]
         for level in sampled[1:]:
             above, scale = filled[-1], level[0] / filled[-1][0]
-            filled.append((*level, *(round(alpha * scale, 3) for alpha in above[len(level) :])))
+            missing = (max(round(alpha * scale, 3), LEAST_ALPHA) for alpha in above[len(level) :])
+            filled.append((*level, *missing))
         return tuple(filled)
 
 
 @torch.inference_mode()
 def fit(target: Target, source: DraftSource, contexts: Iterable[Context], sampling: str) -> Acceptance:
-    """Acceptance of a draft at one sampling, from one tree a context."""
+    """Acceptance of a draft at one sampling, from a few trees a context."""
     sums = AcceptanceSums()
     for seed, context in enumerate(contexts):
         cache = target.new_cache()
         features = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache).features
         scores = PathScores(target, cache, context.ids[-1])
-        collector = Collector([Growing(WithoutReplacement(BRANCHING), SAMPLINGS[sampling], seed)])
+        draws = [
+            Growing(WithoutReplacement(BRANCHING), SAMPLINGS[sampling], NUM_DRAWS * seed + i) for i in range(NUM_DRAWS)
+        ]
+        collector = Collector(draws)
         source.propose(context.ids, features, scores, collector, len(BRANCHING))
         scores.score(collector.trees)
         for tree in collector.trees:
