@@ -4,8 +4,10 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +85,29 @@ def run_self_check(config: EvalConfig, console: Console) -> list[Check]:
     """Check every arm that drafts, at every temperature; raises ValueError when one is not lossless."""
     specs = dict.fromkeys(spec for spec in (drafting_spec(m, config) for m in config.methods) if spec)
     checks = []
-    for spec in specs:
-        for temperature in config.temperatures:
+    with single_thread():
+        for spec, temperature in product(specs, config.temperatures):
             for check in check_lossless(spec, temperature):
                 checks.append(check)
-                word = {True: "lossless", False: "FAILED", None: "undecided"}[check.passed]
-                console.print(
-                    f"self-check {spec} at temperature {temperature:g}, {check.name}: {word}, {check.finding}"
-                )
+                console.print(_sentence(check))
     refuse_failed(checks)
     return checks
+
+
+def _sentence(check: Check) -> str:
+    word = {True: "lossless", False: "FAILED", None: "undecided"}[check.passed]
+    return f"self-check {check.drafting} T={check.temperature:g}, {check.name}: {word}, {check.finding}"
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Tiny models wait for their threads longer than they compute, on a busy machine many times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def play(runner: Runner, questions: dict[str, list[Question]], console: Console) -> dict[Key, Row]:
