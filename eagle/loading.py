@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eagle import checkpoint
@@ -120,7 +122,8 @@ def _publish(temporary: Path, directory: Path) -> None:
 def _save_converted(path: Path, directory: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    del model.config.quantization_config  # save_pretrained refuses a model flagged as GGUF-quantised
+    if hasattr(model.config, "quantization_config"):  # transformers 5.x sets it, 4.57 does not
+        del model.config.quantization_config  # save_pretrained refuses a model flagged as GGUF-quantised
     model.hf_quantizer = None
     model.is_quantized = False
     model.save_pretrained(directory)
@@ -129,12 +132,22 @@ def _save_converted(path: Path, directory: Path) -> None:
 
 def _as_directory(source: str | Path) -> str:
     """What `from_pretrained` takes: converts GGUF files, leaves ids and directories alone."""
-    if not str(source).endswith(".gguf"):
-        return str(source)
     path = Path(source).expanduser()
+    if not str(source).endswith(".gguf"):
+        if not path.is_dir():
+            _check_hub_id(str(source))
+        return str(source)
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at '{path}': check the path")
     return str(convert_gguf(path))
+
+
+def _check_hub_id(name: str) -> None:
+    """Raises FileNotFoundError for what is no directory and cannot be an id either."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise FileNotFoundError(f"no model '{name}': neither a directory nor a Hugging Face id ({error})") from error
 
 
 def _first_line(error: Exception) -> str:

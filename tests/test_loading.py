@@ -56,8 +56,9 @@ def test_unknown_models_and_files_are_named(tmp_path):
         load_target(tmp_path / "missing.gguf")
     with pytest.raises(FileNotFoundError, match="no model 'no/such/model'"):
         load_target("no/such/model")
-    with pytest.raises(ValueError, match="empty' cannot be loaded as a causal language model"):
-        (tmp_path / "empty").mkdir()
+    (tmp_path / "empty").mkdir()
+    # transformers 4.57 misses the weights first, 5.x the model's type
+    with pytest.raises((FileNotFoundError, ValueError), match=r"empty' cannot be loaded|no model '.*empty'"):
         load_target(tmp_path / "empty")
 
 
