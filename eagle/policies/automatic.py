@@ -50,7 +50,7 @@ class AutoTree:
     def choose(self, sampling: Sampling) -> TreePolicy:
         if sampling.greedy:
             return EagleTree(self.num_for_greedy, depth=8, top_k=8)
-        return mixed(self.num_nodes)
+        return sampled(self.num_nodes)
 
     def grow(
         self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None

@@ -27,8 +27,8 @@ from hsd_verify import DraftTree
 class Acceptance:
     """What drafts are worth, by depth: fitted on held-out rounds. The last entry serves all deeper levels."""
 
-    sampled: tuple[tuple[float, ...], ...] = ((0.6, 0.25, 0.15, 0.1),)  # alpha_k of level 0, 1, ..: K numbers each
-    placed: tuple[float, ...] = (1.0,)  # target probability / draft probability of a placed token
+    sampled: tuple[tuple[float, ...], ...] = ((0.3, 0.2, 0.15, 0.1, 0.08, 0.06),)  # alpha_k of level 0, 1, ..
+    placed: tuple[float, ...] = (0.7,)  # target probability / draft probability of a placed token
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sampled", tuple(tuple(level) for level in self.sampled))  # YAML lists
@@ -65,8 +65,9 @@ class ValuedTree:
     max_placed: int = 8  # M, placed children of a node
     max_sampled: int = 1  # K, sampled children of a node
     max_read: int = 16  # nodes of a level the drafter reads
-    covered: float = 0.5
-    descendants: float = 1.0
+    covered: float = 0.6
+    descendants: float = 0.5
+    draft_temperature: float = 1.0  # of the draft law, times the sampling temperature
     acceptance: Acceptance = field(default_factory=Acceptance)
     draw: Draw = field(default=draw_rows, repr=False)
 
@@ -78,6 +79,8 @@ class ValuedTree:
         check_at_least(descendants=(self.descendants, 0))
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}, it must lie in (0, 1]: a value is a probability")
+        if not self.draft_temperature > 0:
+            raise ValueError(f"draft_temperature is {self.draft_temperature}, it must be larger than 0")
         if not 0 <= self.covered < 1:
             raise ValueError(f"covered is {self.covered}, it must lie in [0, 1)")
 
@@ -91,7 +94,9 @@ class ValuedTree:
     def settled(self, sampling: Sampling) -> tuple["ValuedTree", Sampling]:
         """This policy and the draft's law for a sampling: where the target is greedy nothing is sampled, and values
         come from the law at temperature 1."""
-        return (replace(self, max_sampled=0, covered=0.0), Sampling(1.0)) if sampling.greedy else (self, sampling)
+        if sampling.greedy:
+            return replace(self, max_sampled=0, covered=0.0), Sampling(self.draft_temperature)
+        return self, replace(sampling, temperature=sampling.temperature * self.draft_temperature)
 
     @property
     def replacement(self) -> bool:

@@ -31,6 +31,7 @@ POLICIES = {
     "budgeted-mixed": lambda draw: BudgetedTree(
         ValuedTree(6, 0.02, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
     ),
+    "softened": lambda draw: ValuedTree(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
     "sampled-beam": lambda draw: ValuedTree(6, 0.05, max_sampled=3, max_placed=0, draw=draw),
 }
 SHALLOW = {"iid", "without-replacement", "without-replacement-narrowing"}  # no deeper than two levels
