@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from eagle.checkpoint import CONFIG, OLD_WEIGHTS, WEIGHTS, atomic_file, load_head, read_checkpoint, save_head
+from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.eagle3 import EagleDrafter
 from eagle.formats import config_feature_layers
-from tests.tiny import tiny_head, tiny_target
+from eagle.tree import EagleTree
+from tests.tiny import random_ids, tiny_head, tiny_target
 
 PUBLISHED_KEYS = {
     "fc.weight",
@@ -73,6 +76,9 @@ def test_an_older_checkpoint_is_read(directory, target):
     head = load_head(directory, target)
     assert head.config.feature_layers == (2, 4, 6) and head.config.head_dim == 8
     assert load_head(directory, target).fc.weight.dtype == target.dtype
+    session, options = Session(target, EagleDrafter(head, target.embed, EagleTree())), DecodeOptions(max_new_tokens=12)
+    plain = [step.tokens[0] for step in autoregressive(target, random_ids(9), options)]
+    assert [token for step in session.decode(random_ids(9), options) for token in step.tokens] == plain
 
 
 def test_rotation_has_base_10000_whatever_the_target_uses(directory):
