@@ -138,14 +138,14 @@ def _flagged(results: Sequence[Result]) -> str:
     rows = [
         (
             r["task"], f"{r['temperature']:g}", html.escape(r["method"]), r["num_answers"], r["capped"],
-            r["degenerate"], spread(r, "tau"), spread(r["without_flagged"], "tau"), spread(r, "speedup"),
+            r["degenerate"], r["stalled"], spread(r, "tau"), spread(r["without_flagged"], "tau"), spread(r, "speedup"),
             spread(r["without_flagged"], "speedup"), r["without_flagged"]["num_answers"],
         )
         for r in results
         if r.get("without_flagged")
     ]  # fmt: skip
-    headers = ("task", "T", "method", "answers", "capped", "degenerate", "tau", "tau without", "speed-up")
-    return _table((*headers, "speed-up without", "answers left"), rows)
+    headers = ("task", "T", "method", "answers", "capped", "degenerate", "stalled", "tau", "tau without")
+    return _table((*headers, "speed-up", "speed-up without", "answers left"), rows)
 
 
 def _self_check(checks: Sequence[Result]) -> str:

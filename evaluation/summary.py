@@ -134,6 +134,7 @@ def _result(key: CellKey, table: Cells, samples: dict[str, Array], config: EvalC
         "mean_tree_nodes": _mean([shape.num_nodes for row in cell.rows for shape in row.generation.shapes]),
         "capped": sum(row.capped for row in cell.rows),
         "degenerate": sum(row.degenerate for row in cell.rows),
+        "stalled": cell.num_stalled(),
         "without_flagged": _without_flagged(key, table, config),
     }
 

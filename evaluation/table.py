@@ -41,12 +41,16 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _flagged(results: Sequence[Mapping[str, Any]]) -> str:
-    counts = {name: sum(row.get(name) or 0 for row in results) for name in ("num_answers", "capped", "degenerate")}
-    return (
+    names = ("num_answers", "capped", "degenerate", "stalled")
+    counts = {name: sum(row.get(name) or 0 for row in results) for name in names}
+    text = (
         f"\nx plain: decoding speed against {BASELINE}; x hf: against {PEER_BASELINE}; acc: share of right answers.\n"
         f"Of {counts['num_answers']} answers {counts['capped']} hit the cap and {counts['degenerate']} run in circles: "
         "the report has numbers without them."
     )
+    if counts["stalled"]:
+        text += f" {counts['stalled']} were stalled by other work on this machine: do not trust the speeds."
+    return text
 
 
 def number(value: float | None, digits: int = 2) -> str:

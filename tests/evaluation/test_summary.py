@@ -110,6 +110,12 @@ def test_flagged_answers_are_counted_and_left_out_of_both_arms():
     assert row["without_flagged"]["speedup"] == pytest.approx(2.0)  # without c, and without d for its baseline
 
 
+def test_a_machine_that_was_busy_is_noticed():
+    rows = [synthetic_row([1, 1], seconds, question=f"q{i}") for i, seconds in enumerate((1.0, 1.1, 0.9, 40.0))]
+    assert summarised(rows)["gsm8k", "hsd", 1.0]["stalled"] == 1
+    assert summarised(rows[:3])["gsm8k", "hsd", 1.0]["stalled"] == 0
+
+
 def test_differences_between_arms_are_paired():
     """One arm accepts exactly one token more a round on every question, however much questions differ."""
     rows = [
