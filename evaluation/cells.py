@@ -6,14 +6,11 @@ Letters: Q questions of the task, B resamples.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
 
 import numpy as np
 
 from evaluation.rows import Row
 from evaluation.statistics import Array, Resamples
-
-STALLED = 3.0
 
 Answer = tuple[str, int, int]  # question, turn, seed: what arms are paired by
 
@@ -42,10 +39,10 @@ class Cell:
         """Answers that ended by themselves and do not run in circles."""
         return {answer_of(row) for row in self.rows if not (row.capped or row.degenerate)}
 
-    def num_stalled(self) -> int:
-        """Answers whose passes took over three times the arm's median: the machine was busy with something else."""
-        per_pass = [row.generation.seconds.decode / row.generation.rounds for row in self.rows if row.generation.rounds]
-        return sum(seconds > STALLED * median(per_pass) for seconds in per_pass)
+    @property
+    def seconds_per_pass(self) -> list[float]:
+        """Of every answer with rounds."""
+        return [row.generation.seconds.decode / row.generation.rounds for row in self.rows if row.generation.rounds]
 
     def sums(self, value: Callable[[Row], float | None]) -> Array:
         """Sum of a value over each question's answers: (Q,); None counts as nothing."""

@@ -54,8 +54,8 @@ tokens' logits after the same text: near 0 it is a tie that half-precision kerne
 <h2>Capped, degenerate and stalled answers</h2>
 <p>Capped: did not end before the limit. Degenerate: runs in circles (fewer than half of the 4-grams in the second half
 of the answer are distinct), which is easy to draft and flatters tau. "Without" leaves both kinds out, in both arms of a
-speed-up. Stalled answers, whose passes took over three times the arm's median, stay in: many of them mean that the
-machine was busy and the speeds are not to be trusted.</p>
+speed-up. Stalled answers, whose passes took over three times as long as the arm's fastest, stay in: several of them
+mean that the machine was busy and the speeds are not to be trusted.</p>
 {flagged}
 <h2>Self-check</h2>
 {self_check}

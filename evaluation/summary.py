@@ -21,6 +21,7 @@ FIELDS = (
     "tau_exact", "tau_bound", "block_efficiency", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "accuracy",
 )  # fmt: skip
 SHARES = (*PHASES, "rest")
+STALLED = 3.0
 
 
 class CellKey(NamedTuple):
@@ -134,7 +135,7 @@ def _result(key: CellKey, table: Cells, samples: dict[str, Array], config: EvalC
         "mean_tree_nodes": _mean([shape.num_nodes for row in cell.rows for shape in row.generation.shapes]),
         "capped": sum(row.capped for row in cell.rows),
         "degenerate": sum(row.degenerate for row in cell.rows),
-        "stalled": cell.num_stalled(),
+        "stalled": _num_stalled(key, table),
         "without_flagged": _without_flagged(key, table, config),
     }
 
@@ -166,6 +167,12 @@ def _by_depth(cell: Cell, depth: int) -> dict[str, list[float | None]]:
 
 def _at_least(count: int) -> Callable[[Row], float]:
     return lambda row: sum(accepted >= count for accepted in row.generation.accepted)
+
+
+def _num_stalled(key: CellKey, table: Cells) -> int:
+    """Answers whose passes took over three times as long as the arm's fastest anywhere: the machine was busy."""
+    passes = [seconds for k, cell in table.items() if k.method == key.method for seconds in cell.seconds_per_pass]
+    return sum(seconds > STALLED * min(passes) for seconds in table[key].seconds_per_pass)
 
 
 def _without_flagged(key: CellKey, table: Cells, config: EvalConfig) -> Result:
