@@ -30,7 +30,7 @@ def mixed(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
 
 def sampled(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
     """Sampled siblings only, as many at every node as their values ask for: a stochastic beam."""
-    return ValuedTree(num_nodes, **{"max_sampled": 8, "max_placed": 0, **fields})
+    return ValuedTree(num_nodes, **{"max_sampled": 8, "max_placed": 0, "descendants": 0.2, **fields})
 
 
 @dataclass(frozen=True)

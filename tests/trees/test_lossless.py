@@ -6,12 +6,28 @@ The bound of 1e-12 lies far above float64 rounding and far below a real error: s
 import pytest
 
 from eagle.sampling import Sampling
-from eagle.tree import BudgetedTree, CostModel, EagleTree, IidPaths, SampledChain, ValuedTree, WithoutReplacement
-from tests.trees.toy import Branches, policy_error
+from eagle.tree import (
+    Acceptance,
+    BudgetedTree,
+    CostModel,
+    EagleTree,
+    IidPaths,
+    SampledChain,
+    ValuedTree,
+    WithoutReplacement,
+)
+from tests.trees.toy import Branches, TableProposer, policy_error
 
 EXACT = 1e-12
 
 CHEAP_BELOW_4 = CostModel((1, 4, 8), (10.0, 10.0, 14.0), draft_step_ms=0.5)
+
+HOPEFUL = Acceptance(sampled=((0.6, 0.25, 0.15),), placed=(1.0,))  # slots of both kinds, whatever the defaults
+
+
+def valued(*budget, **fields) -> ValuedTree:
+    return ValuedTree(*budget, **{"acceptance": HOPEFUL, "covered": 0.5, **fields})
+
 
 POLICIES = {
     "eagle": lambda draw: EagleTree(num_nodes=6, depth=3, top_k=2),
@@ -20,19 +36,19 @@ POLICIES = {
     "iid": lambda draw: IidPaths(num_paths=2, depth=2, draw=draw),
     "without-replacement": lambda draw: WithoutReplacement((2, 2), draw=draw),
     "without-replacement-narrowing": lambda draw: WithoutReplacement((2, 1), draw=draw),
-    "hybrid": lambda draw: ValuedTree(7, 0.1, max_sampled=1, max_placed=2, draw=draw),
-    "hybrid-no-room": lambda draw: ValuedTree(5, 0.02, max_sampled=1, max_placed=2, draw=draw),
-    "hybrid-one-read": lambda draw: ValuedTree(8, 0.05, max_sampled=1, max_read=1, draw=draw),
-    "hybrid-budget": lambda draw: ValuedTree(7, max_placed=2, draw=draw),
-    "mixed-budget": lambda draw: ValuedTree(6, max_placed=1, max_sampled=2, descendants=0.3, draw=draw),
-    "mixed": lambda draw: ValuedTree(7, 0.05, max_sampled=2, max_placed=1, draw=draw),
-    "mixed-covered": lambda draw: ValuedTree(6, 0.03, max_sampled=3, covered=0.9, draw=draw),
-    "budgeted": lambda draw: BudgetedTree(ValuedTree(7, 0.05, max_placed=2, draw=draw), CHEAP_BELOW_4),
+    "hybrid": lambda draw: valued(7, 0.04, max_sampled=1, max_placed=1, draw=draw),
+    "hybrid-no-room": lambda draw: valued(5, 0.02, max_sampled=1, max_placed=1, draw=draw),
+    "hybrid-one-read": lambda draw: valued(8, 0.05, max_sampled=1, max_read=1, draw=draw),
+    "hybrid-budget": lambda draw: valued(7, max_placed=1, draw=draw),
+    "mixed-budget": lambda draw: valued(6, max_placed=1, max_sampled=2, descendants=0.3, draw=draw),
+    "mixed": lambda draw: valued(7, 0.05, max_sampled=2, max_placed=1, draw=draw),
+    "mixed-covered": lambda draw: valued(6, 0.03, max_sampled=3, covered=0.9, draw=draw),
+    "budgeted": lambda draw: BudgetedTree(valued(7, 0.05, max_placed=2, draw=draw), CHEAP_BELOW_4),
     "budgeted-mixed": lambda draw: BudgetedTree(
-        ValuedTree(6, 0.02, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
+        valued(6, 0.02, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
     ),
-    "softened": lambda draw: ValuedTree(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
-    "sampled-beam": lambda draw: ValuedTree(6, 0.05, max_sampled=3, max_placed=0, draw=draw),
+    "softened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
+    "sampled-beam": lambda draw: valued(6, 0.05, max_sampled=3, max_placed=0, draw=draw),
 }
 SHALLOW = {"iid", "without-replacement", "without-replacement-narrowing"}  # no deeper than two levels
 SAMPLINGS = {
@@ -52,3 +68,13 @@ def test_every_policy_is_lossless(name, sampling, vocabulary):
     branches, depth = Branches(), 2 if name in SHALLOW else 3
     error = policy_error(POLICIES[name](branches), branches, SAMPLINGS[sampling], *VOCABULARIES[vocabulary], depth)
     assert error < EXACT
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if not name.startswith("eagle")])
+def test_what_is_listed_above_is_random(name):
+    """Otherwise the enumeration would show nothing: some node of every policy's trees is drawn."""
+    branches = Branches()
+    policy = POLICIES[name](branches)
+    trees = list(branches.trees(lambda: policy.grow(TableProposer([0, 1, 2], 3, 2), Sampling(1.0), 2)))
+    assert len(trees) > 1 and any(any(tree.sampled_list) for _, tree in trees)
+    assert sum(prob for prob, _ in trees) == pytest.approx(1)

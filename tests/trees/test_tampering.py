@@ -8,10 +8,11 @@ import torch
 from eagle.policies.growth import Growth
 from eagle.policies.sapling import Children, Families
 from eagle.sampling import Sampling
-from eagle.tree import EagleTree, SampledChain, ValuedTree, WithoutReplacement
+from eagle.tree import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement
 from hsd_verify import DraftTree
 from tests.trees.toy import Branches, policy_error
 
+HOPEFUL = Acceptance(sampled=((0.6,),), placed=(1.0,))  # sampled slots at every node, whatever the defaults
 CAUGHT = 1e-3  # the flaws below are off by 4e-3 and more; a lossless policy by less than 1e-12
 
 
@@ -62,10 +63,13 @@ def claim_the_whole_law(tree: DraftTree) -> DraftTree:
 
 
 TAMPERINGS = {
-    "pruned-hybrid": (lambda draw: ValuedTree(7, 0.05, max_placed=1, draw=draw), prune_an_unlikely_token),
+    "pruned-hybrid": (
+        lambda draw: ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL, draw=draw),
+        prune_an_unlikely_token,
+    ),
     "pruned-chain": (lambda draw: SampledChain(2, draw=draw), prune_an_unlikely_token),
     "reordered": (lambda draw: WithoutReplacement((2, 1), draw=draw), order_siblings_by_token),
-    "wrong-law": (lambda draw: ValuedTree(7, 0.05, max_placed=1, draw=draw), claim_the_whole_law),
+    "wrong-law": (lambda draw: ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL, draw=draw), claim_the_whole_law),
 }
 
 
@@ -94,7 +98,7 @@ class _Peeking(Growth):
 
 def test_slot_that_depends_on_its_own_token_is_caught():
     branches = Branches()
-    policy = ValueOfTheToken(7, 0.05, max_placed=1, draw=branches)
+    policy = ValueOfTheToken(7, 0.05, max_placed=1, acceptance=HOPEFUL, draw=branches)
     assert policy_error(policy, branches, Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
 
 
