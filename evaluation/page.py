@@ -24,9 +24,10 @@ PAGE = """<!doctype html>
   tbody tr:nth-child(even) {{ background: #fafbfb; }}
   td i {{ display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 7px; }}
   code, pre {{ font: 12px ui-monospace, monospace; }} td code {{ white-space: pre-wrap; word-break: break-all; }}
+  .warning {{ color: #8a3b12; background: #fdf0e7; border-radius: 8px; padding: 8px 14px; }}
   details {{ margin: 10px 0; }} summary {{ cursor: pointer; color: #6b7280; }}
 </style></head><body><main>
-<h1>{title}</h1><p>{subtitle}</p>
+<h1>{title}</h1><p>{subtitle}</p>{warning}
 <div class="cards">{cards}</div>
 {plots}
 <h2>Numbers</h2>

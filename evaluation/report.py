@@ -30,6 +30,7 @@ def write_report(summary: dict[str, Any], folder: Path) -> Path:
     page = PAGE.format(
         title=html.escape(f"Speculative decoding of {summary['conditions']['target_name']}"),
         subtitle=_subtitle(summary),
+        warning=_warning(summary["results"]),
         cards=_cards(summary["results"]),
         plots="".join(_figure(file, CAPTIONS[name]) for name, file in files.items()),
         results=_results(summary["results"]),
@@ -51,8 +52,19 @@ def _subtitle(summary: dict[str, Any]) -> str:
     of = summary["conditions"]
     cells = [r for r in summary["results"] if r["task"] != MEAN]
     questions = {r["task"]: r["num_questions"] for r in cells}
-    counts = ", ".join(f"{count} {task} questions" for task, count in questions.items())
-    return html.escape(f"{counts} · at most {of['options']['max_new_tokens']} tokens · {of['machine']} · {of['dtype']}")
+    counts = ", ".join(f"{task} {count}" for task, count in questions.items())
+    return html.escape(
+        f"questions: {counts} · at most {of['options']['max_new_tokens']} tokens · {of['machine']} · {of['dtype']}"
+    )
+
+
+def _warning(results: Sequence[Result]) -> str:
+    stalled = sum(r.get("stalled") or 0 for r in results)
+    if not stalled:
+        return ""
+    return (
+        f'<p class="warning">{stalled} answers were stalled by other work on this machine: do not trust the speeds.</p>'
+    )
 
 
 def _cards(results: Sequence[Result]) -> str:
@@ -67,12 +79,12 @@ def _cards(results: Sequence[Result]) -> str:
 
 
 def _card(row: Result) -> str:
-    band = spread(row, "speedup").partition(" ")[2]
-    peer = f" · {spread(row, PEER_SPEEDUP)} &times; {PEER_BASELINE}" if row.get(PEER_SPEEDUP) else ""
+    peer = f"{spread(row, PEER_SPEEDUP)} &times; {PEER_BASELINE}" if row.get(PEER_SPEEDUP) else ""
+    details = [spread(row, "speedup").partition(" ")[2], peer, f"tau {number(row['tau'])}"]
     words = html.escape(f"{row['method']} against plain decoding, temperature {row['temperature']:g}")
     return (
         f'<div class="card"><b>{number(row["speedup"])}&times;</b><span>{words}</span>'
-        f"<small>{band}{peer} · tau {number(row['tau'])}</small></div>"
+        f"<small>{' · '.join(filter(None, details))}</small></div>"
     )
 
 
