@@ -100,9 +100,9 @@ def test_greedy_equality_catches_a_cache_that_keeps_the_wrong_nodes(monkeypatch,
 
 
 def test_listed_trees_have_the_whole_probability():
-    for spec in ("auto:num_nodes=4+hsd", "chain:depth=2+hsd", "hybrid+hsd"):
-        trees = all_trees(parse_drafting(spec).policy, Sampling(1.0), 2, (1,))
-        assert sum(prob for prob, _ in trees) == pytest.approx(1.0)
+    for spec in ("without_replacement:branching=2+2+hsd", "chain:depth=2+hsd"):
+        trees = all_trees(parse_drafting(spec).policy, Sampling(1.0), 3, 2, (1,))
+        assert len(trees) > 8 and sum(prob for prob, _ in trees) == pytest.approx(1.0)
 
 
 def test_a_failed_check_stops_before_measuring_and_an_undecided_one_does_not():
