@@ -99,10 +99,13 @@ def test_greedy_equality_catches_a_cache_that_keeps_the_wrong_nodes(monkeypatch,
     assert check_greedy(drafting, 0.0)[0] is False
 
 
-def test_listed_trees_have_the_whole_probability():
-    for spec in ("without_replacement:branching=2+2+hsd", "chain:depth=2+hsd"):
-        trees = all_trees(parse_drafting(spec).policy, Sampling(1.0), 3, 2, (1,))
-        assert len(trees) > 8 and sum(prob for prob, _ in trees) == pytest.approx(1.0)
+@pytest.mark.parametrize(
+    ("spec", "vocab_size", "count"), [("without_replacement", 2, 8), ("chain", 3, 9), ("eagle", 3, 1)]
+)
+def test_listed_trees_have_the_whole_probability(spec, vocab_size, count):
+    """Two siblings of two tokens have two orders, at the root and below both: 8. A chain of two has 3 x 3 fillings."""
+    trees = all_trees(parse_drafting(f"{spec}+hsd").policy, Sampling(1.0), vocab_size, 2, (1,))
+    assert len(trees) == count and sum(prob for prob, _ in trees) == pytest.approx(1.0)
 
 
 def test_a_failed_check_stops_before_measuring_and_an_undecided_one_does_not():
