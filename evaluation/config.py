@@ -42,8 +42,12 @@ class EvalConfig:
     target: str | None = _option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
     head: str | None = _option(None, "draft head, directory or Hugging Face id; the shipped one by default")
     assistant: str | None = _option(None, "small language model for hf_assisted, directory or Hugging Face id")
-    eagle3_tree: str = _option("eagle", "tree policy of eagle3 by name, the reference that hsd is compared with")
-    tree: str = _option("auto", "tree policy of hsd by name, such as eagle:num_nodes=16,depth=6 or chain:depth=4")
+    eagle3_tree: str = _option(
+        "eagle", "tree policy of eagle3, the reference; 'eagle' alone takes the node budget that pays here"
+    )
+    tree: str = _option(
+        "auto", "tree policy of hsd, as chain:depth=4; 'auto' alone takes the node budgets that pay here"
+    )
     verifier: str = _option("hsd", "verifier of hsd, a name in hsd_verify.METHODS")
     max_new_tokens: int = _option(256, "cap on every answer")
     prompt_lookup_tokens: int = _option(10, "tokens hf_prompt_lookup proposes a round")

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from eagle.calibration import tuned_tree
 from eagle.loading import load_head, load_target
 from evaluation import sandbox
 from evaluation.config import EvalConfig
@@ -43,8 +44,9 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     questions = load_all(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    checks = run_self_check(config, console) if config.verify_lossless else []
     models = models or load_models(config)
+    config = with_budgets(config, models)
+    checks = run_self_check(config, console) if config.verify_lossless else []
     directory = RunDirectory(Path(config.output), {**config.identity, **describe_models(models)})
     rows = play(Runner(config, models, directory), questions, console)
     summary = make_summary(rows, config, models, checks, directory.path)
@@ -62,6 +64,20 @@ def load_models(config: EvalConfig) -> Models:
     target = load_target(config.target, dtype, config.device)
     head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.methods) else None
     return Models(target, head, load_target(config.assistant, dtype, config.device).model if config.assistant else None)
+
+
+def with_budgets(config: EvalConfig, models: Models) -> EvalConfig:
+    """Trees named without a budget get the one that pays on this machine, measured once: the same for both arms."""
+    if models.head is None or (config.tree != "auto" and config.eagle3_tree != "eagle"):
+        return config
+    tuned = tuned_tree(models.target, models.head)
+    eagle = f"eagle:num_nodes={tuned.num_for_greedy},depth=8,top_k=8"
+    auto = f"auto:num_nodes={tuned.num_nodes},greedy_nodes={tuned.num_for_greedy}"
+    return replace(
+        config,
+        tree=auto if config.tree == "auto" else config.tree,
+        eagle3_tree=eagle if config.eagle3_tree == "eagle" else config.eagle3_tree,
+    )
 
 
 def describe_models(models: Models) -> dict[str, str | int]:

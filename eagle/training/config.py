@@ -30,7 +30,9 @@ class TrainConfig:
     num_attention_heads: int | None = option(None, "of the head; none: the target's")
     num_key_value_heads: int | None = option(None, "of the head; none: the target's")
     head_dim: int | None = option(None, "of the head; none: the target's")
-    initial_head: str | None = option(None, "start from this head's weights and vocabulary: a second stage")
+    initial_head: str | None = option(
+        None, "a second stage: start from this head, with its vocabulary or the one given"
+    )
     init_lm_head: str = option("target", "'target': the rows of its output layer, or 'random'")
     init_norms: str = option("target", "'target': its final norm and its last layer's, 'ones', or 'soft': small")
     init_mlp: str = option("target", "'target': its last layer's, or 'random'")

@@ -1,5 +1,7 @@
 """Where a new head's weights come from: as much as fits from the target, the rest at random."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from eagle.training.facts import TargetFacts
 from eagle.vocab import DraftVocabulary
 
 SOFT_NORM = 0.3  # with the target's output rows, logits of a fresh head then spread by about 1 and not by 5 or more
+VOCABULARY_TENSORS = ("lm_head.weight", "d2t", "t2d")
 FUSION = {"high": (0.0, 0.0, 1.0), "average": (1 / 3, 1 / 3, 1 / 3)}  # shares of the low, mid and high feature
 
 
@@ -48,6 +51,18 @@ def head_shape(config: TrainConfig, facts: TargetFacts, vocabulary: DraftVocabul
         feature_layers=sizes.feature_layers,
         rms_norm_eps=sizes.rms_norm_eps,
     )
+
+
+@torch.no_grad()
+def with_vocabulary(head: DraftHead, facts: TargetFacts, vocabulary: DraftVocabulary) -> DraftHead:
+    """The head with another draft vocabulary: tokens it knew keep their output rows, new ones take the target's."""
+    resized = DraftHead(replace(head.config, draft_vocab_size=vocabulary.d2t.numel()), vocabulary)
+    kept = {name: tensor for name, tensor in head.state_dict().items() if name not in VOCABULARY_TENSORS}
+    resized.load_state_dict({**resized.state_dict(), **kept})
+    _copy(resized.lm_head.weight, facts, "output", "vocabulary", vocabulary.target_ids)
+    before = head.vocabulary.draft_ids[vocabulary.target_ids]  # (Vd,), -1: new
+    resized.lm_head.weight[before >= 0] = head.lm_head.weight[before[before >= 0]]
+    return resized
 
 
 def _copy(parameter: Tensor, facts: TargetFacts, name: str, field: str, rows: Tensor | None = None) -> None:

@@ -17,7 +17,7 @@ from eagle.target import Target
 from eagle.training.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
 from eagle.training.config import TrainConfig
 from eagle.training.facts import FACTS, TargetFacts
-from eagle.training.initialise import new_head
+from eagle.training.initialise import new_head, with_vocabulary
 from eagle.training.metrics import Evaluation
 from eagle.training.options import load
 from eagle.training.plots import draw_plots
@@ -214,7 +214,9 @@ def make_head(config: TrainConfig, facts: TargetFacts, target: Target | None, ex
     )
     if found != wanted:
         raise ValueError(f"initial_head is for a target with (hidden, vocabulary) sizes {found}, this one has {wanted}")
-    return head
+    if config.vocabulary is None:
+        return head
+    return with_vocabulary(head, facts, draft_vocabulary(config, facts, examples))
 
 
 def draft_vocabulary(config: TrainConfig, facts: TargetFacts, examples: Sequence[Example]) -> DraftVocabulary:

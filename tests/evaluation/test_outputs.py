@@ -6,11 +6,13 @@ import json
 import re
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
+from eagle.tree import AutoTree, parse_policy
 from evaluation import evaluate as evaluate_module
 from evaluation.config import EvalConfig
 from evaluation.equality import first_difference, measure_differences, summarise_equality
@@ -108,6 +110,21 @@ def tiny_models() -> Models:
     target = tiny_target()
     target.tokenizer = WordTokenizer()
     return Models(target, tiny_head(target))
+
+
+@pytest.fixture(autouse=True)
+def _no_measuring(monkeypatch):
+    """What pays here is a matter of the machine; the tests decide."""
+    monkeypatch.setattr(evaluate_module, "tuned_tree", lambda target, head: AutoTree(6, 4))
+
+
+def test_trees_without_a_budget_get_the_one_that_pays_here(tiny_models):
+    bare = evaluate_module.with_budgets(EvalConfig(), tiny_models)
+    assert (bare.tree, bare.eagle3_tree) == ("auto:num_nodes=6,greedy_nodes=4", "eagle:num_nodes=4,depth=8,top_k=8")
+    assert parse_policy(bare.tree) == AutoTree(6, 4) and parse_policy(bare.eagle3_tree).num_nodes == 4
+    named = EvalConfig(tree="chain:depth=2", eagle3_tree="eagle:num_nodes=9")
+    assert evaluate_module.with_budgets(named, tiny_models) == named
+    assert evaluate_module.with_budgets(EvalConfig(), replace(tiny_models, head=None)) == EvalConfig()
 
 
 def test_one_call_from_a_configuration_to_a_report(tiny_models, tmp_path, monkeypatch):

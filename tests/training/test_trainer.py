@@ -15,6 +15,8 @@ from eagle.training.plots import draw_plots
 from eagle.training.run import describe, draft_vocabulary, frozen, make_accelerator, make_head
 from eagle.training.states import check_same_run
 from eagle.training.trainer import choose_positions, learning_rate
+from eagle.training.vocabulary import TokenCounts, save_vocabulary
+from eagle.training.vocabulary import describe as describe_vocabulary
 from eagle.vocab import DraftVocabulary
 from tests.tiny import VOCAB_SIZE
 from tests.training import runs
@@ -163,6 +165,26 @@ def test_a_second_stage_starts_from_the_first_ones_head(tmp_path):
     head = make_head(second, on.facts, on.target, on.examples)
     stored = load_head(tmp_path / "first" / "last", on.target, torch.float32)
     assert torch.equal(head.fc.weight, stored.fc.weight) and torch.equal(head.d2t, stored.d2t)
+
+
+def test_a_second_stage_may_draft_other_tokens(tmp_path):
+    """Tokens both vocabularies hold keep what was learnt; new ones start from the target's own output rows."""
+    on = runs.setting()
+    first = runs.config(tmp_path / "first", num_epochs=1)
+    before = runs.trained_head(first, on).vocabulary
+    wider = DraftVocabulary.from_target_ids(torch.arange(3, VOCAB_SIZE), VOCAB_SIZE)
+    counted = TokenCounts(torch.ones(VOCAB_SIZE, dtype=torch.int64), 1, "")
+    provenance = describe_vocabulary(wider, counted, on.facts.sizes.name, "test")
+    save_vocabulary(tmp_path / "wider.safetensors", wider, provenance)
+    changes = {"initial_head": str(tmp_path / "first" / "last"), "vocabulary": str(tmp_path / "wider.safetensors")}
+    head = make_head(dataclasses.replace(first, **changes), on.facts, on.target, on.examples)
+    stored = load_head(tmp_path / "first" / "last", on.target, torch.float32)
+    assert torch.equal(head.vocabulary.target_ids, wider.target_ids) and torch.equal(head.fc.weight, stored.fc.weight)
+    rows, output = dict(zip(wider.target_ids.tolist(), head.lm_head.weight, strict=True)), on.facts.tensors["output"]
+    kept = {token: stored.lm_head.weight[draft] for draft, token in enumerate(before.target_ids.tolist())}
+    assert 0 < len(kept.keys() & rows.keys()) < len(rows)
+    for token, row in rows.items():
+        assert torch.equal(row, kept.get(token, output[token]))
 
 
 def test_conditioning_changes_the_optimizers_problem_and_not_the_head(tmp_path):
