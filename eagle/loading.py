@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eagle import checkpoint
 from eagle.draft import DraftHead
 from eagle.packages import SMOLLM2
+from eagle.packing import pack
 from eagle.target import Target
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
@@ -77,6 +78,7 @@ def load_target(
             f"fetched ({_first_line(error)})"
         ) from error
     model.to(device)
+    pack(model)
     return Target(model, tokenizer, name=name)
 
 
@@ -89,7 +91,9 @@ def load_head(
     """
     if source is None and target is not None and target.name != DEFAULT_TARGET:
         raise ValueError(f"no head is shipped for {target.name}: name one with --head, or train it: scripts/train.py")
-    return checkpoint.load_head(source or SHIPPED_HEAD, target, dtype)
+    head = checkpoint.load_head(source or SHIPPED_HEAD, target, dtype)
+    pack(head)
+    return head
 
 
 def convert_gguf(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What users get without us: transformers' own `generate`, on the same model, prompts and clock.
+"""What users get without us: transformers' own `generate`, on the same model as it comes, prompts and clock.
 
 Every setting that could shape the law is stated and neutral, because `generate` fills what is left out from the
 model's own generation_config.json.
@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
+from eagle.packing import stock
 from eagle.sampling import Sampling
 from eagle.target import Target
 from evaluation.recording import Generation, Seconds
@@ -54,7 +55,7 @@ def generate(
     ids, arrivals = torch.tensor([prompt_ids], device=target.device), _Arrivals()
     mask = torch.ones_like(ids)
     devices = [target.device] if target.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode():
+    with torch.random.fork_rng(devices), torch.inference_mode(), stock(target.model):
         torch.manual_seed(seed)
         start = time.perf_counter()
         target.model.generate(ids, attention_mask=mask, generation_config=settings, streamer=arrivals, **drafting)
