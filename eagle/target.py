@@ -138,19 +138,11 @@ class Target:
     def read_states(self, ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read whole sequences (B, T) without the output layer: features (B, T, 3H) and final states (B, T, H).
 
-        `unembed` turns the final states of the positions that matter into logits. Rows padded on the right need no
-        mask: attention is causal. The results may take part in autograd.
+        Rows padded on the right need no mask: attention is causal. The results may take part in autograd.
         """
         with self._captured_features() as captured:
             output = self.model.get_decoder()(ids, attention_mask=attention_mask, use_cache=False)
         return torch.cat(captured, dim=-1), output.last_hidden_state
-
-    @torch.no_grad()
-    def unembed(self, states: Tensor) -> Tensor:
-        """Final states (..., H) -> logits (..., V), as the model's own forward computes them."""
-        logits = self.model.get_output_embeddings()(states)
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def refuse_flash_attention(self) -> None:
         """Raises ValueError where the attention kernel cannot take a tree's mask."""

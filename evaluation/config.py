@@ -1,26 +1,19 @@
 """What a run measures: one frozen dataclass, of which a field is a flag is a YAML key."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-import yaml
+from eagle.options import option
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _option(default: Any, explanation: str, only_selects: bool = False) -> Any:
-    return dataclasses.field(default=default, metadata={"help": explanation, "only_selects": only_selects})
-
-
 def _selects(default: Any, explanation: str) -> Any:
     """An option that says which rows are wanted and changes none of them: a later run may widen it."""
-    return _option(default, explanation, only_selects=True)
+    return option(default, explanation, only_selects=True)
 
 
 @dataclass(frozen=True)
@@ -39,25 +32,25 @@ class EvalConfig:
     resamples: int = _selects(2000, "bootstrap resamples behind every interval")
     verify_lossless: bool = _selects(False, "check drafting and verification on a tiny model before measuring")
 
-    target: str | None = _option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
-    head: str | None = _option(None, "draft head, directory or Hugging Face id; the shipped one by default")
-    assistant: str | None = _option(None, "small language model for hf_assisted, directory or Hugging Face id")
-    eagle3_tree: str = _option(
+    target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
+    head: str | None = option(None, "draft head, directory or Hugging Face id; the shipped one by default")
+    assistant: str | None = option(None, "small language model for hf_assisted, directory or Hugging Face id")
+    eagle3_tree: str = option(
         "eagle", "tree policy of eagle3, the reference; 'eagle' alone takes the node budget that pays here"
     )
-    tree: str = _option(
+    tree: str = option(
         "auto", "tree policy of hsd, as chain:depth=4; 'auto' alone takes the node budgets that pay here"
     )
-    verifier: str = _option("hsd", "verifier of hsd, a name in hsd_verify.METHODS")
-    max_new_tokens: int = _option(256, "cap on every answer")
-    prompt_lookup_tokens: int = _option(10, "tokens hf_prompt_lookup proposes a round")
-    system: str | None = _option(None, "system prompt; the chat template's own by default")
-    template: str | None = _option(None, "FastChat conversation template, for a tokenizer without a chat template")
-    sources: tuple[str, ...] = _option((), "benchmark items from elsewhere: TASK=FILE.jsonl or TASK=HUB_ID")
-    seed: int = _option(0, "of the run; every question's own seed follows from it")
-    dtype: str | None = _option(None, f"{', '.join(DTYPES)}; what the machine multiplies natively by default")
-    device: str | None = _option(None, "such as cpu or cuda; the first accelerator by default")
-    threads: int | None = _option(None, "CPU threads; torch's choice by default")
+    verifier: str = option("hsd", "verifier of hsd, a name in hsd_verify.METHODS")
+    max_new_tokens: int = option(256, "cap on every answer")
+    prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round")
+    system: str | None = option(None, "system prompt; the chat template's own by default")
+    template: str | None = option(None, "FastChat conversation template, for a tokenizer without a chat template")
+    sources: tuple[str, ...] = option((), "benchmark items from elsewhere: TASK=FILE.jsonl or TASK=HUB_ID")
+    seed: int = option(0, "of the run; every question's own seed follows from it")
+    dtype: str | None = option(None, f"{', '.join(DTYPES)}; what the machine multiplies natively by default")
+    device: str | None = option(None, "such as cpu or cuda; the first accelerator by default")
+    threads: int | None = option(None, "CPU threads; torch's choice by default")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "temperatures", tuple(map(float, self.temperatures)))
@@ -75,7 +68,7 @@ class EvalConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The options a row depends on. The others only choose which rows are wanted."""
-        kept = [f.name for f in dataclasses.fields(self) if not f.metadata["only_selects"]]
+        kept = [f.name for f in dataclasses.fields(self) if not f.metadata.get("only_selects")]
         return json.loads(json.dumps({name: getattr(self, name) for name in kept}))
 
     def num_seeds(self, temperature: float) -> int:
@@ -85,53 +78,6 @@ class EvalConfig:
 def config_hash(identity: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that name a set of options."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def read_yaml(path: Path) -> EvalConfig:
-    """The YAML file as a configuration; refuses unknown keys."""
-    return build(_yaml_values(path))
-
-
-def build(values: dict[str, Any]) -> EvalConfig:
-    """A configuration from plain values; lists may stand for tuples. Raises ValueError for unknown names."""
-    hints = get_type_hints(EvalConfig)
-    unknown = sorted(values.keys() - hints.keys())
-    if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}: known are {', '.join(hints)}")
-    converted: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return EvalConfig(**converted)
-
-
-def parse(description: str, argv: Sequence[str] | None = None) -> EvalConfig:
-    """The command line; flags go before the YAML file of `--config`, which goes before the defaults."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="YAML file with any of the options below as keys")
-    hints = get_type_hints(EvalConfig)
-    for field in dataclasses.fields(EvalConfig):
-        _add_flag(parser, field, str(hints[field.name]))
-    flags = vars(parser.parse_args(argv))
-    path = flags.pop("config")
-    try:
-        return build({**(_yaml_values(path) if path else {}), **flags})
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-
-
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: str) -> None:
-    shape: dict[str, Any] = {"type": int if "int" in hint else float if "float" in hint else str}
-    if "tuple" in hint:
-        shape["nargs"] = "+"
-    if "bool" in hint:
-        shape = {"action": argparse.BooleanOptionalAction}
-    text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
-    parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **shape)
-
-
-def _yaml_values(path: Path) -> dict[str, Any]:
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected 'key: value' lines, found a {type(values).__name__}")
-    return values
 
 
 def _check_at_least_one(name: str, value: Any) -> None:

@@ -10,12 +10,13 @@ Killed and started again, the same command does only what is missing.
 from rich.console import Console
 
 from eagle.cli import run_or_explain
-from evaluation.config import parse
+from eagle.options import parse
+from evaluation.config import EvalConfig
 from evaluation.evaluate import evaluate
 
 
 def main() -> None:
-    evaluate(parse(__doc__ or ""), Console())
+    evaluate(parse(EvalConfig, __doc__ or ""), Console())
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from eagle.loading import load_target
+from eagle.options import parse
 from eagle.training.conversations import read_conversations
-from eagle.training.options import parse
 from eagle.training.prepare import prepare
 from eagle.training.settings import PrepareConfig
 from eagle.training.statistics import report, summarise

@@ -9,11 +9,12 @@ Every key of the YAML file is a flag of the same name. OUTPUT/best and OUTPUT/la
 
 import sys
 
-from eagle.training.config import parse_config
+from eagle.options import parse
+from eagle.training.config import TrainConfig
 from eagle.training.run import train
 
 if __name__ == "__main__":
-    config = parse_config(__doc__ or "")
+    config = parse(TrainConfig, __doc__ or "", needs_file=True)
     try:
         train(config)
     except (ValueError, OSError) as error:

@@ -10,11 +10,12 @@ scripts/train.py and prints the size before it writes. Killed at any moment, it 
 
 import sys
 
-from eagle.training.config import parse_config
+from eagle.options import parse
+from eagle.training.config import TrainConfig
 from eagle.training.run import write_features
 
 if __name__ == "__main__":
-    config = parse_config(__doc__ or "", fill_features=True)
+    config = parse(TrainConfig, __doc__ or "", needs_file=True, fill_features=True)
     try:
         write_features(config)
     except (ValueError, OSError) as error:

@@ -1,14 +1,9 @@
 """The configuration of a training run: one flag = one field = one YAML key."""
 
-import argparse
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from eagle.options import option
 from eagle.training.loss import LossWeights
-from eagle.training.options import build, option, read_yaml
 
 
 @dataclass(frozen=True)
@@ -139,22 +134,3 @@ def _check_ranges(config: TrainConfig) -> None:
             f"max_length {config.max_length} is larger than tokens_per_batch {config.tokens_per_batch}: "
             "a conversation would not fit a batch; raise tokens_per_batch"
         )
-
-
-def read_config(path: str | Path, flags: dict[str, Any] | None = None) -> TrainConfig:
-    """A YAML file with `flags` put over it. Raises ValueError for keys that do not exist, listing those that do."""
-    return build(TrainConfig, {**read_yaml(Path(path)), **(flags or {})})
-
-
-def parse_config(description: str, argv: Sequence[str] | None = None, **fixed: Any) -> TrainConfig:
-    """The command line: a YAML file, flags over it, `fixed` over both."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a YAML file of configs/train")
-    for field in dataclasses.fields(TrainConfig):
-        text = f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
-        parser.add_argument("--" + field.name.replace("_", "-"), default=argparse.SUPPRESS, help=text)
-    flags = vars(parser.parse_args(argv))
-    try:
-        return read_config(flags.pop("config"), {**flags, **fixed})
-    except (ValueError, OSError) as error:
-        parser.error(str(error))

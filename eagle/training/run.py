@@ -13,13 +13,13 @@ from rich.progress import track
 from eagle.checkpoint import load_head, write_json
 from eagle.draft import DraftHead
 from eagle.loading import choose_device, load_target
+from eagle.options import load
 from eagle.target import Target
 from eagle.training.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
 from eagle.training.config import TrainConfig
 from eagle.training.facts import FACTS, TargetFacts
 from eagle.training.initialise import new_head, with_vocabulary
 from eagle.training.metrics import Evaluation
-from eagle.training.options import load
 from eagle.training.plots import draw_plots
 from eagle.training.prepare import prepare
 from eagle.training.setting import Setting

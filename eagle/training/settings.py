@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from eagle.training.options import option
+from eagle.options import option
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from eagle.training.config import TrainConfig, parse_config, read_config
-from eagle.training.options import load
+from eagle.options import load, parse
+from eagle.training.config import TrainConfig
 from eagle.training.settings import PrepareConfig
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ def test_there_are_training_configs():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_training_config_loads_and_opens_with_its_command(path):
-    config = read_config(path)
+    config = load(TrainConfig, path)
     assert path.read_text().startswith(f"# python scripts/train.py {path.relative_to(ROOT)}\n")
     if config.prepare is not None:
         prepared = load(PrepareConfig, ROOT / config.prepare)
@@ -28,7 +28,7 @@ def test_every_training_config_loads_and_opens_with_its_command(path):
 def test_flags_come_before_the_file_and_the_file_before_defaults(tmp_path):
     (tmp_path / "c.yaml").write_text("data: rows\nnum_steps: 5\nlearning_rate: 1.0e-3\n")
     flags = ["--num-steps", "7", "--max-steps", "none", "--gradient-checkpointing", "true"]
-    config = parse_config("", [str(tmp_path / "c.yaml"), *flags], fill_features=False)
+    config = parse(TrainConfig, "", [str(tmp_path / "c.yaml"), *flags], needs_file=True, fill_features=False)
     assert (config.num_steps, config.learning_rate, config.max_steps) == (7, 1e-3, None)
     assert config.gradient_checkpointing and config.step_decay == 0.8
 
@@ -54,4 +54,4 @@ def test_wrong_values_are_refused(values, message):
 def test_unknown_keys_are_listed_beside_the_known_ones(tmp_path):
     (tmp_path / "c.yaml").write_text("data: rows\nlearning_rat: 1\n")
     with pytest.raises(ValueError, match="unknown option learning_rat: known are output, data"):
-        read_config(tmp_path / "c.yaml")
+        load(TrainConfig, tmp_path / "c.yaml")

@@ -1,6 +1,7 @@
 """Options of a command: a frozen dataclass, its defaults, a YAML file and flags, in rising order of precedence.
 
 One field is one flag is one key. The help text of a field stands in its metadata: ``option(default, "what it does")``.
+A field of type ``tuple[..]`` takes several values, one of type ``bool`` may stand without a value.
 """
 
 import argparse
@@ -15,28 +16,43 @@ import yaml
 Config = TypeVar("Config")
 
 
-def option(default: Any, explanation: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": explanation})
+def option(default: Any, explanation: str, **notes: Any) -> Any:
+    """A field with its help text; `notes` is kept in its metadata."""
+    return dataclasses.field(default=default, metadata={"help": explanation, **notes})
 
 
-def parse(kind: type[Config], description: str, argv: Sequence[str] | None = None) -> Config:
-    """The command line as a ``kind``; wrong flags, keys and values end the program with one message."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", type=Path, help="YAML file with any of the options below as keys")
+def parse(
+    kind: type[Config], description: str, argv: Sequence[str] | None = None, needs_file: bool = False, **fixed: Any
+) -> Config:
+    """The command line as a ``kind``; wrong flags, keys and values end the program with one message.
+
+    The YAML file is the flag ``--config``, or with ``needs_file`` the command's argument. ``fixed`` goes over all else.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    name = "config" if needs_file else "--config"
+    parser.add_argument(name, type=Path, help="YAML file with any of the options below as keys")
+    hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         text = f"{field.metadata.get('help', '')} (default: {field.default})".replace("%", "%%")
-        parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text)
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **_shape(hints[field.name]))
     flags = vars(parser.parse_args(argv))
     path = flags.pop("config")
     try:
-        return build(kind, {**(read_yaml(path) if path else {}), **flags})
+        return build(kind, {**(read_yaml(path) if path else {}), **flags, **fixed})
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
-def load(kind: type[Config], path: Path) -> Config:
-    """The YAML file as a ``kind``."""
-    return build(kind, read_yaml(path))
+def _shape(hint: Any) -> dict[str, Any]:
+    if get_origin(hint) is tuple:
+        return {"nargs": "+"}
+    return {"nargs": "?", "const": True} if hint is bool else {}
+
+
+def load(kind: type[Config], path: str | Path, **over: Any) -> Config:
+    """The YAML file as a ``kind``, with ``over`` put over it."""
+    return build(kind, {**read_yaml(Path(path)), **over})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -56,12 +72,17 @@ def build(kind: type[Config], values: dict[str, Any]) -> Config:
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(name, one, get_args(hint)[0]) for one in values)
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     if NoneType in kinds and value in (None, "none"):
         return None
     wanted = next(kind for kind in kinds if kind is not NoneType)
     if wanted is bool:
         return _boolean(name, value)
+    if wanted is int and isinstance(value, float) and value != int(value):
+        raise ValueError(f"{name} is {value!r}, expected a whole number")
     try:
         return wanted(value)
     except (TypeError, ValueError):
