@@ -13,6 +13,15 @@ def test_temperature_zero_is_one_hot_and_not_a_limit():
     assert Sampling().law(LOGITS).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_logits_are_settled_by_the_lower_id_whatever_the_width(dtype):
+    """bf16 has few values: ties at the top are common, and every path must settle them alike."""
+    logits = torch.zeros(3, 1000, dtype=dtype)
+    logits[0, 700:] = logits[1, [17, 900]] = 1.0
+    assert Sampling().law(logits).argmax(-1).tolist() == [700, 17, 0]
+    assert Sampling().law(logits[0]).argmax() == 700
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_are_promoted_before_the_softmax(dtype):
     law = Sampling(temperature=1.0).law(LOGITS.to(dtype))
