@@ -1,4 +1,4 @@
-"""Honest slot values: how often slots of each depth are accepted, measured on held-out contexts.
+"""Honest slot values: how often slots of each depth and confidence are accepted, measured on held-out contexts.
 
 A tree of sampled siblings shows both numbers a valued tree predicts with, since its rows are the draft's whole laws:
 
@@ -22,56 +22,72 @@ from evaluation.laboratory_contexts import Context
 from evaluation.laboratory_growth import Collector, DraftSource, Growing, PathScores
 from hsd_verify import DraftTree
 
-BRANCHING = (4, 3, 2, 1, 1)
+BRANCHING = (5, 3, 2, 1, 1)
 NUM_PLACED = 4  # M
 LEAST_ALPHA = 1e-3
 NUM_DRAWS = 8  # trees a context
-LEAST_MASS = 2.0  # accepted nodes a level needs for numbers of its own
+CONFIDENCE = (0.15, 0.35, 0.65)  # of the draft's largest probability
+LEAST_MASS = 2.0  # accepted nodes a class needs for numbers of its own
+
+Class = tuple[int, int]  # 0 the root, 1 all nodes below it; class of confidence
 
 
 class AcceptanceSums:
-    """Adds up accepted parents and children by level and rank."""
+    """Adds up accepted parents and children by level, confidence and rank."""
 
     def __init__(self) -> None:
-        self._parents: dict[tuple[int, int], float] = defaultdict(float)  # (level, rank)
-        self._children: dict[tuple[int, int], float] = defaultdict(float)
-        self._draft_mass: dict[int, float] = defaultdict(float)  # level
-        self._target_mass: dict[int, float] = defaultdict(float)
+        self._parents: dict[Class, list[float]] = defaultdict(lambda: [0.0] * BRANCHING[0])  # by rank
+        self._children: dict[Class, list[float]] = defaultdict(lambda: [0.0] * BRANCHING[0])
+        self._draft_mass = [0.0, 0.0]  # at the root, below it
+        self._target_mass = [0.0, 0.0]
 
     def add(self, tree: DraftTree, target_probs: Tensor) -> None:
         """One tree of sampled siblings and the target's laws (N, V)."""
         assert tree.draft_probs is not None and not tree.replacement
         reach = hsd_verify.law(tree, target_probs, "hsd").reach.tolist()
         for node, children in enumerate(tree.children):
+            if not children:
+                continue
+            level, law = min(tree.depth[node], 1), tree.draft_probs[node]
+            group = level, sum(float(law.max()) > end for end in CONFIDENCE)
             for rank, child in enumerate(children):
-                self._parents[tree.depth[node], rank] += reach[node]
-                self._children[tree.depth[node], rank] += reach[child]
-            if children:
-                best = tree.draft_probs[node].topk(NUM_PLACED)  # (M,)
-                self._draft_mass[tree.depth[node]] += reach[node] * float(best.values.sum())
-                self._target_mass[tree.depth[node]] += reach[node] * float(target_probs[node, best.indices].sum())
+                self._parents[group][rank] += reach[node]
+                self._children[group][rank] += reach[child]
+            best = law.topk(NUM_PLACED)  # (M,)
+            self._draft_mass[level] += reach[node] * float(best.values.sum())
+            self._target_mass[level] += reach[node] * float(target_probs[node, best.indices].sum())
 
     def fitted(self) -> Acceptance:
-        """Numbers of every level that was reached often enough; deeper ones take the last."""
-        levels = [level for level in range(len(BRANCHING)) if self._parents[level, 0] >= LEAST_MASS]
-        if not levels:
-            raise ValueError(f"no level was reached {LEAST_MASS:g} times: fit on more contexts")
-        sampled = tuple(tuple(self._alpha(level, rank) for rank in range(BRANCHING[level])) for level in levels)
-        placed = tuple(round(self._target_mass[level] / self._draft_mass[level], 3) for level in levels)
-        return Acceptance(self._filled(sampled), placed)
+        """Numbers of the root and of all nodes below it, in classes of confidence.
 
-    def _alpha(self, level: int, rank: int) -> float:
-        return max(round(self._children[level, rank] / self._parents[level, rank], 3), LEAST_ALPHA)
+        Raises ValueError when the root was read too few times. A class met too rarely takes the numbers of all.
+        """
+        levels: list[tuple[tuple[float, ...], ...]] = []
+        for level in (0, 1):
+            total = self._alphas([(level, place) for place in range(len(CONFIDENCE) + 1)])
+            if total is None and not levels:
+                raise ValueError(f"no root was read {LEAST_MASS:g} times: fit on more contexts")
+            spare = total or levels[0][0]
+            rows = [self._alphas([(level, place)]) or spare for place in range(len(CONFIDENCE) + 1)]
+            levels.append(tuple(_filled(row, spare) for row in rows))
+        placed = [round(t / d, 3) for t, d in zip(self._target_mass, self._draft_mass, strict=True) if t > 0 and d > 0]
+        return Acceptance(tuple(levels), tuple(placed), CONFIDENCE)
 
-    @staticmethod
-    def _filled(sampled: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-        """Levels with fewer siblings take the missing ranks from the level above, in proportion to the first rank."""
-        filled = [sampled[0]]
-        for level in sampled[1:]:
-            above, scale = filled[-1], level[0] / filled[-1][0]
-            missing = (max(round(alpha * scale, 3), LEAST_ALPHA) for alpha in above[len(level) :])
-            filled.append((*level, *missing))
-        return tuple(filled)
+    def _alphas(self, groups: list[Class]) -> tuple[float, ...] | None:
+        """alpha by rank over some classes together, as far as ranks were met; None where the first one was not."""
+        parents, children = (
+            [sum(ranks) for ranks in zip(*(sums[group] for group in groups), strict=True)]
+            for sums in (self._parents, self._children)
+        )
+        met = sum(mass >= LEAST_MASS for mass in parents)  # later siblings are never met more often
+        pairs = zip(children[:met], parents[:met], strict=True)
+        return tuple(max(round(child / parent, 3), LEAST_ALPHA) for child, parent in pairs) or None
+
+
+def _filled(row: tuple[float, ...], spare: tuple[float, ...]) -> tuple[float, ...]:
+    """Ranks a class has no number for take those of all classes, in proportion to the first rank."""
+    missing = (max(round(alpha * row[0] / spare[0], 3), LEAST_ALPHA) for alpha in spare[len(row) :])
+    return (*row, *missing)
 
 
 @torch.inference_mode()

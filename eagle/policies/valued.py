@@ -22,25 +22,48 @@ from eagle.policies.sapling import Families, Frontier
 from eagle.sampling import Sampling
 from hsd_verify import DraftTree
 
+Table = tuple[tuple[tuple[float, ...], ...], ...]
+
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What drafts are worth, by depth: fitted on held-out rounds. The last entry serves all deeper levels."""
+    """What drafts are worth, by depth and confidence: fitted on held-out rounds. The last level serves deeper ones.
 
-    sampled: tuple[tuple[float, ...], ...] = ((0.3, 0.2, 0.15, 0.1, 0.08, 0.06),)  # alpha_k of level 0, 1, ..
-    placed: tuple[float, ...] = (0.7,)  # target probability / draft probability of a placed token
+    A confident law is accepted more often at first try and leaves less for its siblings. How confident is read off
+    its largest probability: node and law exist before the family below it is decided, so values may follow them.
+    """
+
+    sampled: Table = (((0.3, 0.2, 0.15, 0.1, 0.08, 0.06),),)  # alpha_k, by level, class of confidence and rank
+    placed: tuple[float, ...] = (0.7,)  # target probability / draft probability of a placed token, by level
+    confidence: tuple[float, ...] = ()  # largest draft probabilities at which a class ends and the next begins
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sampled", tuple(tuple(level) for level in self.sampled))  # YAML lists
+        table = tuple(tuple(tuple(alphas) for alphas in level) for level in self.sampled)  # from YAML lists
+        object.__setattr__(self, "sampled", table)
         object.__setattr__(self, "placed", tuple(self.placed))
-        for name, numbers in (("sampled", [a for level in self.sampled for a in level]), ("placed", self.placed)):
+        object.__setattr__(self, "confidence", tuple(self.confidence))
+        for name, numbers in (
+            ("sampled", [a for level in table for row in level for a in row]),
+            ("placed", self.placed),
+        ):
             if not numbers or not all(number > 0 for number in numbers):
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least one number, all larger than 0")
+        if any(len(level) != len(self.confidence) + 1 for level in table):
+            raise ValueError(
+                f"confidence {self.confidence} makes {len(self.confidence) + 1} classes, sampled has "
+                f"{[len(level) for level in table]} by level: give every level a row for each class"
+            )
 
-    def sampled_at(self, level: int, num_slots: int) -> list[float]:
-        """alpha of the first `num_slots` sampled slots; slots behind the fitted ones are worth as much as the last."""
-        alphas = self.sampled[min(level, len(self.sampled) - 1)]
-        return [min(alphas[: k + 1]) for k in range(num_slots)]  # never rising, so that kept slots are the first ones
+    def sampled_at(self, level: int, laws: Tensor, num_slots: int) -> Tensor:
+        """alpha of the first `num_slots` sampled slots of nodes with `laws` (F, Vd): (F, K), never rising in a row.
+
+        Slots behind the fitted ones are worth as much as the last.
+        """
+        rows = [
+            [min(row[: k + 1]) for k in range(num_slots)] for row in self.sampled[min(level, len(self.sampled) - 1)]
+        ]
+        ends = laws.new_tensor(self.confidence)
+        return laws.new_tensor(rows).view(len(rows), num_slots)[(laws.amax(-1, keepdim=True) > ends).sum(-1)]
 
     def placed_at(self, level: int) -> float:
         return self.placed[min(level, len(self.placed) - 1)]
@@ -112,12 +135,15 @@ class ValuedTree:
     def offer(self, frontier: Frontier, level: int) -> "Offer":
         """What the nodes of a frontier could have as children."""
         best = frontier.laws.topk(min(self.max_placed, frontier.laws.shape[-1]))  # (F, M)
-        scale, alphas = self.acceptance.placed_at(level), self.acceptance.sampled_at(level, self.max_sampled)
+        scale, alphas = (
+            self.acceptance.placed_at(level),
+            self.acceptance.sampled_at(level, frontier.laws, self.max_sampled),
+        )
         return Offer(
             best.indices,
             best.values,
             (frontier.values[:, None] * best.values * scale).clamp(max=1),
-            frontier.values[:, None] * frontier.values.new_tensor(alphas),
+            frontier.values[:, None] * alphas,
             1 - self.covered,
         )
 

@@ -146,8 +146,9 @@ def test_the_plans_name_follows_its_arms():
 def test_acceptance_is_fitted_from_both_sources(target, source):
     for draft in (source, EarlyExit(target)):
         fitted = fit(target, draft, [context(n) for n in range(4)], "1")
-        assert all(0 < alpha <= 1 for level in fitted.sampled for alpha in level)
-        assert len(fitted.sampled[0]) == 4
+        assert all(0 < alpha <= 1 for level in fitted.sampled for row in level for alpha in row)
+        assert [len(level) for level in fitted.sampled] == [len(fitted.confidence) + 1] * 2
+        assert len(fitted.sampled[0][0]) == 5
     with pytest.raises(ValueError, match="fit on more contexts"):
         fit(target, source, [], "1")
 

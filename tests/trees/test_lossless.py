@@ -22,7 +22,10 @@ EXACT = 1e-12
 
 CHEAP_BELOW_4 = CostModel((1, 4, 8), (10.0, 10.0, 14.0), draft_step_ms=0.5)
 
-HOPEFUL = Acceptance(sampled=((0.6, 0.25, 0.15),), placed=(1.0,))  # slots of both kinds, whatever the defaults
+HOPEFUL = Acceptance(sampled=(((0.6, 0.25, 0.15),),), placed=(1.0,))  # slots of both kinds, whatever the defaults
+CONFIDENT = Acceptance(
+    sampled=(((0.5, 0.3, 0.2), (0.8, 0.05, 0.01)), ((0.4, 0.3, 0.1), (0.7, 0.02, 0.01))), confidence=(0.45,)
+)  # which slots a node gets follows its law, and so the tokens drawn above it
 
 
 def valued(*budget, **fields) -> ValuedTree:
@@ -48,6 +51,8 @@ POLICIES = {
         valued(6, 0.02, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
     ),
     "softened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
+    "confident-beam": lambda draw: valued(6, max_sampled=3, max_placed=0, acceptance=CONFIDENT, draw=draw),
+    "confident-threshold": lambda draw: valued(7, 0.08, max_sampled=2, max_placed=1, acceptance=CONFIDENT, draw=draw),
     "sampled-beam": lambda draw: valued(6, 0.05, max_sampled=3, max_placed=0, draw=draw),
 }
 SHALLOW = {"iid", "without-replacement", "without-replacement-narrowing"}  # no deeper than two levels

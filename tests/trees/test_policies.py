@@ -123,10 +123,20 @@ def test_auto_is_lossless_at_small_budgets():
 
 def test_values_are_honest_about_sampled_slots():
     """A level whose sampled slots are never accepted gets none, and its placed ones stay."""
-    hopeless = Acceptance(sampled=((0.6,), (1e-6,)))
+    hopeless = Acceptance(sampled=(((0.6,),), ((1e-6,),)))
     tree = ValuedTree(33, acceptance=hopeless).grow(proposer(size=30), WARM, 4, seeded(0))
     levels = {tree.depth[node] for node in range(1, tree.num_nodes) if tree.sampled_list[node]}
     assert levels == {1} and max(tree.depth) > 1
+
+
+def test_a_confident_node_gets_fewer_siblings():
+    """Slots follow the largest probability of the node's law; every level has a row for each class."""
+    acceptance = Acceptance(sampled=(((0.3, 0.2), (0.7, 0.01)), ((0.2, 0.1), (0.6, 0.3))), confidence=(0.5,))
+    laws = torch.tensor([[0.4, 0.3, 0.3], [0.8, 0.1, 0.1]])
+    assert torch.equal(acceptance.sampled_at(0, laws, 3), torch.tensor([[0.3, 0.2, 0.2], [0.7, 0.01, 0.01]]))
+    assert torch.equal(acceptance.sampled_at(5, laws, 1), torch.tensor([[0.2], [0.6]]))
+    with pytest.raises(ValueError, match="makes 2 classes, sampled has \\[1\\] by level"):
+        Acceptance(confidence=(0.5,))
 
 
 def test_budgeted_grows_as_long_as_it_pays():

@@ -12,7 +12,7 @@ from eagle.tree import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutR
 from hsd_verify import DraftTree
 from tests.trees.toy import Branches, policy_error
 
-HOPEFUL = Acceptance(sampled=((0.6,),), placed=(1.0,))  # sampled slots at every node, whatever the defaults
+HOPEFUL = Acceptance(sampled=(((0.6,),),), placed=(1.0,))  # sampled slots at every node, whatever the defaults
 CAUGHT = 1e-3  # the flaws below are off by 4e-3 and more; a lossless policy by less than 1e-12
 
 
