@@ -42,13 +42,18 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
 
 
 def plan_steps(config: TrainConfig, lengths: Sequence[int]) -> list[list[tuple[int, ...]]]:
-    """The batches of every optimizer step of the whole run, `batches_per_step` each, as example numbers."""
+    """The batches of every optimizer step of the whole run, `batches_per_step` each, as example numbers.
+
+    Batches left over behind whole steps are dropped: a process without one would leave the others waiting for it.
+    """
     batches: list[tuple[int, ...]] = []
     for epoch in range(math.ceil(config.num_epochs)):
         planned = plan_epoch(lengths, config.tokens_per_batch, config.seed, epoch)
         batches += planned[: math.ceil(len(planned) * min(config.num_epochs - epoch, 1.0))]
     size = config.batches_per_step
     steps = [batches[start : start + size] for start in range(0, len(batches), size)]
+    if len(steps) > 1 and len(steps[-1]) < size:
+        steps.pop()
     return steps[: config.max_steps]
 
 
@@ -84,10 +89,10 @@ class Trainer:
         self._module, self._optimizer = accelerator.prepare(module, optimizer)
         self._states = States(self._output, accelerator, config.keep_states)
         self.progress = self._states.restore()
-        if config.batches_per_step % accelerator.num_processes:
+        if any(len(step) % accelerator.num_processes for step in self._plan):
             raise ValueError(
-                f"batches_per_step is {config.batches_per_step}, it must be a multiple of the "
-                f"{accelerator.num_processes} processes: every one gets as many batches"
+                f"steps have {len(self._plan[0])} batches, they need a multiple of the {accelerator.num_processes} "
+                "processes: every one gets as many; change batches_per_step, or train on more data"
             )
 
     def _condition(self, head: DraftHead) -> None:

@@ -14,7 +14,7 @@ from eagle.training.log import METRICS, read_metrics
 from eagle.training.plots import draw_plots
 from eagle.training.run import describe, draft_vocabulary, frozen, make_accelerator, make_head
 from eagle.training.states import check_same_run
-from eagle.training.trainer import choose_positions, learning_rate
+from eagle.training.trainer import choose_positions, learning_rate, plan_steps
 from eagle.training.vocabulary import TokenCounts, save_vocabulary
 from eagle.training.vocabulary import describe as describe_vocabulary
 from eagle.vocab import DraftVocabulary
@@ -203,6 +203,14 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
     assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] == pytest.approx(0.1)
 
 
+def test_every_optimizer_step_has_all_its_batches():
+    """Trap: a last step with fewer batches than processes, and the others wait for the idle one's gradients forever."""
+    config = runs.config("unused", batches_per_step=4, num_epochs=1)
+    planned = plan_steps(config, [len(example) for example in runs.examples(37)])
+    assert len(planned) > 1 and {len(step) for step in planned} == {4}
+    assert plan_steps(config, [20, 20]) == [plan_steps(config, [20, 20])[0]]  # a run of less than one step is one step
+
+
 def test_a_share_of_the_positions_is_chosen_among_those_with_a_loss():
     batch = collate(runs.examples(8), range(8))
     everything = choose_positions(batch, 1.0, seed=3)
@@ -215,5 +223,5 @@ def test_batches_that_do_not_divide_among_processes_are_refused(tmp_path, monkey
     from accelerate import Accelerator
 
     monkeypatch.setattr(Accelerator, "num_processes", 3)
-    with pytest.raises(ValueError, match="batches_per_step is 2, it must be a multiple of the 3 processes"):
+    with pytest.raises(ValueError, match="steps have 2 batches, they need a multiple of the 3 processes"):
         runs.trainer(runs.config(tmp_path), runs.setting())
