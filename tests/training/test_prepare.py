@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eagle.training import options
+from eagle import options
 from eagle.training.conversations import Row, RowFile, end_of_turn, read_conversations, template_runs
 from eagle.training.planning import keep_answers
 from eagle.training.prepare import prepare
