@@ -67,11 +67,15 @@ def load_models(config: EvalConfig) -> Models:
 
 
 def with_budgets(config: EvalConfig, models: Models) -> EvalConfig:
-    """Trees named without a budget get the one that pays on this machine, measured once: the same for both arms."""
+    """Trees named without a budget get the one that pays on this machine, measured once.
+
+    `eagle3` has at every temperature the tree that both arms have at 0.
+    """
     if models.head is None or (config.tree != "auto" and config.eagle3_tree != "eagle"):
         return config
     tuned = tuned_tree(models.target, models.head)
-    eagle = f"eagle:num_nodes={tuned.num_for_greedy},depth=8,top_k=8"
+    greedy = tuned.greedy
+    eagle = f"eagle:num_nodes={greedy.num_nodes},depth={greedy.depth},top_k={greedy.top_k}"
     auto = f"auto:num_nodes={tuned.num_nodes},greedy_nodes={tuned.num_for_greedy}"
     return replace(
         config,

@@ -6,6 +6,7 @@ model's own generation_config.json.
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -52,10 +53,11 @@ def generate(
     """One answer by `model.generate`: plain, with prompt lookup, or with a small language model that drafts."""
     settings = _settings(target, sampling, max_new_tokens, prompt_lookup_tokens)
     drafting = {} if assistant is None else {"assistant_model": assistant}
+    as_it_comes = nullcontext() if assistant is None else stock(assistant)
     ids, arrivals = torch.tensor([prompt_ids], device=target.device), _Arrivals()
     mask = torch.ones_like(ids)
     devices = [target.device] if target.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode(), stock(target.model):
+    with torch.random.fork_rng(devices), torch.inference_mode(), stock(target.model), as_it_comes:
         torch.manual_seed(seed)
         start = time.perf_counter()
         target.model.generate(ids, attention_mask=mask, generation_config=settings, streamer=arrivals, **drafting)

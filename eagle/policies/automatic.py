@@ -66,9 +66,14 @@ class AutoTree:
     def num_for_greedy(self) -> int:
         return self.num_nodes if self.greedy_nodes is None else self.greedy_nodes
 
+    @property
+    def greedy(self) -> EagleTree:
+        """The tree at temperature 0."""
+        return EagleTree(self.num_for_greedy, depth=8, top_k=8)
+
     def choose(self, sampling: Sampling) -> TreePolicy:
         if sampling.greedy:
-            return EagleTree(self.num_for_greedy, depth=8, top_k=8)
+            return self.greedy
         return mixed(self.num_nodes, max_sampled=6, descendants=0.3, acceptance=FITTED)
 
     def grow(

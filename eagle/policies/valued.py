@@ -59,11 +59,10 @@ class Acceptance:
 
         Slots behind the fitted ones are worth as much as the last.
         """
-        rows = [
-            [min(row[: k + 1]) for k in range(num_slots)] for row in self.sampled[min(level, len(self.sampled) - 1)]
-        ]
-        ends = laws.new_tensor(self.confidence)
-        return laws.new_tensor(rows).view(len(rows), num_slots)[(laws.amax(-1, keepdim=True) > ends).sum(-1)]
+        fitted = self.sampled[min(level, len(self.sampled) - 1)]
+        alphas = laws.new_tensor([[min(row[: k + 1]) for k in range(num_slots)] for row in fitted])  # (classes, K)
+        classes = (laws.amax(-1, keepdim=True) > laws.new_tensor(self.confidence)).sum(-1)  # (F,)
+        return alphas[classes]
 
     def placed_at(self, level: int) -> float:
         return self.placed[min(level, len(self.placed) - 1)]
@@ -135,10 +134,8 @@ class ValuedTree:
     def offer(self, frontier: Frontier, level: int) -> "Offer":
         """What the nodes of a frontier could have as children."""
         best = frontier.laws.topk(min(self.max_placed, frontier.laws.shape[-1]))  # (F, M)
-        scale, alphas = (
-            self.acceptance.placed_at(level),
-            self.acceptance.sampled_at(level, frontier.laws, self.max_sampled),
-        )
+        scale = self.acceptance.placed_at(level)
+        alphas = self.acceptance.sampled_at(level, frontier.laws, self.max_sampled)  # (F, K)
         return Offer(
             best.indices,
             best.values,

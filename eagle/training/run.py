@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -108,7 +108,7 @@ def make_data(config: TrainConfig, target: Target | None) -> None:
         return
     if Path(config.data).exists() and not (Path(config.data) / SETTINGS).is_file():
         return
-    settings = replace(load(PrepareConfig, Path(config.prepare)), output=config.data)
+    settings = load(PrepareConfig, config.prepare, output=config.data)
     if target is None or target.tokenizer is None:
         raise ValueError(f"{config.data} is incomplete and making it needs the target: unset features for this run")
     attention = target.config._attn_implementation  # generating replaces it
