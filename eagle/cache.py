@@ -3,11 +3,19 @@
 Letters: T committed length, N nodes appended by the last forward, C capacity, d head size.
 """
 
+import inspect
+
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 GROWTH_BLOCK = 256  # buffers grow by whole blocks, so that shapes repeat and copies stay rare
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What the model's forward calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class PreallocatedLayer(CacheLayerMixin):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle import masks
-from eagle.cache import KeyValueCache
+from eagle.cache import KeyValueCache, cache_argument
 
 FEW_LAYERS = 7  # the fewest for which 2, L // 2 and L - 3 are three valid layers in ascending order
 
@@ -52,6 +52,7 @@ class Target:
         name: str | None = None,
     ):
         self.model = model.eval()
+        self._cache_argument = cache_argument(model)
         self.tokenizer = tokenizer
         self.config = model.config.get_text_config()
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
@@ -159,9 +160,9 @@ class Target:
                 ids[None],
                 attention_mask=mask,
                 position_ids=positions[None],
-                past_key_values=cache.transformers_cache,
                 use_cache=True,
                 logits_to_keep=logits_to_keep,
+                **{self._cache_argument: cache.transformers_cache},
             )
         return TargetOutput(output.logits[0], torch.cat(captured, dim=-1)[0])
 

@@ -1,9 +1,12 @@
 """The cache keeps exactly the path it is told to keep."""
 
+import inspect
+import warnings
+
 import pytest
 import torch
 
-from eagle.cache import KeyValueCache
+from eagle.cache import KeyValueCache, cache_argument
 from eagle.masks import ancestor_matrix
 from tests.tiny import random_ids, tiny_target
 
@@ -49,3 +52,11 @@ def test_the_context_limit_is_refused_with_both_numbers():
     target = tiny_target(max_position_embeddings=16)
     with pytest.raises(ValueError, match="0 cached \\+ 17 new tokens exceed the target's context of 16"):
         target.prefill(torch.tensor(random_ids(17)), target.new_cache())
+
+
+def test_the_cache_goes_by_the_name_the_model_knows(target):
+    """transformers 5.24 renamed the argument; the old name still works there and warns at every first call."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        target.prefill(torch.arange(4), target.new_cache())
+    assert cache_argument(target.model) in inspect.signature(target.model.forward).parameters

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
+from eagle.cache import cache_argument
 from eagle.training.slots import BLOCK, PromptView, SlotCache, StepView, check_attention, slots_in
 
 PROMPT_BLOCK = 32
@@ -86,6 +87,7 @@ class Regenerator:
         config = model.config.get_text_config()
         check_attention(config, limits.max_length)
         self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits
+        self._cache_argument = cache_argument(model)
         self.cache = SlotCache(config, num_slots, group_size, model.dtype, model.device)
         self.slots: list[_Slot | None] = [None] * num_slots
 
@@ -173,8 +175,8 @@ class Regenerator:
             input_ids=tokens,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=view,
             logits_to_keep=torch.tensor([last], device=tokens.device),  # the head is a fifth of a small model's work
+            **{self._cache_argument: view},
         )
         return output.logits[:, 0]
 

@@ -3,7 +3,7 @@
 The stock ``DynamicCache`` concatenates all it holds at each step and wants all rows equally long. Here a row owns a
 *slot* that is written in place, and slots of similar length share a *group* with one contiguous buffer, so that a
 short answer does not pay for a long one. Without forked modeling files: transformers hands keys and values to the
-``past_key_values`` it was given and the result to the attention function the model names, and both are ours.
+cache it was given and the result to the attention function the model names, and both are ours.
 
     S slots in a group, G groups, B = G * S rows, KV key-value heads, R query heads a KV head, C capacity, d head size
 """
