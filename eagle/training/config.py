@@ -51,6 +51,7 @@ class TrainConfig:
     max_steps: int | None = option(None, "stop after so many optimizer steps; the schedule ends there")
     seed: int = option(0, "decides order, random weights and chosen positions")
 
+    optimizer: str = option("adamw", "'adamw' for all weights, or 'muon' for the matrices inside fusion and layer")
     learning_rate: float = option(5e-4, "at its peak")
     final_learning_rate: float = option(0.1, "at the end of the cosine, as a share of the peak")
     warmup_steps: int = option(50, "optimizer steps of linear warm-up")
@@ -93,6 +94,7 @@ CHOICES = {
     "init_mlp": ("target", "random"),
     "init_fc": ("high", "average", "random"),
     "precision": ("bf16", "no"),
+    "optimizer": ("adamw", "muon"),
 }
 AT_LEAST = {
     "draft_vocab_size": 1,

@@ -14,9 +14,10 @@ The laws of all J steps at one position share the target's law, and (P, V) float
 together: `fused_loss` walks over chunks of positions and forms the gradient beside the value, as in fused
 cross-entropy kernels. `reference_loss` is the same by autograd, and the definition.
 
-Letters: J steps, P positions with a loss, C positions of a chunk, H hidden size, V vocabulary, Vd draft vocabulary.
+Letters: J steps, P positions with a loss, C positions of a chunk, K of a block, H hidden size, V vocabulary, Vd draft vocabulary.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from eagle.training.signals import LawStates
 
 SMALLEST_OVERLAP = 1e-6  # -log a and its gradient stay finite
 CHUNK_POSITIONS = 64  # a chunk of the usual sizes then stays in the second-level cache
+BLOCK_POSITIONS = 256  # whose gradients are multiplied together: the sum in the weight is read and written once for all
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,22 @@ def _walk(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWe
     matrix = weight.to(rows.dtype)  # (Vd, H)
     grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
     loss, overlap = (scale.new_zeros(scale.shape) for _ in range(2))  # (P, J)
-    for start in range(0, rows.shape[0], CHUNK_POSITIONS):
-        part = slice(start, start + CHUNK_POSITIONS)
-        x = rows[part].flatten(0, 1)  # (C J, H): two dimensions, or matmul copies the matrix for every row
-        logits = (x @ matrix.T).unflatten(0, scale[part].shape)  # (C, J, Vd)
-        (loss[part], overlap[part]), grad = _chunk(logits, laws.chunk(part), scale[part], terms)
-        grad = grad.flatten(0, 1).to(rows.dtype)  # (C J, Vd)
-        torch.mm(grad, matrix, out=grad_rows[part].flatten(0, 1))
-        grad_weight += grad.T @ x
+    for block in _slices(0, rows.shape[0], BLOCK_POSITIONS):
+        grad = rows.new_empty(*scale[block].shape, matrix.shape[0])  # (K, J, Vd), K positions of a block
+        for part in _slices(block.start, block.stop, CHUNK_POSITIONS):
+            x = rows[part].flatten(0, 1)  # (C J, H): two dimensions, or matmul copies the matrix for every row
+            logits = (x @ matrix.T).unflatten(0, scale[part].shape)  # (C, J, Vd)
+            (loss[part], overlap[part]), of_chunk = _chunk(logits, laws.chunk(part), scale[part], terms)
+            grad[part.start - block.start : part.stop - block.start] = of_chunk
+        torch.mm(grad.flatten(0, 1), matrix, out=grad_rows[block].flatten(0, 1))
+        grad_weight += grad.flatten(0, 1).T @ rows[block].flatten(0, 1)
     exists = scale > 0
     sums = (loss * scale).sum(), (loss * exists).sum(0), (overlap * exists).sum(0), exists.sum(0)
     return sums, grad_rows, grad_weight
+
+
+def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
+    return (slice(at, min(at + size, stop)) for at in range(start, stop, size))
 
 
 def _chunk(logits: Tensor, p: Tensor, scale: Tensor, terms: LossWeights) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -125,7 +132,7 @@ def _chunk(logits: Tensor, p: Tensor, scale: Tensor, terms: LossWeights) -> tupl
     slope, offset = acceptance * scale, (likelihood - acceptance * mean_below) * scale
     grad = below.mul_(slope[..., None]).add_(offset[..., None]).mul_(q)
     if likelihood:
-        grad.sub_(p_hat[:, None] * (likelihood * scale)[..., None])
+        grad.addcmul_(p_hat[:, None], (likelihood * scale)[..., None], value=-1)
     return (loss, overlap), grad
 
 

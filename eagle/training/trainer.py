@@ -23,12 +23,12 @@ from eagle.training.log import RunLog
 from eagle.training.loss import StepLosses
 from eagle.training.metrics import Evaluation, EvaluationSums
 from eagle.training.module import TrainingTest
+from eagle.training.optimizers import make_optimizers
 from eagle.training.setting import Setting
 from eagle.training.signals import Signals, SignalSource
 from eagle.training.states import States
 from eagle.training.steps import law_positions
 
-ADAM_BETA1 = 0.9
 EXPORT_DTYPE = torch.bfloat16
 
 
@@ -84,9 +84,7 @@ class Trainer:
         if config.condition_features:
             self._condition(head)
         module = TrainingTest(head, config, setting.facts.output_layer)
-        betas = (ADAM_BETA1, config.adam_beta2)
-        optimizer = torch.optim.AdamW(module.parameters(), betas=betas, weight_decay=config.weight_decay)
-        self._module, self._optimizer = accelerator.prepare(module, optimizer)
+        self._module, *self._optimizers = accelerator.prepare(module, *make_optimizers(head, config))
         self._states = States(self._output, accelerator, config.keep_states)
         self.progress = self._states.restore()
         if any(len(step) % accelerator.num_processes for step in self._plan):
@@ -133,12 +131,14 @@ class Trainer:
         batches = [self._positions(collate(self._examples, rows), index) for index, rows in mine]
         count = self._total(sum(int(at.sum()) for _, at in batches))
         rate = learning_rate(self.config, progress.step, self.num_steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         sums = [self._backward(batch, at, count, last=i == len(batches) - 1) for i, (batch, at) in enumerate(batches)]
         norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         planned = [rows for _, rows in mine]
         self._account(log, sums, count, planned, rate, float(norm), time.perf_counter() - started)
 

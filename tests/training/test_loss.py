@@ -32,7 +32,8 @@ def problem(dtype=torch.float64, softcap=None):
 
 @pytest.mark.parametrize("terms", WEIGHTS)
 def test_values_and_gradients_equal_autograd(terms, monkeypatch):
-    monkeypatch.setattr(loss, "CHUNK_POSITIONS", 7)  # several chunks, the last one short
+    monkeypatch.setattr(loss, "CHUNK_POSITIONS", 4)
+    monkeypatch.setattr(loss, "BLOCK_POSITIONS", 11)  # two blocks of three chunks, the last of each short
     rows, weight, laws, scale, _ = problem()
     fused, reference = (f(rows, weight, laws, scale, terms) for f in (fused_loss, reference_loss))
     gradients = [torch.autograd.grad(x.total * 0.5, (rows, weight)) for x in (fused, reference)]

@@ -11,6 +11,7 @@ from eagle.training.batches import collate
 from eagle.training.conditioning import unconditioned
 from eagle.training.initialise import new_head
 from eagle.training.log import METRICS, read_metrics
+from eagle.training.optimizers import make_optimizers
 from eagle.training.plots import draw_plots
 from eagle.training.run import describe, draft_vocabulary, frozen, make_accelerator, make_head
 from eagle.training.states import check_same_run
@@ -47,6 +48,27 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path):
         [record["step"] for record in read_metrics(tmp_path / name / METRICS, "train")] for name in ("whole", "parts")
     ]
     assert steps[0] == steps[1] == list(range(1, len(steps[0]) + 1))
+
+
+def test_muon_moves_the_matrices_between_hidden_states_and_resumes(tmp_path):
+    """Every weight has exactly one optimizer, and the state of both survives an interruption."""
+    on, changes = runs.setting(), {"optimizer": "muon", "num_epochs": 1}
+    whole = runs.trained_head(runs.config(tmp_path / "whole", **changes), on)
+    parts = runs.config(tmp_path / "parts", **changes)
+    runs.trained_head(parts, on, stop_after=1)
+    resumed = runs.trained_head(parts, on)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_muon_and_adamw_share_a_head_between_them(tmp_path):
+    head = runs.trained_head(runs.config(tmp_path, num_epochs=1), runs.setting())
+    adamw, muon = make_optimizers(head, runs.config(tmp_path, optimizer="muon"))
+    names = {id(parameter): name for name, parameter in head.named_parameters()}
+    kinds = [{names[id(p)] for group in each.param_groups for p in group["params"]} for each in (adamw, muon)]
+    assert not kinds[0] & kinds[1] and kinds[0] | kinds[1] == set(names.values())
+    assert "lm_head.weight" in kinds[0] and "norm.weight" in kinds[0]
+    assert kinds[1] == {name for name in names.values() if "_proj" in name or name.startswith("fc.")}
 
 
 def test_random_choices_are_resumed_too(tmp_path):

@@ -1,0 +1,34 @@
+"""Which optimizer moves which weights.
+
+    adamw    all of them (EAGLE-3's recipe)
+    muon     matrices of the fusion and the layer by Muon (momentum, orthogonalised: github.com/KellerJordan/Muon), whose
+             update is given the size that AdamW's usually has, so that one learning rate serves both; norms and the
+             output layer, whose rows are tokens and not directions of one map, stay with AdamW
+
+What was gained by it stands in docs/training.md.
+"""
+
+from torch import Tensor
+from torch.optim import AdamW, Muon, Optimizer
+
+from eagle.draft import DraftHead
+from eagle.training.config import TrainConfig
+
+ADAM_BETA1 = 0.9
+
+
+def make_optimizers(head: DraftHead, config: TrainConfig) -> list[Optimizer]:
+    """The optimizers that together move every weight of the head once."""
+    matrices = hidden_matrices(head) if config.optimizer == "muon" else []
+    taken = {id(weight) for weight in matrices}
+    rest = [weight for weight in head.parameters() if id(weight) not in taken]
+    betas = (ADAM_BETA1, config.adam_beta2)
+    optimizers: list[Optimizer] = [AdamW(rest, betas=betas, weight_decay=config.weight_decay, fused=True)]
+    if matrices:
+        optimizers.append(Muon(matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def hidden_matrices(head: DraftHead) -> list[Tensor]:
+    """The matrices between hidden states: all of the head's but its output layer."""
+    return [weight for weight in head.parameters() if weight.ndim == 2 and weight is not head.lm_head.weight]
