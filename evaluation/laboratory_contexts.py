@@ -1,7 +1,7 @@
 """Contexts for comparing trees: a prompt and a piece of the target's own answer, cut where a round might begin.
 
 Answers are recorded at several temperatures, since a context that greedy decoding reaches is not one that sampling
-reaches. Held-out prompts are those that training comes to last. Contexts are kept in a run's directory only: they hold
+reaches. Held-out prompts are those that `prepare_data.py` keeps from training. Contexts are kept in a run's directory only: they hold
 text of benchmarks and prompts, as token ids.
 """
 
@@ -94,8 +94,8 @@ def prompts(source: str, count: int) -> list[tuple[str, str]]:
     """The first `count` questions of a source: id and first turn."""
     if source != HELD_OUT:
         return [(q.id.replace("/", "-"), q.turns[0]) for q in load_questions(find_task(source), limit=count)]
-    last = select(PrepareConfig(), Counter())[-count:]
-    return [(conversation.id.replace("/", "-"), conversation.user_turns[0]) for conversation in last]
+    held_out = select(PrepareConfig(part="held_out"), Counter())[:count]
+    return [(conversation.id.replace("/", "-"), conversation.user_turns[0]) for conversation in held_out]
 
 
 def read_contexts(path: Path) -> list[Context]:

@@ -18,6 +18,7 @@ from eagle.training.prompts import Conversation, load_conversations, without_dup
 from eagle.training.regenerate import Answered, Limits, Regenerator
 from eagle.training.settings import PrepareConfig
 
+HELD_OUT_ONE_IN = 50
 ROWS_DO_NOT_DEPEND_ON = {
     "output",
     "shard",
@@ -87,12 +88,27 @@ def select(
     """The usable conversations, without duplicates and benchmark questions, in the order that the seed gives."""
     conversations: Iterable[Conversation] = load_conversations(config.prompts, config.split, skipped)
     conversations = without_duplicates(islice(conversations, config.limit or None), skipped)
+    conversations = [*of_part(conversations, config.part, skipped)]
     if config.overlap_filter:
         overlap = OverlapFilter(benchmark_questions() if benchmarks is None else benchmarks)
         conversations = list(overlap.keep(conversations))
         skipped.update({f"overlaps with {name}": dropped for name, dropped in overlap.dropped.items()})
         print(f"benchmark questions found in the prompts: {overlap.report()}", file=sys.stderr)
     return sorted(conversations, key=lambda conversation: number(config.seed, conversation.id, "order"))
+
+
+def of_part(conversations: Iterable[Conversation], part: str, skipped: Counter[str]) -> Iterator[Conversation]:
+    """Those of ``part``. An id alone decides, so that what was held out once is held out of every later training."""
+    for conversation in conversations:
+        if part in ("all", "held_out" if is_held_out(conversation.id) else "training"):
+            yield conversation
+        else:
+            skipped[f"not of the part '{part}'"] += 1
+
+
+def is_held_out(conversation_id: str) -> bool:
+    """Pieces of a long conversation, named NAME_0, NAME_1 and so on in ShareGPT, are held out together."""
+    return number(conversation_id.rsplit("_", 1)[0], "held out") % HELD_OUT_ONE_IN == 0
 
 
 class Progress:

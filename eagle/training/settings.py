@@ -6,6 +6,8 @@ import torch
 
 from eagle.options import option
 
+PARTS = ("training", "held_out", "all")
+
 
 @dataclass(frozen=True)
 class PrepareConfig:
@@ -15,6 +17,7 @@ class PrepareConfig:
     prompts: str = option("sharegpt", "'sharegpt' (packaged), a .json/.jsonl file, or a dataset of the hub")
     split: str = option("train", "split of a hub dataset")
     limit: int = option(0, "conversations to read at most, 0 for all")
+    part: str = option("training", "of the conversations; 'held_out': one in fifty, by its id, never trained on; 'all'")
     overlap_filter: bool = option(True, "drop conversations that share ten words in a row with a benchmark")
     target: str | None = option(None, "a model of the hub, a directory or a .gguf file; none for the packaged SmolLM2")
     answers: str = option("regenerate", "'regenerate' with the target, or keep the 'original' ones")
@@ -38,6 +41,8 @@ class PrepareConfig:
     def __post_init__(self):
         if self.answers not in ("regenerate", "original"):
             raise ValueError(f"answers is {self.answers!r}: choose 'regenerate' or 'original'")
+        if self.part not in PARTS:
+            raise ValueError(f"part is {self.part!r}: choose one of {', '.join(PARTS)}")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}, it must be 0 or more")
         if not 0 <= self.greedy_share <= 1:

@@ -100,6 +100,20 @@ def test_shards_share_the_work(keeping):
     assert sorted(row.id for row in rows) == ["asked", *(f"c{i}" for i in range(9))][1:]
 
 
+def test_what_is_held_out_is_never_trained_on(keeping):
+    """Trap: a held-out set chosen from each data set anew, so that a later one is trained on what measured the first."""
+    lines = [json.dumps(conversation(f"id-{i}", f"Question number {i}", "Yes.")) + "\n" for i in range(300)]
+    Path(keeping.prompts).write_text("".join(lines))
+    parts = {}
+    for part in ("training", "held_out", "all"):
+        settings = replace(keeping, part=part, output=f"{keeping.output}-{part}", seed=len(parts))
+        parts[part] = run(settings)[0].keys()
+    assert not parts["training"] & parts["held_out"] and parts["training"] | parts["held_out"] == parts["all"]
+    assert len(parts["all"]) == 300 and 0 < len(parts["held_out"]) < 20
+    with pytest.raises(ValueError, match="part is 'test': choose one of training, held_out, all"):
+        replace(keeping, part="test")
+
+
 def test_rows_made_otherwise_are_not_mixed(keeping):
     run(keeping)
     with pytest.raises(ValueError, match=r"holds rows made with seed=0, now 1: use those or another --output"):
