@@ -10,6 +10,7 @@ Letters: T prompt length, N tree nodes including the root, V vocabulary, Ht targ
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -19,10 +20,10 @@ import hsd_verify
 from eagle.cache import KeyValueCache
 from eagle.eagle3 import Drafter
 from eagle.masks import ancestor_matrix
-from eagle.sampling import Sampling, draw
+from eagle.sampling import Sampling, greedy_tokens, next_token
 from eagle.target import Target
 from eagle.timing import no_clock
-from hsd_verify import DraftTree
+from hsd_verify import DraftTree, Verdict
 
 Finish = Literal["stop", "length", "context"]
 Clock = Callable[[str], AbstractContextManager]
@@ -49,8 +50,14 @@ class Round:
     """What one round saw and decided, for whoever measures."""
 
     tree: DraftTree
-    target_probs: Tensor  # (N, V), row v = the target's law after node v
+    logits: Tensor  # (N, V), row v = the target's after node v
+    sampling: Sampling
     path: tuple[int, ...]  # accepted nodes below the root
+
+    @cached_property
+    def target_probs(self) -> Tensor:
+        """(N, V), row v = the target's law after node v; formed when asked for."""
+        return self.sampling.law(self.logits)
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class Session:
         with clock("prefill"):
             output = self.target.prefill(torch.tensor(prompt_ids[start:], device=device), self.cache)
             self._ids = list(prompt_ids)
-            token = draw(options.sampling.law(output.logits[0]), generator)
+            token = next_token(output.logits[0], options.sampling, generator)
             if self.drafter is not None:
                 new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
                 known = torch.tensor([*prompt_ids[new_from:], token], device=device)
@@ -143,9 +150,8 @@ class Session:
         with clock("target"):
             output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), self.cache)
         with clock("verify"):
-            target_probs = options.sampling.law(output.logits)  # (N, V)
-            verdict = hsd_verify.verify(tree, target_probs, options.method, generator)
-            path, next_token = [int(node) for node in verdict.path], int(verdict.next_token)
+            verdict = self._verdict(tree, output.logits, options, generator)
+            path, next_token = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
             kept = torch.tensor([0, *path], device=tree.tokens.device)
             accepted = tree.tokens[kept[1:]].tolist()
@@ -155,7 +161,13 @@ class Session:
             with clock("draft"):
                 known = torch.tensor([*accepted, next_token], device=tree.tokens.device)
                 self.drafter.observe(known, output.features[kept])
-        return emitter.step((*accepted, next_token), len(path), Round(tree, target_probs, tuple(path)))
+        seen = Round(tree, output.logits, options.sampling, tuple(path))
+        return emitter.step((*accepted, next_token), len(path), seen)
+
+    def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator) -> Verdict:
+        if options.sampling.greedy:  # every method comes to this, and no law needs to be formed
+            return hsd_verify.verify_greedy(tree, greedy_tokens(logits))
+        return hsd_verify.verify(tree, options.sampling.law(logits), options.method, generator)
 
     def _propose(self, token: int, num_left: int, sampling: Sampling, generator) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context
@@ -204,7 +216,7 @@ def autoregressive(
         with clock("target" if cache.length else "prefill"):
             output = target.prefill(torch.tensor(ids, device=target.device), cache)
         with clock("verify"):
-            ids = [draw(options.sampling.law(output.logits[0]), generator)]
+            ids = [next_token(output.logits[0], options.sampling, generator)]
         step = emitter.step((ids[0],), num_accepted=0)
         yield step
         if step.finish is not None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hsd_verify.draw import draw_index
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -35,13 +37,20 @@ class Sampling:
     def law(self, logits: Tensor) -> Tensor:
         """Logits (..., V) -> probabilities (..., V), in float32 or better whatever the logits' dtype."""
         if self.greedy:
-            return one_hot(logits.max(-1).indices, logits.shape[-1])  # argmax in bf16 takes four times as long
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+            return one_hot(greedy_tokens(logits), logits.shape[-1])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.temperature != 1:  # a pass over all logits
+            logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             kept = logits.topk(self.top_k).indices
             logits = torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
         probs = logits.softmax(-1)
         return keep_top_p(probs, self.top_p) if self.top_p < 1 else probs
+
+
+def greedy_tokens(logits: Tensor) -> Tensor:
+    """Logits (..., V) -> the most probable tokens (...), the first of equal ones."""
+    return logits.max(-1).indices  # argmax in bf16 takes four times as long
 
 
 def one_hot(tokens: Tensor, vocab_size: int) -> Tensor:
@@ -59,9 +68,15 @@ def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probs).scatter(-1, tokens, kept / kept.sum(-1, keepdim=True))
 
 
-def draw(law: Tensor, generator: torch.Generator | None = None) -> int:
-    """One token from a law (V,); the only draw of the plain baseline. Never a token of zero probability."""
-    return int(torch.multinomial(law, 1, generator=generator))
+def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
+    """One token from logits (V,): how plain decoding and every first token are drawn.
+
+    By one number and a cumulative sum: `multinomial` draws a number a token, which takes longer than the softmax.
+    """
+    if sampling.greedy:
+        return int(greedy_tokens(logits))
+    uniform = torch.rand((), dtype=torch.float64, generator=generator, device=logits.device)
+    return draw_index(sampling.law(logits), uniform)
 
 
 def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:

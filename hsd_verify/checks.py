@@ -10,7 +10,7 @@ of the memory traffic. A row is read twice, for its sum and for its minimum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -139,12 +139,20 @@ def _check_proposals(tree: DraftTree) -> None:
     drawn = [node for node, sampled in enumerate(tree.sampled_list) if sampled]
     if max(tree.token_list[node] for node in drawn) >= shape[1]:
         raise ValueError(f"draft_probs knows {shape[1]} tokens, but {max(tree.token_list)} is among those sampled")
-    parents = sorted({tree.parent_list[node] for node in drawn})
-    rows = tree.draft_probs.index_select(0, torch.tensor(parents, device=tree.draft_probs.device))  # (n, V)
-    check_laws(rows, "draft_probs", parents)
+    for parents in runs(sorted({tree.parent_list[node] for node in drawn})):
+        check_laws(tree.draft_probs[parents], "draft_probs", range(parents.start, parents.stop))
     _check_positive(tree, drawn)
     if not tree.replacement:
         _check_distinct(tree, drawn)
+
+
+def runs(nodes: Sequence[int]) -> Iterator[slice]:
+    """Ascending nodes as slices of consecutive ones: a slice of rows is a view, an index copies them."""
+    start = 0
+    for place in range(1, len(nodes) + 1):
+        if place == len(nodes) or nodes[place] != nodes[place - 1] + 1:
+            yield slice(nodes[start], nodes[place - 1] + 1)
+            start = place
 
 
 def _check_positive(tree: DraftTree, drawn: list[int]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, starmap
 
 import torch
 from torch import Tensor
@@ -154,9 +153,7 @@ class Forest:
     @cached_property
     def inner_runs(self) -> tuple[slice, ...]:
         """Nodes that have children, as slices of consecutive ones."""
-        inner = [bool(children) for children in self.children]
-        edges = [v for v, (before, now) in enumerate(pairwise([False, *inner, False])) if before != now]
-        return tuple(starmap(slice, zip(edges[::2], edges[1::2], strict=True)))
+        return tuple(checks.runs([node for node, children in enumerate(self.children) if children]))
 
     def entries(self, probs: Tensor) -> Tensor:
         """(N,) what probs (N, V) gives to the token of every node after its parent; of no meaning at roots."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hsd_verify.outcome import Law
+from hsd_verify.outcome import Law, Verdict, verdict_of
 from hsd_verify.topology import DraftTree
 
 
@@ -42,6 +42,23 @@ def greedy_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
             "pass one_hot(logits.argmax(-1)), or use method 'walk' or 'hsd' above temperature 0"
         )
     return walk_law(tree, target_probs, totals)
+
+
+def verify_greedy(tree: DraftTree, best: Tensor) -> Verdict:
+    """`verify` at temperature 0 from the target's best tokens, `best` (N,), without forming N one-hot rows of V.
+
+    What every method does with those rows: descend while the best token is a child. Raises `ValueError` unless there
+    is one token a node.
+    """
+    if best.shape != tree.parents.shape:
+        raise ValueError(
+            f"best has shape {tuple(best.shape)}, the tree has {tree.num_nodes} nodes: pass logits.argmax(-1), "
+            "entry v being the target's best token after node v"
+        )
+    wanted, node = best.tolist(), 0
+    while (child := next((c for c in tree.children[node] if tree.token_list[c] == wanted[node]), None)) is not None:
+        node = child
+    return verdict_of(tree, node, wanted[node])
 
 
 def _descend_probs(tree: DraftTree, target_probs: Tensor) -> list[float]:

@@ -25,16 +25,23 @@ class StepAttention:
     """The `attend` callable of one step: takes the keys and values of the steps before, holds them with its own after.
 
     `past`: keys of the earlier steps, then their values. `reference=True` takes the written-out definition.
+    `segments`: lengths of the conversations that stand behind each other, each attends to itself alone; None: one.
     """
 
-    def __init__(self, past: Sequence[Tensor] = (), reference: bool = False):
+    def __init__(self, past: Sequence[Tensor] = (), reference: bool = False, segments: Sequence[int] | None = None):
         self.keys, self.values = (list(half) for half in _halves(past))  # (B, kv_heads, T, d) a step
         self._attention = reference_attention if reference else fast_attention
+        self._segments = segments
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         self.keys.append(key)
         self.values.append(value)
-        return self._attention(query, self.keys, self.values)
+        if self._segments is None:
+            return self._attention(query, self.keys, self.values)
+        lengths = list(filter(None, self._segments))
+        parts = [x.split(lengths, dim=2) for x in (query, *self.keys, *self.values)]
+        attended = [self._attention(q, *_halves(rest)) for q, *rest in zip(*parts, strict=True)]
+        return torch.cat(attended, dim=2)
 
 
 def reference_attention(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:

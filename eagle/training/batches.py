@@ -1,7 +1,8 @@
 """Conversations in memory, and the order in which they are trained on.
 
 Batches hold conversations of similar length, padded on the right: attention is causal, so padding needs no mask and
-costs only what little is left of it. The plan of an epoch is a function of lengths, seed and epoch: a run that is
+costs only what little is left of it. Packed batches hold conversations of any length behind each other in one row, each
+a segment that attends to itself alone. The plan of an epoch is a function of lengths, seed and epoch: a run that is
 resumed, or divided among processes, walks through the same batches.
 
 Letters: B conversations of a batch, T positions.
@@ -10,7 +11,7 @@ Letters: B conversations of a batch, T positions.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -21,6 +22,10 @@ from eagle.training.conversations import read_conversations
 
 POOL_BATCHES = 32  # batches are cut from pools of about this many: equal lengths inside, random order across
 LENGTH_MULTIPLE = 32  # few shapes, because kernels are prepared for each
+
+
+Segments = tuple[int, ...] | None
+"""Lengths of the conversations in the one row of a packed batch, its padding the last; None: a conversation a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +46,15 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Conversations of similar length, padded on the right with token 0 outside the loss mask."""
+    """Conversations, padded on the right with token 0 outside the loss mask."""
 
     ids: Tensor  # (B, T) int64
     loss_mask: Tensor  # (B, T) bool, unshifted
     names: tuple[str, ...]  # ids of the conversations
+    segments: Segments = None
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.ids.to(device), self.loss_mask.to(device), self.names)
+        return replace(self, ids=self.ids.to(device), loss_mask=self.loss_mask.to(device))
 
 
 def read_examples(path: str | Path, max_length: int, vocab_size: int) -> tuple[list[Example], Counter[str]]:
@@ -73,11 +79,15 @@ def split_held_out(examples: Sequence[Example], count: int) -> tuple[list[Exampl
     return [e for e in examples if e.id not in chosen], [e for e in examples if e.id in chosen]
 
 
-def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: int) -> list[tuple[int, ...]]:
+def plan_epoch(
+    lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: int, packed: bool = False
+) -> list[tuple[int, ...]]:
     """The batches of one epoch as tuples of example numbers, none above `tokens_per_batch` with its padding."""
     order = list(range(len(lengths)))
     random = Random(f"{seed}/{epoch}")
     random.shuffle(order)
+    if packed:
+        return _filled(order, lengths, tokens_per_batch)
     batches: list[tuple[int, ...]] = []
     for pool in _pools(order, lengths, POOL_BATCHES * tokens_per_batch):
         batches += _cut(sorted(pool, key=lambda i: (lengths[i], i)), lengths, tokens_per_batch)
@@ -85,9 +95,11 @@ def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: 
     return batches
 
 
-def collate(examples: Sequence[Example], rows: Iterable[int]) -> Batch:
+def collate(examples: Sequence[Example], rows: Iterable[int], packed: bool = False) -> Batch:
     """The batch of the given examples."""
     rows = tuple(rows)
+    if packed:
+        return pack([examples[row] for row in rows])
     length = padded_length(max(len(examples[row]) for row in rows))
     ids = torch.zeros(len(rows), length, dtype=torch.int64)
     loss_mask = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -95,6 +107,17 @@ def collate(examples: Sequence[Example], rows: Iterable[int]) -> Batch:
         ids[place, : len(examples[row])] = examples[row].ids
         loss_mask[place, : len(examples[row])] = examples[row].loss_mask
     return Batch(ids, loss_mask, tuple(examples[row].id for row in rows))
+
+
+def pack(examples: Sequence[Example]) -> Batch:
+    """The examples behind each other in one row."""
+    lengths = [len(example) for example in examples]
+    padding = padded_length(sum(lengths)) - sum(lengths)
+    ids = torch.cat([example.ids.long() for example in examples])
+    loss_mask = torch.cat([example.loss_mask for example in examples])
+    loss_mask[torch.tensor([0, *lengths[:-1]]).cumsum(0)] = False  # no law of the conversation stands before its start
+    ids, loss_mask = (torch.nn.functional.pad(x, (0, padding)) for x in (ids, loss_mask))
+    return Batch(ids[None], loss_mask[None], tuple(example.id for example in examples), (*lengths, padding))
 
 
 def padded_length(length: int) -> int:
@@ -107,6 +130,18 @@ def fingerprint(examples: Iterable[Example]) -> str:
     for example in examples:
         digest.update(example.id.encode() + example.ids.numpy().tobytes() + example.loss_mask.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _filled(order: list[int], lengths: Sequence[int], tokens: int) -> list[tuple[int, ...]]:
+    """Examples in this order, a new batch where the next one would not fit."""
+    batches: list[tuple[int, ...]] = []
+    batch: list[int] = []
+    for index in order:
+        if batch and padded_length(sum(lengths[i] for i in batch) + lengths[index]) > tokens:
+            batches.append(tuple(batch))
+            batch = []
+        batch.append(index)
+    return [*batches, tuple(batch)] if batch else batches
 
 
 def _pools(order: list[int], lengths: Sequence[int], tokens: int) -> Iterable[list[int]]:

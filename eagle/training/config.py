@@ -46,6 +46,7 @@ class TrainConfig:
 
     max_length: int = option(1024, "tokens; longer conversations are cut")
     tokens_per_batch: int = option(4096, "of one forward, padding included")
+    packing: bool = option(False, "conversations of any length behind each other in one row, in place of padded rows")
     batches_per_step: int = option(1, "forwards behind one optimizer step, over all processes together")
     num_epochs: float = option(1.0, "passes over the data, fractions too")
     max_steps: int | None = option(None, "stop after so many optimizer steps; the schedule ends there")

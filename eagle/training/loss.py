@@ -14,7 +14,8 @@ The laws of all J steps at one position share the target's law, and (P, V) float
 together: `fused_loss` walks over chunks of positions and forms the gradient beside the value, as in fused
 cross-entropy kernels. `reference_loss` is the same by autograd, and the definition.
 
-Letters: J steps, P positions with a loss, C positions of a chunk, K of a block, H hidden size, V vocabulary, Vd draft vocabulary.
+Letters: J steps, P positions with a loss, C positions of a chunk, K of a block, H hidden size, V vocabulary, Vd draft
+vocabulary.
 """
 
 from collections.abc import Iterator

@@ -35,8 +35,9 @@ class TrainingTest(nn.Module):
             signals.embeddings.to(self._matmul_dtype),
             config.num_steps,
             gradient_checkpointing=config.gradient_checkpointing and not measure_only,
+            segments=signals.segments,
         )
-        rows, exists = rows_for(outputs, at)  # (P, J, H), (P, J)
+        rows, exists = rows_for(outputs, at, signals.segments)  # (P, J, H), (P, J)
         rows = self.head.norm(rows).to(self._matmul_dtype)
         laws = Laws(signals.laws, self._output)
         if measure_only:

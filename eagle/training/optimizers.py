@@ -1,9 +1,9 @@
 """Which optimizer moves which weights.
 
     adamw    all of them (EAGLE-3's recipe)
-    muon     matrices of the fusion and the layer by Muon (momentum, orthogonalised: github.com/KellerJordan/Muon), whose
-             update is given the size that AdamW's usually has, so that one learning rate serves both; norms and the
-             output layer, whose rows are tokens and not directions of one map, stay with AdamW
+    muon     matrices of the fusion and the layer by Muon (orthogonalised momentum, kellerjordan.github.io/posts/muon),
+             whose update is given the size that AdamW's usually has, so that one learning rate serves both; norms and
+             the output layer, whose rows are tokens and not directions of one map, stay with AdamW
 
 What was gained by it stands in docs/training.md.
 """

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eagle.target import Target
-from eagle.training.batches import Batch
+from eagle.training.batches import Batch, Segments
 from eagle.training.facts import OutputLayer
 
 
@@ -34,6 +34,7 @@ class Signals(NamedTuple):
     features: Tensor  # (B, T, 3H)
     embeddings: Tensor  # (B, T, H)
     laws: LawStates  # at the positions asked for
+    segments: Segments = None  # of a packed batch
 
 
 class SignalSource(Protocol):
@@ -50,6 +51,17 @@ class OnlineSignals:
 
     @torch.no_grad()
     def read(self, batch: Batch, at: Tensor) -> Signals:
-        features, states = self._target.read_states(batch.ids)
+        features, states = self._read(batch)
         states = states[at]  # (P, H)
-        return Signals(features, self._target.embed(batch.ids), LawStates(states, *self._output.summary(states)))
+        laws = LawStates(states, *self._output.summary(states))
+        return Signals(features, self._target.embed(batch.ids), laws, batch.segments)
+
+    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (B, T, 3H) and final states (B, T, H). The segments of a packed batch are read as padded rows."""
+        if batch.segments is None:
+            return self._target.read_states(batch.ids)
+        lengths = list(filter(None, batch.segments))
+        rows = torch.nn.utils.rnn.pad_sequence(batch.ids[0].split(lengths), batch_first=True)  # (S, longest)
+        held = torch.arange(rows.shape[1], device=rows.device) < torch.tensor(lengths, device=rows.device)[:, None]
+        features, states = self._target.read_states(rows)
+        return features[held][None], states[held][None]

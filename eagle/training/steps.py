@@ -13,12 +13,15 @@ one own key a step (see `eagle.training.attention`). Only the tokens and the law
 Letters: B batch, T positions, H hidden size, Ht target hidden size, J steps, P positions with a loss.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from eagle.draft import DraftHead
 from eagle.training.attention import StepAttention
+from eagle.training.batches import Segments
 
 
 def unroll(
@@ -28,21 +31,23 @@ def unroll(
     num_steps: int,
     reference: bool = False,
     gradient_checkpointing: bool = False,
+    segments: Segments = None,
 ) -> list[Tensor]:
     """The outputs of every step, before `norm`: J tensors (B, T, H).
 
     features (B, T, 3Ht) and embeddings (B, T, H) of the same tokens, unshifted: shifting happens here and only here.
+    In a packed row (`segments`) the last tokens of a conversation read the first embeddings of the next one; what they
+    predict lies behind their conversation, where `rows_for` asks for nothing.
     """
     hidden = head.fuse(features)  # (B, T, H)
-    positions = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])  # (B, T)
+    place = torch.arange(hidden.shape[1], device=hidden.device)
+    positions = (place - starts(segments, place)).expand(hidden.shape[:2])  # (B, T)
+    take_step = partial(_step, head, reference, segments)
     past: tuple[Tensor, ...] = ()
     outputs = []
     for step in range(num_steps):
-        shifted = ahead(embeddings, step + 1)  # (B, T, H)
-        if gradient_checkpointing:
-            results = checkpoint(_step, head, hidden, shifted, positions + step, reference, *past, use_reentrant=False)
-        else:
-            results = _step(head, hidden, shifted, positions + step, reference, *past)
+        inputs = hidden, ahead(embeddings, step + 1), positions + step, *past
+        results = checkpoint(take_step, *inputs, use_reentrant=False) if gradient_checkpointing else take_step(*inputs)
         hidden, past = results[0], results[1:]
         outputs.append(hidden)
     return outputs
@@ -61,7 +66,15 @@ def law_positions(loss_mask: Tensor) -> Tensor:
     return torch.cat([loss_mask[:, 1:], torch.zeros_like(loss_mask[:, :1])], dim=1)
 
 
-def rows_for(outputs: list[Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
+def starts(segments: Segments, place: Tensor) -> Tensor:
+    """Where the conversation of every place (T,) of a row begins: (T,)."""
+    if segments is None:
+        return torch.zeros_like(place)
+    lengths = torch.tensor(segments, device=place.device)
+    return (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+
+
+def rows_for(outputs: list[Tensor], at: Tensor, segments: Segments = None) -> tuple[Tensor, Tensor]:
     """What each step says about the laws at `at` (B, T) bool: rows (P, J, H) and which of them exist (P, J) bool.
 
     Step j speaks about position t + 1 + j from index t, so position s is read at index s - 1 - j.
@@ -69,10 +82,11 @@ def rows_for(outputs: list[Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
     batch, place = at.nonzero(as_tuple=True)  # (P,)
     index = place[:, None] - 1 - torch.arange(len(outputs), device=at.device)  # (P, J)
     rows = [output[batch, index[:, step].clamp_min(0)] for step, output in enumerate(outputs)]
-    return torch.stack(rows, dim=1), index >= 0
+    begin = starts(segments, torch.arange(at.shape[1], device=at.device))[place]  # (P,)
+    return torch.stack(rows, dim=1), index >= begin[:, None]
 
 
-def _step(head: DraftHead, hidden, embedding, positions, reference: bool, *past) -> tuple[Tensor, ...]:
-    attend = StepAttention(past, reference)
+def _step(head: DraftHead, reference: bool, segments: Segments, hidden, embedding, positions, *past):
+    attend = StepAttention(past, reference, segments)
     output = head(hidden, embedding.to(hidden.dtype), positions, attend)
     return output, *attend.keys, *attend.values

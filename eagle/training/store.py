@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eagle.checkpoint import atomic_file
-from eagle.training.batches import Batch, Example
+from eagle.training.batches import Batch, Example, collate
 from eagle.training.facts import TargetFacts
 from eagle.training.signals import LawStates, Signals, SignalSource
 from eagle.training.steps import law_positions
@@ -128,12 +128,14 @@ class StoredSignals:
             self._store.refresh()
         missing = [name for name in batch.names if name not in self._store]
         if missing:
-            self._fill(batch, missing)
+            self._fill(missing, at.device)
         features = [self._store.features(self._examples[name]) for name in batch.names]
+        if batch.segments is not None:
+            features = [torch.cat(features)]
         padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)  # (B, longest, 3H)
         padded = torch.nn.functional.pad(padded, (0, 0, 0, batch.ids.shape[1] - padded.shape[1]))  # (B, T, 3H)
         embeddings = self._facts.tensors["embedding"][batch.ids]
-        return Signals(padded.to(at.device), embeddings, self._laws(batch, at))
+        return Signals(padded.to(at.device), embeddings, self._laws(batch, at), batch.segments)
 
     def _laws(self, batch: Batch, at: Tensor) -> LawStates:
         """The stored laws of all law positions, cut to those asked for."""
@@ -141,14 +143,15 @@ class StoredSignals:
         chosen = at[law_positions(batch.loss_mask)]  # (all law positions of the batch,)
         return LawStates(*(torch.cat(parts).to(at.device)[chosen] for parts in zip(*stored, strict=True)))
 
-    def _fill(self, batch: Batch, missing: list[str]) -> None:
+    def _fill(self, missing: list[str], device: torch.device) -> None:
         if self._online is None:
             raise ValueError(
                 f"{len(missing)} conversations have no stored features, as {missing[0]}: write them with "
                 "scripts/write_features.py, or set fill_features"
             )
-        signals = self._online.read(batch, law_positions(batch.loss_mask))
-        self._store.write([self._examples[name] for name in batch.names], signals)
+        examples = [self._examples[name] for name in missing]
+        batch = collate(examples, range(len(examples))).to(device)
+        self._store.write(examples, self._online.read(batch, law_positions(batch.loss_mask)))
         self._store.refresh()
 
 

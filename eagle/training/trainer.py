@@ -48,7 +48,7 @@ def plan_steps(config: TrainConfig, lengths: Sequence[int]) -> list[list[tuple[i
     """
     batches: list[tuple[int, ...]] = []
     for epoch in range(math.ceil(config.num_epochs)):
-        planned = plan_epoch(lengths, config.tokens_per_batch, config.seed, epoch)
+        planned = plan_epoch(lengths, config.tokens_per_batch, config.seed, epoch, config.packing)
         batches += planned[: math.ceil(len(planned) * min(config.num_epochs - epoch, 1.0))]
     size = config.batches_per_step
     steps = [batches[start : start + size] for start in range(0, len(batches), size)]
@@ -95,7 +95,7 @@ class Trainer:
 
     def _condition(self, head: DraftHead) -> None:
         """Measure the features of the first batch; a resumed run gets the scale it began with from its state."""
-        batch = collate(self._examples, self._plan[0][0]).to(self.accelerator.device)
+        batch = collate(self._examples, self._plan[0][0], self.config.packing).to(self.accelerator.device)
         at = law_positions(batch.loss_mask)
         scale = usual_size(self._signals.read(batch, at).features[at])
         if self.config.initial_head is None:
@@ -128,7 +128,8 @@ class Trainer:
         started, progress = time.perf_counter(), self.progress
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = list(enumerate(self._plan[progress.step]))[rank::world]
-        batches = [self._positions(collate(self._examples, rows), index) for index, rows in mine]
+        packing = self.config.packing
+        batches = [self._positions(collate(self._examples, rows, packing), index) for index, rows in mine]
         count = self._total(sum(int(at.sum()) for _, at in batches))
         rate = learning_rate(self.config, progress.step, self.num_steps)
         for optimizer in self._optimizers:

@@ -22,6 +22,10 @@ PROBS = torch.full((6, 6), 1 / 6)
 NO_END: frozenset[int] = frozenset()
 
 
+def seen(tree: DraftTree, probs: torch.Tensor, path: tuple[int, ...]) -> Round:
+    return Round(tree, probs.log(), Sampling(1.0), path)
+
+
 def exact_of(*rounds: Round, end=NO_END, greedy=False) -> ExactTau:
     exact = ExactTau(end, greedy)
     for round_ in rounds:
@@ -32,7 +36,7 @@ def exact_of(*rounds: Round, end=NO_END, greedy=False) -> ExactTau:
 def test_known_sums_on_a_small_tree():
     """Uniform over six tokens: p(v) is 1/6 at depth 1, 1/36 at depth 2, 1/216 at depth 3."""
     expected = 2 / 6 + 2 / 36 + 1 / 216
-    exact = exact_of(Round(TREE, PROBS, ()), Round(TREE, PROBS, (1,)))
+    exact = exact_of(seen(TREE, PROBS, ()), seen(TREE, PROBS, (1,)))
     assert exact.bound == pytest.approx(2 * expected)
     assert exact.sums["walk"] == pytest.approx(2 * expected, rel=1e-6)
 
@@ -40,7 +44,7 @@ def test_known_sums_on_a_small_tree():
 def test_tokens_behind_an_end_do_not_count():
     """Token 1 ends the text, so nodes 3, 4 and 5 below it are never emitted; token 5 is the last of its path anyway."""
     assert counted_nodes(TREE, frozenset({1})).tolist() == [False, True, True, False, False, False]
-    exact = exact_of(Round(TREE, PROBS, ()), end=frozenset({1, 5}))
+    exact = exact_of(seen(TREE, PROBS, ()), end=frozenset({1, 5}))
     assert exact.bound == pytest.approx(2 / 6) and exact.sums["walk"] == pytest.approx(2 / 6, rel=1e-6)
 
 
@@ -53,12 +57,12 @@ def test_no_verifier_passes_the_bound_and_a_sampled_tree_has_none():
     generator = seeded(0)
     for _ in range(20):
         laws = torch.rand(6, 6, generator=generator).softmax(-1)
-        exact = exact_of(Round(TREE, laws, ()))
+        exact = exact_of(seen(TREE, laws, ()))
         assert all(total <= exact.bound + 1e-6 for total in exact.sums.values())
         assert exact.sums["hsd"] == pytest.approx(exact.sums["walk"], rel=1e-4)
     drawn = torch.tensor([False, True])
     chain = DraftTree(torch.tensor([-1, 0]), torch.tensor([0, 1]), drawn, torch.full((2, 6), 1 / 6))
-    assert exact_of(Round(TREE, PROBS, ()), Round(chain, PROBS[:2], ())).bound is None
+    assert exact_of(seen(TREE, PROBS, ()), seen(chain, PROBS[:2], ())).bound is None
 
 
 def test_a_verifier_that_refuses_one_tree_is_left_out(monkeypatch):
@@ -69,8 +73,8 @@ def test_a_verifier_that_refuses_one_tree_is_left_out(monkeypatch):
 
     monkeypatch.setitem(hsd_verify.METHODS, "picky", picky)
     small = DraftTree(torch.tensor([-1, 0]), torch.tensor([0, 1]))
-    assert "picky" in exact_of(Round(small, PROBS[:2], ())).sums
-    assert "picky" not in exact_of(Round(small, PROBS[:2], ()), Round(TREE, PROBS, ())).sums
+    assert "picky" in exact_of(seen(small, PROBS[:2], ())).sums
+    assert "picky" not in exact_of(seen(small, PROBS[:2], ()), seen(TREE, PROBS, ())).sums
 
 
 @pytest.mark.parametrize(("policy", "method"), [(EagleTree(8, 3, 3), "walk"), (SampledChain(3), "hsd")])

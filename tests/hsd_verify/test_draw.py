@@ -58,6 +58,27 @@ def test_nodes_of_probability_zero_never_end_a_verdict(uniform):
         assert law.stop[node] > 0
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_greedy_verification_needs_no_laws(seed):
+    """Half of the best tokens are children's, so that paths are entered; every method that applies must agree."""
+    tree, target = random_case(seed, 9, 12)
+    best = target.argmax(-1)  # (N,)
+    for node in range(0, tree.num_nodes, 2):
+        if tree.children[node]:
+            best[node] = tree.tokens[tree.children[node][-1]]
+    found = hsd_verify.verify_greedy(tree, best)
+    rows = torch.nn.functional.one_hot(best, target.shape[1]).double()
+    for method in ("greedy", "walk", "tokenwise", "hsd"):
+        expected = hsd_verify.verify(tree, rows, method)
+        assert (found.path.tolist(), found.next_token) == (expected.path.tolist(), expected.next_token)
+
+
+def test_greedy_verification_wants_a_token_a_node():
+    tree = hsd_verify.DraftTree(torch.tensor([-1, 0]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"best has shape \(3,\), the tree has 2 nodes: pass logits.argmax"):
+        hsd_verify.verify_greedy(tree, torch.tensor([0, 1, 2]))
+
+
 def test_a_verdict_names_the_path_from_the_root():
     tree = hsd_verify.DraftTree(torch.tensor([-1, 0, 0, 2]), torch.tensor([0, 1, 2, 1]))
     one_hot = torch.eye(3)[[2, 0, 1, 0]]

@@ -9,6 +9,14 @@ from tests.training import runs
 LENGTHS = [10 + (i * 37) % 90 for i in range(200)]
 
 
+def test_packed_batches_are_filled_in_random_order():
+    plan = plan_epoch(LENGTHS, 256, seed=1, epoch=0, packed=True)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(LENGTHS)))
+    assert all(padded_length(sum(LENGTHS[i] for i in batch)) <= 256 for batch in plan)
+    padded = plan_epoch(LENGTHS, 256, seed=1, epoch=0)
+    assert len(plan) <= len(padded)
+
+
 def test_a_plan_holds_every_conversation_once_and_no_batch_too_large():
     plan = plan_epoch(LENGTHS, 256, seed=1, epoch=0)
     assert sorted(row for batch in plan for row in batch) == list(range(200))

@@ -101,7 +101,7 @@ def test_shards_share_the_work(keeping):
 
 
 def test_what_is_held_out_is_never_trained_on(keeping):
-    """Trap: a held-out set chosen from each data set anew, so that a later one is trained on what measured the first."""
+    """Trap: a held-out set chosen from each data set anew: a later one is trained on what measured the first."""
     lines = [json.dumps(conversation(f"id-{i}", f"Question number {i}", "Yes.")) + "\n" for i in range(300)]
     Path(keeping.prompts).write_text("".join(lines))
     parts = {}

@@ -7,6 +7,9 @@ import torch
 
 from eagle.eagle3 import EagleDrafter
 from eagle.sampling import Sampling
+from eagle.training.batches import Example, collate
+from eagle.training.facts import TargetFacts
+from eagle.training.signals import OnlineSignals
 from eagle.training.steps import ahead, law_positions, rows_for, unroll
 from hsd_verify import DraftTree
 from tests.tiny import random_ids, tiny_head
@@ -49,6 +52,37 @@ def test_every_step_is_what_drafting_computes(target, reference):
         parallel = torch.stack([head.logits(output[0]) for output in outputs], dim=1)  # (T, J, Vd)
     for index in range(LENGTH - 1 - STEPS):
         torch.testing.assert_close(parallel[index], drafted(target, head, ids, index), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_a_packed_conversation_is_trained_as_if_it_were_alone(target, reference):
+    """Trap: packing without segments lets a conversation attend to its neighbour, or predict across the seam."""
+    head = tiny_head(target)
+    examples = [
+        Example(str(n), torch.tensor(random_ids(n), dtype=torch.int32), torch.arange(n) >= 3) for n in (9, 14, 6)
+    ]
+    batch = collate(examples, range(3), packed=True)
+    signals = OnlineSignals(target, TargetFacts.of(target).output_layer).read(batch, law_positions(batch.loss_mask))
+    packed = _rows(head, signals.features, signals.embeddings, batch, reference)
+    for number, example in enumerate(examples):
+        alone = collate([example], [0])
+        features, embeddings = target.read_states(alone.ids)[0], target.embed(alone.ids)
+        rows, exists = _rows(head, features, embeddings, alone, reference)
+        mine = slice(*[sum(int(e.loss_mask.sum()) for e in examples[:n]) for n in (number, number + 1)])
+        assert torch.equal(packed[1][mine], exists)
+        torch.testing.assert_close(packed[0][mine][exists], rows[exists], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def _rows(head, features, embeddings, batch, reference):
+    with torch.no_grad():
+        outputs = unroll(head, features, embeddings, STEPS, reference, segments=batch.segments)
+    return rows_for(outputs, law_positions(batch.loss_mask), batch.segments)
+
+
+def test_a_packed_conversation_that_opens_with_a_loss_learns_nothing_from_its_neighbour():
+    examples = [Example(name, torch.arange(5, dtype=torch.int32), torch.ones(5, dtype=torch.bool)) for name in "ab"]
+    at = law_positions(collate(examples, range(2), packed=True).loss_mask)
+    assert at[0, :10].tolist() == 2 * [True, True, True, True, False] and not at[0, 10:].any()
 
 
 def test_rows_belong_to_the_law_of_the_token_they_predict():

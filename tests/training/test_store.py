@@ -12,7 +12,7 @@ from eagle.training.run import load_facts, make_accelerator, make_signals, prepa
 from eagle.training.setting import Setting
 from eagle.training.signals import OnlineSignals
 from eagle.training.steps import law_positions
-from eagle.training.store import FeatureStore, StoredSignals, store_bytes
+from eagle.training.store import FeatureStore, StoredSignals, num_laws, store_bytes
 from tests.tiny import tiny_target
 from tests.training import runs
 
@@ -44,6 +44,22 @@ def test_stored_signals_equal_the_targets(stored):
     torch.testing.assert_close(again.embeddings, online.embeddings)
     for found, expected in zip(again.laws, online.laws, strict=True):
         torch.testing.assert_close(found, expected, check_dtype=False)
+
+
+def test_packed_signals_are_those_of_the_conversations(stored):
+    directory, on = stored
+    rows = (1, 6, 11)
+    batch = collate(on.examples, rows, packed=True)
+    at = law_positions(batch.loss_mask)
+    store = StoredSignals(FeatureStore(directory), on.facts, {e.id: e for e in on.examples})
+    for source in (store, OnlineSignals(on.target, on.facts.output_layer)):
+        found, place = source.read(batch, at), 0
+        for row in rows:
+            alone = collate(on.examples, (row,))
+            expected = store.read(alone, law_positions(alone.loss_mask)).features[0, : len(on.examples[row])]
+            torch.testing.assert_close(found.features[0, place : place + len(expected)], expected)
+            place += len(expected)
+        assert len(found.laws.states) == sum(num_laws(on.examples[row]) for row in rows)
 
 
 @pytest.mark.parametrize("target_at_hand", [True, False])

@@ -118,6 +118,15 @@ def test_dividing_a_step_into_batches_changes_nothing_but_rounding(tmp_path):
         torch.testing.assert_close(first, second, rtol=0, atol=2e-5)
 
 
+def test_packing_changes_nothing_but_rounding(tmp_path):
+    """The same conversations padded or packed give the same gradient; tolerance as above."""
+    same = {"condition_features": False, "batches_per_step": 20, "num_epochs": 1}
+    on = runs.setting(runs.examples(4) + [runs.example(99, 60)])
+    heads = [runs.trained_head(runs.config(tmp_path / str(p), packing=p, **same), on) for p in (False, True)]
+    for first, second in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=2e-5)
+
+
 def test_four_conversations_can_be_learnt_by_heart(tmp_path):
     """Accuracy above 0.95 at all steps. Text is random, so nothing but the right features and tokens tells the
     target's best token: a step that never learns (a wrong shift, a mask, a lost gradient) stays far below.
