@@ -8,6 +8,8 @@
 What was gained by it stands in docs/training.md.
 """
 
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
@@ -27,6 +29,12 @@ def make_optimizers(head: DraftHead, config: TrainConfig) -> list[Optimizer]:
     if matrices:
         optimizers.append(Muon(matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
+
+
+def check_optimizer(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Raises ValueError where processes hold parts of matrices, which Muon orthogonalises as a whole."""
+    if config.optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError("optimizer 'muon' needs whole matrices, and FSDP divides them: use 'adamw', or plain DDP")
 
 
 def hidden_matrices(head: DraftHead) -> list[Tensor]:

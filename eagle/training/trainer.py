@@ -23,7 +23,7 @@ from eagle.training.log import RunLog
 from eagle.training.loss import StepLosses
 from eagle.training.metrics import Evaluation, EvaluationSums
 from eagle.training.module import TrainingTest
-from eagle.training.optimizers import make_optimizers
+from eagle.training.optimizers import check_optimizer, make_optimizers
 from eagle.training.setting import Setting
 from eagle.training.signals import Signals, SignalSource
 from eagle.training.states import States
@@ -77,6 +77,7 @@ class Trainer:
         setting: Setting,
         accelerator: Accelerator,
     ):
+        check_optimizer(config, accelerator)
         self.config, self.accelerator = config, accelerator
         self._signals, self._examples, self._held_out = signals, setting.examples, setting.held_out
         self._output = Path(config.output)

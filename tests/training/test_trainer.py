@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from eagle.checkpoint import load_head
 from eagle.training.batches import collate
@@ -69,6 +71,12 @@ def test_muon_and_adamw_share_a_head_between_them(tmp_path):
     assert not kinds[0] & kinds[1] and kinds[0] | kinds[1] == set(names.values())
     assert "lm_head.weight" in kinds[0] and "norm.weight" in kinds[0]
     assert kinds[1] == {name for name in names.values() if "_proj" in name or name.startswith("fc.")}
+
+
+def test_muon_is_refused_where_matrices_are_divided(tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(ValueError, match="optimizer 'muon' needs whole matrices, and FSDP divides them"):
+        runs.trainer(runs.config(tmp_path, optimizer="muon"), runs.setting())
 
 
 def test_random_choices_are_resumed_too(tmp_path):
@@ -251,8 +259,6 @@ def test_a_share_of_the_positions_is_chosen_among_those_with_a_loss():
 
 
 def test_batches_that_do_not_divide_among_processes_are_refused(tmp_path, monkeypatch):
-    from accelerate import Accelerator
-
     monkeypatch.setattr(Accelerator, "num_processes", 3)
     with pytest.raises(ValueError, match="steps have 2 batches, they need a multiple of the 3 processes"):
         runs.trainer(runs.config(tmp_path), runs.setting())
