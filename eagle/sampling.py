@@ -3,7 +3,7 @@
 Letters: V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,10 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    def scaled(self, factor: float) -> "Sampling":
+        """The same at `factor` times the temperature."""
+        return replace(self, temperature=self.temperature * factor)
 
     def law(self, logits: Tensor) -> Tensor:
         """Logits (..., V) -> probabilities (..., V), in float32 or better whatever the logits' dtype."""

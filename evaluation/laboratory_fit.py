@@ -91,16 +91,16 @@ def _filled(row: tuple[float, ...], spare: tuple[float, ...]) -> tuple[float, ..
 
 
 @torch.inference_mode()
-def fit(target: Target, source: DraftSource, contexts: Iterable[Context], sampling: str) -> Acceptance:
-    """Acceptance of a draft at one sampling, from a few trees a context."""
-    sums = AcceptanceSums()
+def fit(
+    target: Target, source: DraftSource, contexts: Iterable[Context], sampling: str, draft_temperature: float = 1.0
+) -> Acceptance:
+    """Acceptance of a draft at one sampling, from a few trees a context; `draft_temperature` as in a valued tree."""
+    sums, drafting = AcceptanceSums(), SAMPLINGS[sampling].scaled(draft_temperature)
     for seed, context in enumerate(contexts):
         cache = target.new_cache()
         features = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache).features
         scores = PathScores(target, cache, context.ids[-1])
-        draws = [
-            Growing(WithoutReplacement(BRANCHING), SAMPLINGS[sampling], NUM_DRAWS * seed + i) for i in range(NUM_DRAWS)
-        ]
+        draws = [Growing(WithoutReplacement(BRANCHING), drafting, NUM_DRAWS * seed + i) for i in range(NUM_DRAWS)]
         collector = Collector(draws)
         source.propose(context.ids, features, scores, collector, len(BRANCHING))
         scores.score(collector.trees)

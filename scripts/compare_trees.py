@@ -45,6 +45,9 @@ def parse() -> argparse.Namespace:
         "--synthetic", action="store_true", help="draft with the target's own early exit, before a head exists"
     )
     parser.add_argument("--fit", action="store_true", help="print the measured acceptance of slots and stop")
+    parser.add_argument(
+        "--draft-temperatures", type=float, nargs="+", default=[1.0], help="for --fit, times the sampling's"
+    )
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--verifiers", nargs="+", default=("walk", "hsd"), help="in the printed table")
     return parser.parse_args()
@@ -80,7 +83,9 @@ def print_fit(args: argparse.Namespace) -> None:
         sampling = SAMPLINGS[label]
         if not sampling.greedy:
             fitting = [c for c in contexts if belongs(c.temperature, sampling.temperature)]
-            print(f"{label}: {asdict(fit(target, source, fitting, label))}", flush=True)
+            for factor in args.draft_temperatures:
+                fitted = asdict(fit(target, source, fitting, label, factor))
+                print(f"{label}, draft temperature {factor:g}: {fitted}", flush=True)
 
 
 def measure(args: argparse.Namespace, plan: Plan, directory: Path) -> None:

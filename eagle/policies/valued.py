@@ -118,7 +118,7 @@ class ValuedTree:
         come from the law at temperature 1."""
         if sampling.greedy:
             return replace(self, max_sampled=0, covered=0.0), Sampling(self.draft_temperature)
-        return self, replace(sampling, temperature=sampling.temperature * self.draft_temperature)
+        return self, sampling.scaled(self.draft_temperature)
 
     @property
     def replacement(self) -> bool:

@@ -3,11 +3,14 @@
 The bound of 1e-12 lies far above float64 rounding and far below a real error: see the tampered policies below it.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from eagle.sampling import Sampling
 from eagle.tree import (
     Acceptance,
+    AutoTree,
     BudgetedTree,
     CostModel,
     EagleTree,
@@ -51,6 +54,9 @@ POLICIES = {
         valued(6, 0.02, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
     ),
     "softened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
+    "sharpened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=0.6, draw=draw),
+    "default-at-1": lambda draw: replace(AutoTree(6).choose(Sampling(1.0)), draw=draw),
+    "default-at-0.6": lambda draw: replace(AutoTree(6).choose(Sampling(0.6)), draw=draw),
     "confident-beam": lambda draw: valued(6, max_sampled=3, max_placed=0, acceptance=CONFIDENT, draw=draw),
     "confident-threshold": lambda draw: valued(7, 0.08, max_sampled=2, max_placed=1, acceptance=CONFIDENT, draw=draw),
     "sampled-beam": lambda draw: valued(6, 0.05, max_sampled=3, max_placed=0, draw=draw),
