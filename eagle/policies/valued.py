@@ -129,7 +129,12 @@ class ValuedTree:
         if self.threshold is not None:
             return offer.slots(frontier.values.new_tensor(self.threshold)).best(room)
         descendants = self.descendants if level < self.depth - 1 else 0.0
-        return offer.slots(offer.threshold(room, descendants)).best(room)
+        slots = offer.slots(offer.threshold(room, descendants))
+        if (
+            room - int((slots.values > 0).sum()) <= 1
+        ):  # a last node alone is not worth another draft step: spend it here
+            slots = offer.slots(offer.threshold(room, 0.0))
+        return slots.best(room)
 
     def offer(self, frontier: Frontier, level: int) -> "Offer":
         """What the nodes of a frontier could have as children."""

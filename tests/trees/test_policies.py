@@ -110,8 +110,16 @@ def test_nothing_is_sampled_where_the_target_is_greedy():
         assert not any(tree.sampled_list) and tree.num_nodes > 5
 
 
+@pytest.mark.parametrize("num_nodes", [2, 4, 8, 16])
+def test_the_last_node_of_a_budget_is_spent(num_nodes):
+    """It was not: a slot with the descendants that may follow it asked for more room than one node."""
+    trees = [AutoTree(num_nodes).grow(proposer(size=30), WARM, 8, seeded(seed)) for seed in range(20)]
+    assert max(tree.num_nodes for tree in trees) == num_nodes
+
+
 def test_auto_takes_the_tree_for_the_temperature():
     assert isinstance(AutoTree(12).choose(Sampling(0.0)), EagleTree)
+    assert isinstance(AutoTree(12).choose(Sampling(0.3)), EagleTree)
     assert isinstance(AutoTree(12).choose(WARM), ValuedTree)
 
 
