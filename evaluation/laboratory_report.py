@@ -205,19 +205,23 @@ def plot(table: list[Cell], source: str, path: Path) -> None:
     from matplotlib import pyplot
 
     samplings = sorted({cell.sampling for cell in table})
-    figure, axes = pyplot.subplots(1, len(samplings), figsize=(4.2 * len(samplings), 4), squeeze=False)
+    budgets = sorted({cell.budget for cell in table})
+    figure, axes = pyplot.subplots(1, len(samplings), figsize=(4.2 * len(samplings), 4.6), squeeze=False)
     for axis, sampling in zip(axes[0], samplings, strict=True):
         _plot_panel(axis, [cell for cell in table if (cell.source, cell.sampling) == (source, sampling)])
         axis.set(title=f"temperature {sampling}", xlabel="mean nodes of a tree", xscale="log")
+        axis.set_xticks(budgets, [str(budget) for budget in budgets])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("expected accepted tokens a round")
-    axes[0, -1].legend(fontsize="small")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
 def _plot_panel(axis, table: list[Cell]) -> None:
-    for tree in sorted({cell.tree for cell in table}):
+    for tree in sorted({cell.tree for cell in table}, key=lambda tree: (tree == REFERENCE, tree)):  # it lies on top
         verifier = REFERENCE_VERIFIER if tree == REFERENCE else "hsd"
         curve = sorted((c for c in table if (c.tree, c.verifier) == (tree, verifier)), key=lambda cell: cell.nodes)
         style = {"color": "black", "linestyle": "--"} if tree == REFERENCE else {}
