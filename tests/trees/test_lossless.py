@@ -56,7 +56,7 @@ POLICIES = {
     "softened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
     "sharpened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=0.6, draw=draw),
     "default-at-1": lambda draw: replace(AutoTree(6).choose(Sampling(1.0)), draw=draw),
-    "default-at-0.6": lambda draw: replace(AutoTree(6).choose(Sampling(0.6)), draw=draw),
+    "default-at-0.8": lambda draw: replace(AutoTree(5).choose(Sampling(0.8)), draw=draw),
     "confident-beam": lambda draw: valued(6, max_sampled=3, max_placed=0, acceptance=CONFIDENT, draw=draw),
     "confident-threshold": lambda draw: valued(7, 0.08, max_sampled=2, max_placed=1, acceptance=CONFIDENT, draw=draw),
     "sampled-beam": lambda draw: valued(6, 0.05, max_sampled=3, max_placed=0, draw=draw),

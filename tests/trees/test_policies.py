@@ -119,7 +119,7 @@ def test_the_last_node_of_a_budget_is_spent(num_nodes):
 
 def test_auto_takes_the_tree_for_the_temperature():
     assert isinstance(AutoTree(12).choose(Sampling(0.0)), EagleTree)
-    assert isinstance(AutoTree(12).choose(Sampling(0.3)), EagleTree)
+    assert isinstance(AutoTree(12).choose(Sampling(0.6)), EagleTree)
     assert isinstance(AutoTree(12).choose(WARM), ValuedTree)
 
 
