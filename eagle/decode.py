@@ -151,7 +151,7 @@ class Session:
             output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), self.cache)
         with clock("verify"):
             verdict = self._verdict(tree, output.logits, options, generator)
-            path, next_token = verdict.path.tolist(), verdict.next_token
+            path, bonus = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
             kept = torch.tensor([0, *path], device=tree.tokens.device)
             accepted = tree.tokens[kept[1:]].tolist()
@@ -159,10 +159,10 @@ class Session:
             self._ids += [token, *accepted]
         if self.drafter is not None:
             with clock("draft"):
-                known = torch.tensor([*accepted, next_token], device=tree.tokens.device)
+                known = torch.tensor([*accepted, bonus], device=tree.tokens.device)
                 self.drafter.observe(known, output.features[kept])
         seen = Round(tree, output.logits, options.sampling, tuple(path))
-        return emitter.step((*accepted, next_token), len(path), seen)
+        return emitter.step((*accepted, bonus), len(path), seen)
 
     def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator) -> Verdict:
         if options.sampling.greedy:  # every method comes to this, and no law needs to be formed

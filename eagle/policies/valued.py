@@ -130,9 +130,8 @@ class ValuedTree:
             return offer.slots(frontier.values.new_tensor(self.threshold)).best(room)
         descendants = self.descendants if level < self.depth - 1 else 0.0
         slots = offer.slots(offer.threshold(room, descendants))
-        if (
-            room - int((slots.values > 0).sum()) <= 1
-        ):  # a last node alone is not worth another draft step: spend it here
+        left_over = room - int((slots.values > 0).sum())
+        if left_over <= 1:  # a last node alone is not worth another draft step: spend it here
             slots = offer.slots(offer.threshold(room, 0.0))
         return slots.best(room)
 
