@@ -9,13 +9,17 @@ computes, and the checkpoint, stay what they were.
 Letters: H draft hidden size, F = 3Ht width of the features.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from eagle.draft import DraftHead
+from eagle.vocab import DraftVocabulary
 
 SMALLEST_SCALE = 1e-3
+ORIGINAL, SCALE = (f"fc.parametrizations.weight.{name}" for name in ("original", "0.scale"))  # in a state
 
 
 class _PerInputScale(nn.Module):
@@ -44,15 +48,15 @@ def condition(head: DraftHead, scale: Tensor) -> None:
     parametrize.register_parametrization(head.fc, "weight", _PerInputScale(scale))
 
 
-def unconditioned(head: DraftHead) -> DraftHead:
-    """A copy with plain weights, for export; the head itself when it was never conditioned."""
-    if not parametrize.is_parametrized(head.fc):
-        return head
+def unconditioned(head: DraftHead, state: Mapping[str, Tensor] | None = None) -> DraftHead:
+    """A head with plain weights, for export: of `state`, the whole state of `head` where `head` itself holds shards."""
     # not deepcopy: copies share the parametrized class, and removing it from one breaks the other
-    plain = DraftHead(head.config, head.vocabulary)
-    state = {name: tensor for name, tensor in head.state_dict().items() if not name.startswith("fc.")}
-    plain.load_state_dict({**state, "fc.weight": head.fc.weight.detach()})
-    return plain.to(head.fc.weight.device)
+    state = dict(head.state_dict() if state is None else state)
+    if ORIGINAL in state:
+        state["fc.weight"] = state.pop(ORIGINAL) / state.pop(SCALE)
+    plain = DraftHead(head.config, DraftVocabulary(state["d2t"], state["t2d"]))
+    plain.load_state_dict(state)
+    return plain.to(state["fc.weight"].device)
 
 
 @torch.no_grad()

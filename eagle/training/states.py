@@ -45,6 +45,7 @@ class States:
             temporary.mkdir(parents=True)
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(temporary))
+        self._accelerator.wait_for_everyone()  # every process writes a part
         if self._accelerator.is_main_process:
             write_json(temporary / PROGRESS, asdict(progress))
             shutil.rmtree(final, ignore_errors=True)

@@ -30,6 +30,7 @@ from eagle.training.states import States
 from eagle.training.steps import law_positions
 
 EXPORT_DTYPE = torch.bfloat16
+HEAD = "head."  # in the names of a module's state
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
@@ -210,8 +211,9 @@ class Trainer:
         evaluation, progress = sums.result(), self.progress
         log.record("eval", progress.step, {**asdict(evaluation), "tokens_seen": progress.tokens_seen})
         log.say(_told(progress.step, evaluation))
-        if evaluation.mean_overlap > progress.best_overlap:
-            progress.best_overlap, progress.best_step = evaluation.mean_overlap, progress.step
+        overlap = self._total(evaluation.mean_overlap) / self.accelerator.num_processes  # the same number everywhere
+        if overlap > progress.best_overlap:
+            progress.best_overlap, progress.best_step = overlap, progress.step
             self._export("best")
         return evaluation
 
@@ -220,8 +222,11 @@ class Trainer:
         return self.accelerator.unwrap_model(self._module).head
 
     def _export(self, name: str) -> None:
+        """Write the head. Called by all processes together: each may hold a part of it only."""
+        state = self.accelerator.get_state_dict(self._module)  # whole on the main process
         if self.accelerator.is_main_process:
-            save_head(unconditioned(self._head), self._output / name, EXPORT_DTYPE)
+            of_head = {key.removeprefix(HEAD): value for key, value in state.items() if key.startswith(HEAD)}
+            save_head(unconditioned(self._head, of_head), self._output / name, EXPORT_DTYPE)
 
     def _save(self) -> None:
         self._export("last")
