@@ -19,6 +19,7 @@ from eagle.cache import cache_argument
 from eagle.training.slots import BLOCK, PromptView, SlotCache, StepView, check_attention, slots_in
 
 PROMPT_BLOCK = 32
+DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all slots would be a third of a step's time
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class Regenerator:
     def _advance(self, logits: torch.Tensor) -> Iterator[Answered]:
         busy = [index for index, slot in enumerate(self.slots) if slot is not None]
         self.cache.lengths[busy] += 1
-        tokens = draw([self._busy(index) for index in busy], logits[busy])
+        at_work = logits if len(busy) == len(self.slots) else logits[busy]
+        tokens = draw([self._busy(index) for index in busy], at_work)
         for index, token in zip(busy, tokens, strict=True):
             state = self._busy(index).push(token, self.end_ids, self.limits)
             if state == "turn":
@@ -187,10 +189,11 @@ def draw(slots: list[_Slot], logits: torch.Tensor) -> list[int]:
     warm, cold = (temperatures > 0).nonzero()[:, 0], (temperatures == 0).nonzero()[:, 0]
     tokens = torch.empty(len(slots), dtype=torch.long, device=logits.device)
     tokens[cold] = logits[cold].argmax(dim=-1)
-    if len(warm):
-        uniforms = torch.stack([torch.rand((), generator=slots[row].generator) for row in warm.tolist()])
-        laws = torch.softmax(logits[warm].float() / temperatures[warm, None], dim=-1)  # (W, V)
-        tokens[warm] = inverse_cdf(laws, uniforms.to(logits.device))
+    for start in range(0, len(warm), DRAW_ROWS):
+        rows = warm[start : start + DRAW_ROWS]
+        uniforms = torch.stack([torch.rand((), generator=slots[row].generator) for row in rows.tolist()])
+        laws = torch.softmax(logits[rows].float() / temperatures[rows, None], dim=-1)  # (C, V)
+        tokens[rows] = inverse_cdf(laws, uniforms.to(logits.device))
     return tokens.tolist()
 
 
