@@ -4,6 +4,7 @@
 SpecForge and AngelSlim alike, and heads of speculators too. `eagle.formats` knows the fields, and which are missing.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -68,6 +69,14 @@ def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
     head = DraftHead(shape, vocabulary(state, shape))
     _fill(head, state)
     return head
+
+
+def fingerprint(head: DraftHead) -> str:
+    """Twelve hexadecimal digits that change with any weight: measurements of one head are not mixed with another's."""
+    digest = hashlib.sha256()
+    for tensor in head.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
 
 
 def check_fits(head: HeadConfig, target: Target) -> None:

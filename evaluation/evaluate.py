@@ -1,6 +1,5 @@
 """From a configuration to a directory of rows, numbers, plots and a report."""
 
-import hashlib
 import json
 import platform
 import sys
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eagle.calibration import tuned_tree
+from eagle.checkpoint import fingerprint
 from eagle.loading import load_head, load_target
 from evaluation import sandbox
 from evaluation.config import EvalConfig
@@ -94,10 +94,7 @@ def describe_models(models: Models) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
     }
     if models.head is not None:
-        weights = hashlib.sha256()
-        for tensor in models.head.state_dict().values():
-            weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        described["head_weights"] = weights.hexdigest()[:12]
+        described["head_weights"] = fingerprint(models.head)
     return described
 
 

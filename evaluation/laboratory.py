@@ -32,9 +32,11 @@ SAMPLINGS = {
     "0": Sampling(0.0),
     "0.3": Sampling(0.3),
     "0.6": Sampling(0.6),
+    "0.8": Sampling(0.8),
     "1": Sampling(1.0),
     "1, top-p 0.9": Sampling(1.0, top_p=0.9),
 }
+USUAL = tuple(label for label in SAMPLINGS if label != "0.8")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Plan:
     """What is measured on every context; rows depend on all of it."""
 
     arms: tuple[Arm, ...]
-    samplings: tuple[str, ...] = tuple(SAMPLINGS)
+    samplings: tuple[str, ...] = USUAL
     verifiers: tuple[str, ...] = ("walk", "hsd", "tokenwise")
     num_draws: int = 2  # trees of a policy that draws
     max_depth: int = 16
@@ -156,15 +158,25 @@ def _bound(tree: DraftTree, probs: Tensor) -> Tensor | None:
 def run(
     target: Target, source: DraftSource, contexts: list[Context], plan: Plan, rows_path: Path
 ) -> Iterator[tuple[int, Context]]:
-    """Append the rows of every context that has none yet; yields how many are left to do, and the one just done."""
+    """Append the rows of every context that has none yet, in any file beside this one; yields how many are left to do,
+    and the one just done.
+    """
     rows_path.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["context"] for row in read_rows([rows_path])}
+    _drop_cut_line(rows_path)
+    done = {row["context"] for row in read_rows(sorted(rows_path.parent.glob("rows*.jsonl")))}
     missing = [context for context in contexts if context.id not in done]
     for number, context in enumerate(missing, start=1):
         rows = measure(target, source, context, plan)
         with rows_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows) + "\n")
         yield len(missing) - number, context
+
+
+def _drop_cut_line(path: Path) -> None:
+    """What is appended next must not continue a line that a kill cut."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not text.endswith("\n"):
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
 
 
 def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from eagle.checkpoint import fingerprint
 from eagle.cli import run_or_explain
 from eagle.loading import load_head, load_target
 from eagle.target import Target
@@ -75,9 +76,16 @@ def models(args: argparse.Namespace) -> tuple[Target, DraftSource]:
     return target, HeadSource(load_head(args.head, target), target)
 
 
-def print_fit(args: argparse.Namespace) -> None:
+def plan_directory(args: argparse.Namespace, source: DraftSource, plan: Plan) -> Path:
+    """Where the rows of this plan go: another head, as other arms, gets a directory of its own."""
+    draft = "synthetic"
+    if isinstance(source, HeadSource):
+        draft = f"{Path(args.head or 'shipped').name}-{fingerprint(source.head)}"
+    return args.output / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"
+
+
+def print_fit(args: argparse.Namespace, target: Target, source: DraftSource) -> None:
     """What `acceptance:` of a valued tree should say for this draft, a line a sampling."""
-    target, source = models(args)
     contexts = chosen_contexts(args)
     for label in args.samplings:
         sampling = SAMPLINGS[label]
@@ -88,8 +96,7 @@ def print_fit(args: argparse.Namespace) -> None:
                 print(f"{label}, draft temperature {factor:g}: {fitted}", flush=True)
 
 
-def measure(args: argparse.Namespace, plan: Plan, directory: Path) -> None:
-    target, source = models(args)
+def measure(args: argparse.Namespace, target: Target, source: DraftSource, plan: Plan, directory: Path) -> None:
     start = time.monotonic()
     rows_path = directory / f"rows-{args.shard.replace('/', '-of-')}.jsonl"
     for left, context in run(target, source, chosen_contexts(args), plan, rows_path):
@@ -112,14 +119,14 @@ def report(args: argparse.Namespace, directory: Path) -> None:
 
 def main() -> None:
     args = parse()
+    target, source = models(args)
     if args.fit:
-        print_fit(args)
+        print_fit(args, target, source)
         return
     plan = Plan(read_arms(args.arms, args.budgets), tuple(args.samplings), num_draws=args.num_draws, seed=args.seed)
-    draft = "synthetic" if args.synthetic else Path(args.head or "shipped").name
-    directory = args.output / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"
+    directory = plan_directory(args, source, plan)
     if not args.report_only:
-        measure(args, plan, directory)
+        measure(args, target, source, plan, directory)
     report(args, directory)
 
 

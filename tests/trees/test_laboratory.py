@@ -95,9 +95,9 @@ def test_a_stopped_run_goes_on_behind_the_last_whole_context(target, source, tmp
     contexts, plan, path = [context(n) for n in range(3)], Plan(ARMS, ("1",)), tmp_path / "rows.jsonl"
     next(run(target, source, contexts, plan, path))
     path.write_text(path.read_text() + '[{"context": "gsm8k/1')  # killed while writing
-    path.write_text("".join(line for line in path.read_text().splitlines(True) if line.endswith("\n")))
     assert [left for left, _ in run(target, source, contexts, plan, path)] == [1, 0]
     assert list(run(target, source, contexts, plan, path)) == []
+    assert list(run(target, source, contexts, plan, tmp_path / "rows-of-another-shard.jsonl")) == []
     whole = [row for c in contexts for row in measure(target, source, c, plan)]
     assert read_rows([path]) == json.loads(json.dumps(whole))
 
