@@ -20,7 +20,7 @@ import hsd_verify
 from eagle.cache import KeyValueCache
 from eagle.eagle3 import Drafter
 from eagle.masks import ancestor_matrix
-from eagle.sampling import LawBuffer, Sampling, greedy_tokens, next_token
+from eagle.sampling import Sampling, greedy_tokens, next_token
 from eagle.target import Target
 from eagle.timing import no_clock
 from hsd_verify import DraftTree, Verdict
@@ -82,7 +82,6 @@ class Session:
         self.target, self.drafter = target, drafter
         self.cache: KeyValueCache = target.new_cache()
         self._ids: list[int] = []  # ids whose keys are committed
-        self._laws = LawBuffer()
 
     def decode(
         self,
@@ -168,8 +167,7 @@ class Session:
     def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator) -> Verdict:
         if options.sampling.greedy:  # every method comes to this, and no law needs to be formed
             return hsd_verify.verify_greedy(tree, greedy_tokens(logits))
-        laws = self._laws.law(logits, options.sampling)  # (N, V)
-        return hsd_verify.verify(tree, laws, options.method, generator)
+        return hsd_verify.verify(tree, options.sampling.law(logits), options.method, generator)
 
     def _propose(self, token: int, num_left: int, sampling: Sampling, generator) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context

@@ -1,6 +1,6 @@
 """Logits -> law: temperature, top-k and top-p, one function for the target, the draft and the plain baseline.
 
-Letters: N rows, V vocabulary.
+Letters: V vocabulary.
 """
 
 from dataclasses import dataclass, replace
@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from hsd_verify.draw import draw_index
-
-BUFFERED_ROWS = 4  # rows formed at a time; small blocks of memory are handed out again without being cleared
 
 
 @dataclass(frozen=True)
@@ -52,28 +50,6 @@ class Sampling:
             logits = torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
         probs = logits.softmax(-1)
         return keep_top_p(probs, self.top_p) if self.top_p < 1 else probs
-
-
-class LawBuffer:
-    """Laws of one round after another in the same memory: fresh pages for N rows of V cost more than the softmax."""
-
-    def __init__(self) -> None:
-        self._kept = torch.empty(0, 0)
-
-    def law(self, logits: Tensor, sampling: Sampling) -> Tensor:
-        """`sampling.law(logits)` of logits (N, V), valid until the next call."""
-        if not logits.is_cpu:
-            return sampling.law(logits)
-        for rows in range(0, len(logits), BUFFERED_ROWS):
-            part = sampling.law(logits[rows : rows + BUFFERED_ROWS])
-            self._reserve(logits, part.dtype)
-            self._kept[rows : rows + len(part)] = part
-        return self._kept[: len(logits)]
-
-    def _reserve(self, logits: Tensor, dtype: torch.dtype) -> None:
-        num_rows, width = logits.shape
-        if len(self._kept) < num_rows or self._kept.shape[1] != width or self._kept.dtype != dtype:
-            self._kept = torch.empty(num_rows, width, dtype=dtype)
 
 
 def greedy_tokens(logits: Tensor) -> Tensor:

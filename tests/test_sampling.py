@@ -1,11 +1,9 @@
 """Logits -> laws."""
 
-import itertools
-
 import pytest
 import torch
 
-from eagle.sampling import BUFFERED_ROWS, LawBuffer, Sampling, next_token, seeded
+from eagle.sampling import Sampling, next_token, seeded
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, 0.0]])
 
@@ -79,15 +77,3 @@ def test_draws_follow_the_generator_and_the_support():
     drawn = [[next_token(logits, Sampling(1.0), generator) for _ in range(50)] for generator in (seeded(1), seeded(1))]
     assert drawn[0] == drawn[1]
     assert set(drawn[0]) == {1, 3}
-
-
-@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.6, top_p=0.9), Sampling(1.0, top_k=3)], ids=str)
-def test_buffered_laws_equal_those_formed_at_once(sampling):
-    """Trees of changing sizes, dtypes and vocabularies through one buffer: no row of an earlier round is left."""
-    buffer = LawBuffer()
-    sizes = (2 * BUFFERED_ROWS + 1, 50), (1, 50), (BUFFERED_ROWS, 50), (3 * BUFFERED_ROWS, 70)
-    for shape, dtype in itertools.product(sizes, (torch.bfloat16, torch.float64)):
-        logits = torch.randn(shape).to(dtype)
-        law, expected = buffer.law(logits, sampling), sampling.law(logits)
-        assert law.dtype == expected.dtype
-        assert torch.equal(law, expected)
