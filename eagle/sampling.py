@@ -42,13 +42,13 @@ class Sampling:
         """Logits (..., V) -> probabilities (..., V), in float32 or better whatever the logits' dtype."""
         if self.greedy:
             return one_hot(greedy_tokens(logits), logits.shape[-1])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        dtype = torch.promote_types(logits.dtype, torch.float32)
         if self.temperature != 1:  # a pass over all logits
-            logits = logits / self.temperature
+            logits = logits.to(dtype) / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             kept = logits.topk(self.top_k).indices
             logits = torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
-        probs = logits.softmax(-1)
+        probs = logits.softmax(-1, dtype=dtype)
         return keep_top_p(probs, self.top_p) if self.top_p < 1 else probs
 
 
