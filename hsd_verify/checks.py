@@ -58,10 +58,11 @@ def check_laws(probs: Tensor, name: str, nodes: Sequence[int] | None = None) -> 
 
 def _refuse_wrong_row(name: str, nodes: Sequence[int], totals: Tensor, lowest: Tensor) -> None:
     """Raise `ValueError` for the first row whose sum or minimum is not that of a law; NaN fails both comparisons."""
-    lawful = ((totals - 1).abs() <= SUM_TOLERANCE[totals.dtype]) & (lowest >= 0)  # (n,)
-    if not lawful.all():
-        row = lawful.tolist().index(False)
-        raise ValueError(_describe_row(name, nodes[row], float(totals[row]), float(lowest[row])))
+    tolerance = SUM_TOLERANCE[totals.dtype]
+    sums, lows = torch.stack([totals, lowest]).tolist()  # one transfer; a loop over numbers beats five tiny kernels
+    for row, (total, low) in enumerate(zip(sums, lows, strict=True)):
+        if not (abs(total - 1) <= tolerance and low >= 0):
+            raise ValueError(_describe_row(name, nodes[row], total, low))
 
 
 def _check_fit(tree: DraftTree, target_probs: Tensor) -> None:

@@ -157,8 +157,13 @@ class Forest:
 
     def entries(self, probs: Tensor) -> Tensor:
         """(N,) what probs (N, V) gives to the token of every node after its parent; of no meaning at roots."""
+        return probs[self._places]
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Row and column of every node's own entry; those of roots and padding are 0."""
         below = self.parents >= 0
-        return probs[self.parents.where(below, 0), self.tokens.where(below, 0)]
+        return self.parents.where(below, 0), self.tokens.where(below, 0)
 
     @cached_property
     def proposal_at(self) -> tuple[float, ...]:
