@@ -38,7 +38,7 @@ REPEATS = 5
 MAX_SECONDS = 15.0  # a slow machine gets fewer repeats, never less than one of each
 DRAFT_LEVELS = 5
 # N -> accepted tokens and draft steps of a round of the default tree: scripts/compare_trees.py on held-out contexts,
-# shipped head, temperature 1 and 0. Another head moves all of them together, and the best budget little.
+# third head, temperature 1 (two runs averaged) and 0. Another head moves all of them together, the best budget little.
 EXPECTED_TAU = {
     4: (0.70, 2.0), 6: (0.95, 2.8), 8: (1.05, 3.4), 12: (1.28, 3.9), 16: (1.42, 4.3), 32: (1.65, 5.4), 60: (1.85, 6.6),
 }  # fmt: skip

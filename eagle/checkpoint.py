@@ -148,6 +148,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def drop_cut_line(path: Path) -> None:
+    """Cut a file of lines behind its last whole one: what is appended next must not continue a line that a kill cut."""
+    with path.open("r+b") as file:
+        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+
+
 def _local_directory(source: str | Path) -> Path:
     directory = Path(source).expanduser()
     if directory.is_dir():

@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor
 
 import hsd_verify
+from eagle.checkpoint import drop_cut_line
 from eagle.sampling import Sampling
 from eagle.target import Target
 from eagle.tree import TreePolicy, make_policy
@@ -162,7 +163,8 @@ def run(
     and the one just done.
     """
     rows_path.parent.mkdir(parents=True, exist_ok=True)
-    _drop_cut_line(rows_path)
+    rows_path.touch()
+    drop_cut_line(rows_path)
     done = {row["context"] for row in read_rows(sorted(rows_path.parent.glob("rows*.jsonl")))}
     missing = [context for context in contexts if context.id not in done]
     for number, context in enumerate(missing, start=1):
@@ -170,13 +172,6 @@ def run(
         with rows_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows) + "\n")
         yield len(missing) - number, context
-
-
-def _drop_cut_line(path: Path) -> None:
-    """What is appended next must not continue a line that a kill cut."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if text and not text.endswith("\n"):
-        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
 
 
 def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eagle.checkpoint import drop_cut_line
 from evaluation.config import config_hash
 from evaluation.recording import Generation, Seconds, TreeShape
 
@@ -102,7 +103,7 @@ class RunDirectory:
         self.config = config_hash(identity)
         self._file = path / ROWS
         self._file.touch()
-        self._drop_broken_end()
+        drop_cut_line(self._file)
 
     def rows(self) -> dict[Key, Row]:
         with self._file.open(encoding="utf-8") as lines:
@@ -122,11 +123,6 @@ class RunDirectory:
         if differing:
             values = "; ".join(f"{name}: {known.get(name)!r} there, {identity.get(name)!r} now" for name in differing)
             raise ValueError(f"{self.path} holds a run with other options ({values}): choose another --output")
-
-    def _drop_broken_end(self) -> None:
-        raw = self._file.read_bytes()
-        with self._file.open("r+b") as file:
-            file.truncate(raw.rfind(b"\n") + 1)
 
 
 DEGENERATE_MIN_TOKENS, DEGENERATE_DISTINCT, NGRAM = 48, 0.5, 4

@@ -19,7 +19,7 @@ DEFAULT_NUM_NODES = 16
 # The temperature: in block efficiency partly sampled trees of 16 nodes win 21 % over deterministic ones at 1, 9 % at
 # 0.8 and nothing at 0.6, and lose at 0.3 (docs/trees.md).
 SAMPLED_FROM = 0.8
-# The shipped head at temperatures 0.6 and 1, smoothed by hand: scripts/compare_trees.py --held-out --fit.
+# The third head at temperatures 0.6 and 1, smoothed by hand: scripts/compare_trees.py --held-out --fit.
 FITTED = Acceptance(
     sampled=(
         (

@@ -18,6 +18,8 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from eagle.checkpoint import drop_cut_line
+
 ANSWER = "eagle-answer-placeholder"  # stands for an answer while the template is rendered
 
 
@@ -106,8 +108,7 @@ class RowFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        with path.open("r+b") as file:
-            file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        drop_cut_line(path)
 
     def __iter__(self) -> Iterator[Row]:
         for line in _whole_lines(self.path):

@@ -189,8 +189,9 @@ def draw(slots: list[_Slot], logits: torch.Tensor) -> list[int]:
     warm, cold = (temperatures > 0).nonzero()[:, 0], (temperatures == 0).nonzero()[:, 0]
     tokens = torch.empty(len(slots), dtype=torch.long, device=logits.device)
     tokens[cold] = logits[cold].argmax(dim=-1)
-    for start in range(0, len(warm), DRAW_ROWS):
-        rows = warm[start : start + DRAW_ROWS]
+    at_once = DRAW_ROWS if logits.is_cpu else len(slots)  # an accelerator would wait for every block
+    for start in range(0, len(warm), at_once):
+        rows = warm[start : start + at_once]
         uniforms = torch.stack([torch.rand((), generator=slots[row].generator) for row in rows.tolist()])
         laws = torch.softmax(logits[rows].float() / temperatures[rows, None], dim=-1)  # (C, V)
         tokens[rows] = inverse_cdf(laws, uniforms.to(logits.device))
