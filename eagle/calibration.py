@@ -28,8 +28,8 @@ from eagle.loading import cache_dir
 from eagle.masks import ancestor_matrix, chain_parents
 from eagle.policies.automatic import AutoTree
 from eagle.policies.costs import CostModel
-from eagle.policies.deterministic import EagleTree
-from eagle.sampling import Sampling
+from eagle.policies.valued import ValuedTree
+from eagle.sampling import Sampling, seeded
 from eagle.target import Target
 
 NUM_NODES = (1, 8, 16, 32, 64)
@@ -37,8 +37,10 @@ PREFIX_TOKENS = 256
 REPEATS = 5
 MAX_SECONDS = 15.0  # a slow machine gets fewer repeats, never less than one of each
 DRAFT_LEVELS = 5
-# N -> accepted tokens and draft steps of a round of the default tree: scripts/compare_trees.py on held-out contexts,
-# third head, temperature 1 (two runs averaged) and 0. Another head moves all of them together, the best budget little.
+READ_NODES = 4  # of a level, as trees of a dozen nodes have it
+FORMAT = 2  # of the files: counts up when something else is measured
+# N -> accepted tokens and draft steps of a round of N nodes: scripts/compare_trees.py on held-out contexts, third head,
+# temperature 1 (two runs averaged) and 0. Another head moves all of them together, the best budget little.
 EXPECTED_TAU = {
     4: (0.70, 2.0), 6: (0.95, 2.8), 8: (1.05, 3.4), 12: (1.28, 3.9), 16: (1.42, 4.3), 32: (1.65, 5.4), 60: (1.85, 6.6),
 }  # fmt: skip
@@ -84,7 +86,8 @@ def measure(target: Target, head: DraftHead | None = None) -> CostModel:
     rising = tuple(max(target_ms[: i + 1]) for i in range(len(target_ms)))  # noise must not make nodes free
     if head is None:
         return CostModel(NUM_NODES, rising)
-    return CostModel(NUM_NODES, rising, _draft_step_ms(target, head, features, deadline))
+    step_ms = _draft_step_ms(target, head, features, lambda: score(1), deadline)
+    return CostModel(NUM_NODES, tuple(round(ms, 3) for ms in rising), round(step_ms, 3))
 
 
 def best_budget(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> int:
@@ -100,22 +103,32 @@ def best_budget(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -
     return max(sorted(expected), key=rate)
 
 
-def _draft_step_ms(target: Target, head: DraftHead, features: torch.Tensor, deadline: float) -> float:
-    """A level of a tree eight nodes wide: what deep trees take longer than shallow ones, by level."""
+def _draft_step_ms(target: Target, head: DraftHead, features: torch.Tensor, read_target, deadline: float) -> float:
+    """A level of a tree: what deep trees take longer than shallow ones, by level.
+
+    `read_target` runs in between, as it does in decoding: it leaves none of the head's weights in the caches.
+    """
+    policy = ValuedTree(64, threshold=1e-6, depth=DRAFT_LEVELS + 1, max_placed=1, max_read=READ_NODES)
+    drafter = EagleDrafter(head, target.embed, policy)
+    drafter.observe(torch.zeros(len(features) + 1, dtype=torch.int64, device=target.device), features)
 
     def propose(depth: int) -> float:
-        drafter = EagleDrafter(head, target.embed, EagleTree(num_nodes=64, depth=depth, top_k=8))
-        drafter.observe(torch.zeros(len(features) + 1, dtype=torch.int64, device=target.device), features)
-        return _milliseconds(lambda: drafter.propose(Sampling(), depth), target.device, deadline)
+        draws = seeded(0, target.device)
+        return _milliseconds(
+            lambda: drafter.propose(Sampling(1.0), depth, draws), target.device, deadline, before=read_target
+        )
 
     return max(0.0, (propose(DRAFT_LEVELS + 1) - propose(1)) / DRAFT_LEVELS)
 
 
-def _milliseconds(work: Callable[[], object], device: torch.device, deadline: float) -> float:
-    """Median of a few runs after one to warm up."""
+def _milliseconds(
+    work: Callable[[], object], device: torch.device, deadline: float, before: Callable[[], object] = lambda: None
+) -> float:
+    """Median of a few runs after one to warm up, `before` each of which something else is done."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times: list[float] = []
     for _ in range(1 + REPEATS):
+        before()
         wait()
         start = time.perf_counter()
         work()
@@ -131,7 +144,7 @@ def _key(target: Target, head: DraftHead | None) -> str:
     accelerator = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
     machine = (platform.node(), platform.processor() or platform.machine(), os.cpu_count(), accelerator)
     models = (target.name, str(target.dtype), head and str(head.config))
-    parts = (machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
+    parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

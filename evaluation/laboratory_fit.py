@@ -41,14 +41,18 @@ class AcceptanceSums:
         self._draft_mass = [0.0, 0.0]  # at the root, below it
         self._target_mass = [0.0, 0.0]
 
-    def add(self, tree: DraftTree, target_probs: Tensor) -> None:
-        """One tree of sampled siblings and the target's laws (N, V)."""
+    def add(self, tree: DraftTree, target_probs: Tensor, sharpness: float = 1.0) -> None:
+        """One tree of sampled siblings and the target's laws (N, V).
+
+        `sharpness`: temperature of the law that values are read off / that of the law the tree was drawn from.
+        """
         assert tree.draft_probs is not None and not tree.replacement
         reach = hsd_verify.law(tree, target_probs, "hsd").reach.tolist()
         for node, children in enumerate(tree.children):
             if not children:
                 continue
-            level, law = min(tree.depth[node], 1), tree.draft_probs[node]
+            law = tree.draft_probs[node] ** (1 / sharpness)
+            level, law = min(tree.depth[node], 1), law / law.sum()
             group = level, sum(float(law.max()) > end for end in CONFIDENCE)
             for rank, child in enumerate(children):
                 self._parents[group][rank] += reach[node]
@@ -96,6 +100,7 @@ def fit(
 ) -> Acceptance:
     """Acceptance of a draft at one sampling, from a few trees a context; `draft_temperature` as in a valued tree."""
     sums, drafting = AcceptanceSums(), SAMPLINGS[sampling].scaled(draft_temperature)
+    sharpness = max(1.0, SAMPLINGS[sampling].temperature) / drafting.temperature
     for seed, context in enumerate(contexts):
         cache = target.new_cache()
         features = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache).features
@@ -105,5 +110,5 @@ def fit(
         source.propose(context.ids, features, scores, collector, len(BRANCHING))
         scores.score(collector.trees)
         for tree in collector.trees:
-            sums.add(tree, SAMPLINGS[sampling].law(scores.logits(tree)))
+            sums.add(tree, SAMPLINGS[sampling].law(scores.logits(tree)), sharpness)
     return sums.fitted()

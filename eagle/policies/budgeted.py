@@ -1,13 +1,18 @@
 """A tree as large as it pays: predicted tokens per millisecond decide, not tau.
 
-    rate so far    G / C     G: 1 (the bonus token) + the values of all slots taken     C: target pass + draft steps
-    a level takes  the n best slots for which (G + gain(n)) / (C + cost(n)) is largest; none of them: growth ends
-    another level  is read where the gain it promises per millisecond of a draft step exceeds the rate so far
+Many rounds follow each other, so what counts is all tokens over all milliseconds, and a round is best grown by what it
+adds to tokens - rate * milliseconds, with one `rate` for all rounds: the tokens a millisecond that decoding reaches in
+the long run (a renewal reward; Dinkelbach 1967). A sure round so grows beyond the point where its own quotient is
+largest, and an unsure one stops before it.
+
+    a level takes  the n best slots for which gain(n) - rate * cost(n) is largest; none of them: growth ends
+    another level  is read where the gain it promises exceeds rate * the milliseconds of a draft step
 
 Letters: F nodes of a frontier, C children of a level.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,7 +21,7 @@ from eagle.policies.costs import CostModel
 from eagle.policies.growth import Growth
 from eagle.policies.protocols import Proposer
 from eagle.policies.sapling import Families, Frontier
-from eagle.policies.valued import ValuedTree
+from eagle.policies.valued import FITTED, ValuedTree
 from eagle.sampling import Sampling
 from hsd_verify import DraftTree
 
@@ -26,10 +31,11 @@ class BudgetedTree:
     """A valued tree whose size and depth follow from predicted gain and measured cost, round by round."""
 
     slots: ValuedTree = field(
-        default_factory=lambda: ValuedTree(64, threshold=0.005, depth=12)
+        default_factory=lambda: ValuedTree(64, threshold=0.005, depth=10, max_sampled=6, acceptance=FITTED)
     )  # its threshold and caps hold
     cost: CostModel = field(default_factory=CostModel)
-    promise: float = 0.6  # predicted gain of a level per value of the nodes it grows from
+    rate: float = 0.1  # tokens a millisecond, in the long run
+    promise: float = 0.6  # predicted gain of a level and those below it per value of the nodes it grows from
 
     def __post_init__(self) -> None:
         for name, kind in (("slots", ValuedTree), ("cost", CostModel)):
@@ -37,46 +43,44 @@ class BudgetedTree:
                 object.__setattr__(self, name, kind(**getattr(self, name)))
         if self.slots.threshold is None:
             raise ValueError("slots has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
-        if not 0 < self.promise <= 1:
-            raise ValueError(f"promise is {self.promise}, it must lie in (0, 1]: a share of the nodes' value")
+        for name in ("rate", "promise"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be larger than 0")
 
     def grow(
         self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
     ) -> DraftTree:
-        slots, sampling = self.slots.settled(sampling)
-        rule = _Ledger(slots, self.cost, self.promise)
-        return Growth(rule, proposer, sampling, self.slots.draw, generator).tree(min(slots.depth, max_depth))
+        slots, drawing, predicting = self.slots.settled(sampling)
+        rule = _Ledger(slots, self.cost, self.rate, self.promise)
+        growth = Growth(rule, proposer, drawing, self.slots.draw, generator, predicting)
+        return growth.tree(min(slots.depth, max_depth))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Ledger:
-    """The rule of one round: what was promised and what it costs. Sees values, never tokens."""
+    """The rule of one round. Sees values, never tokens."""
 
     slots: ValuedTree
     cost: CostModel
+    rate: float
     promise: float
     replacement: bool = False
-    gain: float = 1.0  # tokens
-    draft_ms: float = 0.0
-    num_nodes: int = 1
 
     def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
         slots = self.slots.offer(frontier, level).slots(frontier.values.new_tensor(self.slots.threshold))
         values = slots.values.flatten().sort(descending=True).values  # (F * (M + K),)
         values = values[values > 0][: max(self.slots.num_nodes - num_nodes, 0)]
-        gains = self.gain + torch.cat([values.new_zeros(1), values.cumsum(0)]).double()
-        sizes = num_nodes + torch.arange(len(gains), device=gains.device)
-        best = int((gains / (self.cost.target_at(sizes) + self.draft_ms)).argmax())
-        self.gain, self.num_nodes = float(gains[best]), num_nodes + best
-        return slots.best(best)
+        gains = torch.cat([values.new_zeros(1), values.cumsum(0)])
+        passes_ms = _passes_ms(self.cost, self.slots.num_nodes, values.device)[num_nodes - 1 :]
+        return slots.best(int((gains - self.rate * passes_ms[: len(gains)]).argmax()))
 
     def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
         read = self.slots.worth_reading(values, num_nodes)
         promised = self.promise * float(values[read].sum())
-        self.draft_ms += self.cost.draft_step_ms
-        return read if promised >= self._rate() * self.cost.draft_step_ms else read[:0]
+        return read if promised >= self.rate * self.cost.draft_step_ms else read[:0]
 
-    def _rate(self) -> float:
-        """Tokens per millisecond if the tree stays as it is."""
-        target_ms = float(self.cost.target_at(torch.tensor(self.num_nodes)))
-        return self.gain / (target_ms + self.draft_ms)
+
+@lru_cache(maxsize=16)
+def _passes_ms(cost: CostModel, max_nodes: int, device: torch.device) -> Tensor:
+    """Milliseconds of target passes over 1 .. max_nodes nodes."""
+    return cost.target_at(torch.arange(1, max_nodes + 1, device=device))

@@ -54,6 +54,7 @@ class Growth:
     sampling: Sampling
     draw: Draw
     generator: torch.Generator | None = None
+    predicting: Sampling | None = None  # of the laws that values are read off; None: the sampling's
 
     def tree(self, depth: int) -> DraftTree:
         """A tree no deeper than `depth`, every family of which was decided by the rule before it was drawn."""
@@ -72,14 +73,19 @@ class Growth:
 
     def _root(self) -> Frontier:
         zero = torch.zeros(1, dtype=torch.int64, device=self.proposer.root_logits.device)
-        laws = self.sampling.law(self.proposer.root_logits[None])  # (1, Vd)
-        return Frontier(zero, zero, laws.new_ones(1), laws)
+        laws, predicted = self._laws(self.proposer.root_logits[None])  # (1, Vd) each
+        return Frontier(zero, zero, laws.new_ones(1), laws, predicted)
 
     def _read(self, children: Children, frontier: Frontier, read: Tensor, sapling: Sapling) -> Frontier:
         """The next frontier: the children `read` (F,), with their laws."""
         logits = self.proposer.expand(children.tokens[read], frontier.rows[children.parents[read]])  # (F, Vd)
         nodes = read + sapling.num_nodes - len(children.tokens)
-        return Frontier(nodes, sapling.take_rows(len(read)), children.values[read], self.sampling.law(logits))
+        return Frontier(nodes, sapling.take_rows(len(read)), children.values[read], *self._laws(logits))
+
+    def _laws(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What is drawn from and what values are read off, (F, Vd) each."""
+        laws = self.sampling.law(logits)
+        return laws, laws if self.predicting in (None, self.sampling) else self.predicting.law(logits)
 
     def _fill(self, families: Families, frontier: Frontier, sapling: Sapling) -> Children:
         """Tokens for all slots of a level."""

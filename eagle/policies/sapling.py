@@ -31,7 +31,8 @@ class Frontier:
     nodes: Tensor  # (F,) their number in the tree
     rows: Tensor  # (F,) their number at the proposer
     values: Tensor  # (F,) predicted probability that each is accepted
-    laws: Tensor  # (F, Vd)
+    laws: Tensor  # (F, Vd) what sampled children are drawn from
+    predicted: Tensor  # (F, Vd) what the draft expects of the target, which values are read off
 
 
 @dataclass(frozen=True)

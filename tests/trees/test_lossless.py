@@ -56,6 +56,11 @@ POLICIES = {
     "softened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
     "sharpened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=0.6, draw=draw),
     "default": lambda draw: replace(AutoTree(6).choose(Sampling(1.0)), draw=draw),
+    "budgeted-default": lambda draw: BudgetedTree(
+        replace(BudgetedTree().slots, draw=draw, num_nodes=6, max_placed=1), CHEAP_BELOW_4, rate=0.05
+    ),
+    "colder-values": lambda draw: valued(6, max_placed=1, max_sampled=2, value_temperature=0.5, draw=draw),
+    "warmer-values": lambda draw: valued(6, 0.05, max_placed=1, max_sampled=2, value_temperature=2.0, draw=draw),
     "confident-beam": lambda draw: valued(6, max_sampled=3, max_placed=0, acceptance=CONFIDENT, draw=draw),
     "confident-threshold": lambda draw: valued(7, 0.08, max_sampled=2, max_placed=1, acceptance=CONFIDENT, draw=draw),
     "sampled-beam": lambda draw: valued(6, 0.05, max_sampled=3, max_placed=0, draw=draw),

@@ -36,6 +36,13 @@ def proposer(seed=2, size=12, prefix=()):
     return TableProposer(list(range(size)), size, seed, prefix)
 
 
+class Unchanging(TableProposer):
+    """The same law everywhere."""
+
+    def _logits(self, _text):
+        return torch.tensor([0.8, 0.1, 0.1]).log()
+
+
 def test_drawn_rows_follow_their_weights():
     """20,000 draws: a frequency is off by more than 0.02 with probability below 1e-7 (Hoeffding), three times."""
     weights = torch.tensor([0.5, 0.0, 1.0, 0.5]).expand(20_000, 4)
@@ -119,7 +126,8 @@ def test_the_last_node_of_a_budget_is_spent(num_nodes):
 
 def test_auto_takes_the_tree_for_the_temperature():
     assert isinstance(AutoTree(12).choose(Sampling(0.0)), EagleTree)
-    assert isinstance(AutoTree(12).choose(Sampling(0.6)), EagleTree)
+    assert isinstance(AutoTree(12).choose(Sampling(0.3)), EagleTree)
+    assert isinstance(AutoTree(12).choose(Sampling(0.6)), ValuedTree)
     assert isinstance(AutoTree(12).choose(WARM), ValuedTree)
 
 
@@ -127,6 +135,16 @@ def test_auto_is_lossless_at_small_budgets():
     branches = Branches()
     policy = dataclasses.replace(AutoTree(6).choose(WARM), draw=branches)
     assert policy_error(policy, branches, WARM, [0, 1, 2], 3, depth=3) < 1e-12
+
+
+def test_values_are_read_at_temperature_1_and_drawn_at_the_samplings():
+    """A cold target's draft places what it would place at temperature 1: its own cold law would be too sure."""
+    cold, warm = (ValuedTree(9, 0.05, max_sampled=0).grow(proposer(size=30), Sampling(t), 2) for t in (0.4, 1.0))
+    sure = ValuedTree(9, 0.05, max_sampled=0, value_temperature=0.4).grow(proposer(size=30), Sampling(0.4), 2)
+    assert cold.token_list == warm.token_list != sure.token_list
+    tree = ValuedTree(9, max_placed=0).grow(proposer(size=30), Sampling(0.4), 1, seeded(0))
+    law = Sampling(0.4).law(proposer(size=30).root_logits[None])[0]
+    assert torch.allclose(tree.draft_probs[0], law, atol=1e-7)  # rounding of float32
 
 
 def test_values_are_honest_about_sampled_slots():
@@ -154,6 +172,24 @@ def test_budgeted_grows_as_long_as_it_pays():
     trees = [BudgetedTree(cost=cost).grow(proposer(size=30), WARM, 8, seeded(0)) for cost in (free, dear, slow_head)]
     assert trees[0].num_nodes > 20 > 3 > trees[1].num_nodes
     assert max(trees[0].depth) > 2 and max(trees[2].depth) == 1
+
+
+def test_faster_decoding_asks_more_of_a_node():
+    """All rounds are grown for one rate; the higher it is, the more a millisecond must bring."""
+    cost = CostModel((1, 64), (20.0, 50.0), draft_step_ms=1.0)
+    sizes = [
+        BudgetedTree(cost=cost, rate=rate).grow(proposer(size=30), WARM, 8, seeded(0)).num_nodes
+        for rate in (0.02, 0.1, 0.5)
+    ]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_a_node_is_taken_for_its_value_and_not_for_what_the_round_has_gained():
+    """Values of one placed chain, .8 .64 .512: a rate that one node is worth, whatever came before it."""
+    slots = ValuedTree(9, 0.01, max_placed=1, max_sampled=0, covered=0.0, acceptance=Acceptance(placed=(1.0,)))
+    for rate, depth in ((0.63, 2), (0.65, 1), (0.81, 0)):
+        policy = BudgetedTree(slots, CostModel((1, 64), (10.0, 73.0), draft_step_ms=0.0), rate)
+        assert policy.grow(Unchanging([0, 1, 2], 3, seed=0), WARM, 8).num_nodes == 1 + depth
 
 
 def test_costs_are_linear_between_measurements_and_beyond():
