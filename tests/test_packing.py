@@ -68,6 +68,48 @@ def test_gradients_other_dtypes_and_copies_take_the_layers_own_forward():
         assert model(rows(2).float()).dtype == torch.float32
 
 
+class Gated(nn.Module):
+    """Two layers of one input, one of which can be called with another."""
+
+    def __init__(self, bias: bool = True):
+        super().__init__()
+        torch.manual_seed(1)
+        self.gate_proj, self.up_proj = nn.Linear(64, 96, bias=bias), nn.Linear(64, 32)
+        self.to(torch.bfloat16)
+
+    def forward(self, x, y=None):
+        return self.gate_proj(x), self.up_proj(x if y is None else y)
+
+
+@pytest.mark.parametrize("bias", [True, False])  # without: the layers differ and are packed one by one
+def test_layers_of_one_input_share_a_product(bias, monkeypatch):
+    model = Gated(bias)
+    products = []
+    original = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    x, y = rows(5), rows(6)[:5]
+    with torch.inference_mode():
+        expected, crossed = model(x), model(x, y)
+        pack(model)
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: products.append(a) or original(*a), False)
+        for found, wanted in zip((*model(x), *model(x)), expected * 2, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=2**-6, atol=2**-7)  # as above
+        assert len(products) == (0 if not CAN_PACK else 2 if bias else 4)
+        for found, wanted in zip(model(x, y), crossed, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=2**-6, atol=2**-7)
+
+
+def test_a_change_of_one_layer_is_seen_by_those_packed_with_it():
+    model = Gated()
+    pack(model)
+    x = rows(3)
+    with torch.no_grad():
+        model.gate_proj.bias.add_(1)
+        model.up_proj.weight.zero_()
+        gate, up = model(x)
+        assert torch.equal(gate, nn.functional.linear(x, model.gate_proj.weight, model.gate_proj.bias))
+        assert torch.equal(up, model.up_proj.bias.expand(3, -1))
+
+
 def test_float32_and_large_models_are_left_alone(monkeypatch):
     assert pack(layers(torch.float32)) == 0
     monkeypatch.setattr(packing, "MAX_BYTES", 100)
