@@ -11,11 +11,12 @@ import sys
 
 from eagle.options import parse
 from eagle.training.config import TrainConfig
-from eagle.training.run import train
+from eagle.training.run import leave, train
 
 if __name__ == "__main__":
     config = parse(TrainConfig, __doc__ or "", needs_file=True)
     try:
         train(config)
+        leave()
     except (ValueError, OSError) as error:
         sys.exit(f"train: {error}")

@@ -12,11 +12,12 @@ import sys
 
 from eagle.options import parse
 from eagle.training.config import TrainConfig
-from eagle.training.run import write_features
+from eagle.training.run import leave, write_features
 
 if __name__ == "__main__":
     config = parse(TrainConfig, __doc__ or "", needs_file=True, fill_features=True)
     try:
         write_features(config)
+        leave()
     except (ValueError, OSError) as error:
         sys.exit(f"write_features: {error}")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from rich.progress import track
 
 from eagle.checkpoint import load_head, write_json
@@ -65,6 +65,16 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
         for path in draw_plots(Path(config.output)):
             accelerator.print(f"wrote {path}")
     return evaluation
+
+
+def leave() -> None:
+    """The end of a process among many: it waits for the others and closes their group.
+
+    One that just ends while its communication threads run can be aborted by the C++ runtime, after its work was done.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def write_features(config: TrainConfig) -> None:
