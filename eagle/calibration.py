@@ -4,6 +4,7 @@
     load_costs    the same, from a file in the user's cache directory where this machine, target and dtype were measured
     best_budget   the node budget with the most predicted tokens a second
     tuned_tree    the default tree with the budgets that pay here
+    tuned_spec    any tree by name; `auto` and `budgeted` get the numbers of this machine
 
 Letters: N tree nodes including the root.
 """
@@ -69,6 +70,20 @@ def tuned_tree(target: Target, head: DraftHead, directory: Path | None = None) -
     return AutoTree(best_budget(costs, EXPECTED_TAU), best_budget(costs, EXPECTED_GREEDY_TAU))
 
 
+def tuned_spec(spec: str, target: Target, head: DraftHead, directory: Path | None = None) -> str:
+    """`auto` and `budgeted` written out with what was measured on this machine; every other tree as it is."""
+    if spec == "auto":
+        tree = tuned_tree(target, head, directory)
+        return f"auto:num_nodes={tree.num_nodes},greedy_nodes={tree.num_for_greedy}"
+    if spec == "budgeted":
+        costs = load_costs(target, head, directory)
+        rate = max(_rate(costs, num_nodes, EXPECTED_TAU) for num_nodes in EXPECTED_TAU)
+        sizes, times = ("+".join(map(str, numbers)) for numbers in (costs.num_nodes, costs.target_ms))
+        measured = f"cost.num_nodes={sizes},cost.target_ms={times},cost.draft_step_ms={costs.draft_step_ms}"
+        return f"budgeted:rate={rate:.4f},{measured}"
+    return spec
+
+
 @torch.inference_mode()
 def measure(target: Target, head: DraftHead | None = None) -> CostModel:
     """Medians of a few passes each. Without a head the draft step keeps its default. Changes neither model."""
@@ -92,15 +107,16 @@ def measure(target: Target, head: DraftHead | None = None) -> CostModel:
 
 def best_budget(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> int:
     """The node budget with the most tokens a second; `expected`: N -> accepted tokens and draft steps of a round."""
-
-    def rate(num_nodes: int) -> float:
-        tau, num_steps = expected[num_nodes]
-        target_ms = float(costs.target_at(torch.tensor(num_nodes)))
-        return (1 + tau) / (target_ms + num_steps * costs.draft_step_ms)
-
     if not expected:
         raise ValueError("expected is empty: give accepted tokens and draft steps for at least one node budget")
-    return max(sorted(expected), key=rate)
+    return max(sorted(expected), key=lambda num_nodes: _rate(costs, num_nodes, expected))
+
+
+def _rate(costs: CostModel, num_nodes: int, expected: Mapping[int, tuple[float, float]]) -> float:
+    """Tokens a millisecond with trees of so many nodes."""
+    tau, num_steps = expected[num_nodes]
+    target_ms = float(costs.target_at(torch.tensor(num_nodes)))
+    return (1 + tau) / (target_ms + num_steps * costs.draft_step_ms)
 
 
 def _draft_step_ms(target: Target, head: DraftHead, features: torch.Tensor, read_target, deadline: float) -> float:

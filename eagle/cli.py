@@ -11,7 +11,7 @@ from rich.text import Text
 from transformers.utils.logging import disable_progress_bar
 
 import hsd_verify
-from eagle.calibration import tuned_tree
+from eagle.calibration import tuned_spec
 from eagle.chat import Chat, Piece
 from eagle.decode import DecodeOptions
 from eagle.loading import load_head, load_target
@@ -47,13 +47,13 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     """A conversation as the flags describe it; `plain` leaves the head out."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.method)
-    policy = None if args.tree == "auto" else parse_policy(args.tree)
+    policy = parse_policy(args.tree)
     target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
     head = None if plain else load_head(args.head, target)
     return Chat(
         target,
         head,
-        policy or (tuned_tree(target, head) if head else None),
+        parse_policy(tuned_spec(args.tree, target, head)) if head else policy,
         options=options,
         system=args.system,
         template=args.template,

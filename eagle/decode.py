@@ -167,7 +167,7 @@ class Session:
     def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator) -> Verdict:
         if options.sampling.greedy:  # every method comes to this, and no law needs to be formed
             return hsd_verify.verify_greedy(tree, greedy_tokens(logits))
-        return hsd_verify.verify(tree, options.sampling.law(logits), options.method, generator)
+        return hsd_verify.verify(tree, lambda nodes: options.sampling.law(logits[nodes]), options.method, generator)
 
     def _propose(self, token: int, num_left: int, sampling: Sampling, generator) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context

@@ -39,7 +39,7 @@ class EvalConfig:
         "eagle", "tree policy of eagle3, the reference; 'eagle' alone takes the node budget that pays here"
     )
     tree: str = option(
-        "auto", "tree policy of hsd, as chain:depth=4; 'auto' alone takes the node budgets that pay here"
+        "auto", "tree policy of hsd, as chain:depth=4; 'auto' or 'budgeted' alone takes what was measured here"
     )
     verifier: str = option("hsd", "verifier of hsd, a name in hsd_verify.METHODS")
     max_new_tokens: int = option(256, "cap on every answer")

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from eagle.calibration import tuned_tree
+from eagle.calibration import tuned_spec, tuned_tree
 from eagle.checkpoint import fingerprint
 from eagle.loading import load_head, load_target
 from evaluation import sandbox
@@ -71,17 +71,13 @@ def with_budgets(config: EvalConfig, models: Models) -> EvalConfig:
 
     `eagle3` has at every temperature the tree that both arms have at 0.
     """
-    if models.head is None or (config.tree != "auto" and config.eagle3_tree != "eagle"):
+    if models.head is None:
         return config
-    tuned = tuned_tree(models.target, models.head)
-    greedy = tuned.greedy
-    eagle = f"eagle:num_nodes={greedy.num_nodes},depth={greedy.depth},top_k={greedy.top_k}"
-    auto = f"auto:num_nodes={tuned.num_nodes},greedy_nodes={tuned.num_for_greedy}"
-    return replace(
-        config,
-        tree=auto if config.tree == "auto" else config.tree,
-        eagle3_tree=eagle if config.eagle3_tree == "eagle" else config.eagle3_tree,
-    )
+    eagle3_tree = config.eagle3_tree
+    if eagle3_tree == "eagle":
+        greedy = tuned_tree(models.target, models.head).greedy
+        eagle3_tree = f"eagle:num_nodes={greedy.num_nodes},depth={greedy.depth},top_k={greedy.top_k}"
+    return replace(config, tree=tuned_spec(config.tree, models.target, models.head), eagle3_tree=eagle3_tree)
 
 
 def describe_models(models: Models) -> dict[str, str | int]:

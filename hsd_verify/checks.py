@@ -48,6 +48,15 @@ def check_target(tree: DraftTree, target_probs: Tensor, leaves: bool = True) -> 
     return totals
 
 
+def check_rows(tree: DraftTree, probs: Tensor, nodes: Sequence[int]) -> Tensor:
+    """Row sums (n,) of the target's laws of some nodes, probs (n, V); raises `ValueError` where they do not fit."""
+    check_dtype(probs, "target_probs")
+    if probs.dim() != 2 or len(probs) != len(nodes):
+        raise ValueError(f"laws of {len(nodes)} nodes have shape {tuple(probs.shape)}: form ({len(nodes)}, V)")
+    _check_vocabulary(tree, probs)
+    return check_laws(probs, "target_probs", nodes)
+
+
 def check_laws(probs: Tensor, name: str, nodes: Sequence[int] | None = None) -> Tensor:
     """Row sums (n,) of probs (n, V); `nodes` names the rows in messages when they are not 0..n-1."""
     check_dtype(probs, name)
@@ -72,16 +81,23 @@ def _check_fit(tree: DraftTree, target_probs: Tensor) -> None:
             f"target_probs has shape {shape}, the tree has {num_nodes} nodes: "
             f"pass ({num_nodes}, V), row v being the target's law after node v"
         )
+    _check_vocabulary(tree, target_probs)
+
+
+def _check_vocabulary(tree: DraftTree, target_probs: Tensor) -> None:
+    vocab_size = target_probs.shape[1]
     if tree.draft_probs is not None:
         _check_alike(tree.draft_probs, target_probs)
-    if max(tree.token_list[1:], default=0) >= shape[1]:
+    if max(tree.token_list[1:], default=0) >= vocab_size:
         token = max(tree.token_list[1:])
         node = tree.token_list.index(token, 1)
-        raise ValueError(f"node {node} has token {token}: target_probs knows {shape[1]} tokens, 0 to {shape[1] - 1}")
+        raise ValueError(
+            f"node {node} has token {token}: target_probs knows {vocab_size} tokens, 0 to {vocab_size - 1}"
+        )
 
 
 def _check_alike(draft_probs: Tensor, target_probs: Tensor) -> None:
-    if draft_probs.shape != target_probs.shape:
+    if draft_probs.shape[1] != target_probs.shape[1]:
         raise ValueError(
             f"draft_probs has shape {tuple(draft_probs.shape)}, target_probs {tuple(target_probs.shape)}: "
             "scatter the draft's law into the target's vocabulary"

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hsd_verify.checks import SUM_TOLERANCE
 from hsd_verify.draw import draw_index
-from hsd_verify.topology import DraftTree
+from hsd_verify.rows import Rows
 
 ROUNDING = 1e-5  # of a float32 sum over the vocabulary, relative to the mass; bounds are widened by it
 
@@ -61,22 +61,21 @@ class _Open:
         return uniform * (mass + self.slack) < mass
 
 
-def hsd_verdict(tree: DraftTree, target_probs: Tensor, totals: Tensor, uniforms: Tensor) -> tuple[int, int]:
+def hsd_verdict(rows: Rows, uniforms: Tensor) -> tuple[int, int]:
     """Last accepted node and next token at given numbers in [0, 1), `uniforms` (N + 1,): one a node, one for the token.
 
-    target_probs (N, V), `totals` (N,) its row sums. Meant for a CPU: every pass waits for its result.
+    Meant for a CPU: every pass waits for its result.
     """
-    walk = _Walk(tree, target_probs, totals)
+    walk = _Walk(rows)
     stopped = walk.stop(uniforms.tolist())
     return stopped.node, draw_index(walk.residual(stopped), uniforms[-1])
 
 
 class _Walk:
-    def __init__(self, tree: DraftTree, target_probs: Tensor, totals: Tensor) -> None:
-        self.tree, self.target_probs = tree, target_probs
-        self.totals: list[float] = totals.tolist()
-        self.target_at: list[float] = tree.entries(target_probs).tolist()
-        self.scratch = torch.empty_like(target_probs[0])  # (V,)
+    def __init__(self, rows: Rows) -> None:
+        self.tree, self.rows = rows.tree, rows
+        self.target_at = rows.entries()
+        self.scratch = torch.empty_like(rows.probs[0])  # (V,)
 
     def stop(self, uniforms: Sequence[float]) -> _Open:
         """The node at which the verdict ends, with what the rejection of its children left there."""
@@ -98,10 +97,10 @@ class _Walk:
         The root can be left with nothing if target and proposals agree up to rounding and a child was rejected
         nevertheless, an event as rare as rounding is small: then the token comes from the target's own row.
         """
-        return self._left(node) if node.children and node.mass > 0 else self.target_probs[node.node]
+        return self._left(node) if node.children and node.mass > 0 else self.rows.row(node.node)
 
     def _open(self, node: int, weight: float) -> _Open:
-        mass = weight * self.totals[node]
+        mass = weight * self.rows.totals[node]
         return _Open(node, weight, mass, mass, self.tree.children[node])
 
     def _fires(self, node: _Open, uniform: float) -> bool:
@@ -138,7 +137,7 @@ class _Walk:
         Without slack, what the child's token falls short of its proposal by (`deficit`) is in excess elsewhere, up to
         how far rows may sum from 1.
         """
-        return node.slack == 0 and deficit <= 2 * SUM_TOLERANCE[self.target_probs.dtype] * share
+        return node.slack == 0 and deficit <= 2 * SUM_TOLERANCE[self.scratch.dtype] * share
 
     def _weigh_placed(self, node: _Open, child: int) -> float:
         """A point mass takes its own token and nothing else, so no pass is needed."""
@@ -151,7 +150,7 @@ class _Walk:
 
     def _snap(self, mass: float, scale: float) -> float:
         """`mass` unless it is below the rounding of a sum of size `scale`, as in `siblings.py`."""
-        return mass if mass > 16 * torch.finfo(self.target_probs.dtype).eps * scale else 0.0
+        return mass if mass > 16 * torch.finfo(self.scratch.dtype).eps * scale else 0.0
 
     def _settle(self, node: _Open) -> None:
         """Find the mass that the last sampled child left, by the one kind of pass over the vocabulary there is."""
@@ -161,7 +160,7 @@ class _Walk:
 
     def _left(self, node: _Open) -> Tensor:
         """What is left of a node (V,), in the scratch."""
-        left = torch.mul(self.target_probs[node.node], node.own, out=self.scratch)
+        left = torch.mul(self.rows.row(node.node), node.own, out=self.scratch)
         if node.taken:
             left.sub_(self.tree.proposals[node.node], alpha=node.taken).relu_()
         for token, value in node.fixed.items():

@@ -18,6 +18,7 @@ from hsd_verify.multidraft import multidraft_law
 from hsd_verify.naive import naive_law
 from hsd_verify.outcome import Law, Verdict, verdict_of
 from hsd_verify.recursion import hsd_law
+from hsd_verify.rows import FormLaws, Rows
 from hsd_verify.tokenwise import tokenwise_law
 from hsd_verify.topology import DraftTree
 from hsd_verify.traversal import traversal_law
@@ -48,26 +49,39 @@ def law(tree: DraftTree, target_probs: Tensor, method: str = "hsd") -> Law:
 
 
 def verify(
-    tree: DraftTree, target_probs: Tensor, method: str = "hsd", generator: torch.Generator | None = None
+    tree: DraftTree,
+    target_probs: Tensor | FormLaws,
+    method: str = "hsd",
+    generator: torch.Generator | None = None,
 ) -> Verdict:
     """Draw how much of the tree is kept and what follows it: one draw from `law(tree, target_probs, method)`.
 
-    `generator` must live on the device of `target_probs`; None draws from torch's default. Errors as in `law`, but rows
+    `target_probs` (N, V), or a function that forms the rows of the nodes it is asked for, (n,) -> (n, V): half of a
+    tree are leaves, and the row of one is needed only where the verdict ends.
+    `generator` must live on the device of the laws; None draws from torch's default. Errors as in `law`, but rows
     of leaves where the verdict does not end are neither read nor checked. On a CPU `hsd` works out only the part of its
     law that the draw depends on; on an accelerator, where waiting for every small result costs more than the passes it
     saves, the law is formed. The same numbers from the generator give the same verdict.
     """
     rule = find_rule(method)
     with torch.inference_mode():  # a third of the time of these many small operations is bookkeeping for gradients
+        is_lazy = method == "hsd" and tree.parents.is_cpu
+        if not isinstance(target_probs, Tensor):
+            if is_lazy:
+                return _verify_lazily(Rows.formed(tree, target_probs), generator)
+            target_probs = target_probs(torch.arange(tree.num_nodes, device=tree.parents.device))
+        if is_lazy and target_probs.is_cpu:
+            return _verify_lazily(Rows.given(tree, target_probs), generator)
         totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
-        uniforms = take_uniforms(tree, target_probs.device, generator)  # (N + 1,)
-        if method == "hsd" and target_probs.is_cpu:
-            node, token = hsd_verdict(tree, target_probs, totals, uniforms)
-        else:
-            node, token = draw_at(rule(tree, target_probs, totals), uniforms)
+        node, token = draw_at(rule(tree, target_probs, totals), take_uniforms(tree, target_probs.device, generator))
         if not tree.children[node]:
             checks.check_laws(target_probs[node][None], "target_probs", [node])
     return verdict_of(tree, node, token)
+
+
+def _verify_lazily(rows: Rows, generator: torch.Generator | None) -> Verdict:
+    uniforms = take_uniforms(rows.tree, rows.probs.device, generator)  # (N + 1,)
+    return verdict_of(rows.tree, *hsd_verdict(rows, uniforms))
 
 
 def find_rule(method: str) -> Rule:

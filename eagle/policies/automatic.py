@@ -56,7 +56,7 @@ class AutoTree:
     def choose(self, sampling: Sampling) -> TreePolicy:
         if sampling.temperature < SAMPLED_FROM:
             return self.greedy
-        return mixed(self.num_nodes, max_sampled=6, descendants=0.3, acceptance=FITTED)
+        return mixed(self.num_nodes, max_sampled=6, covered=0.8, descendants=0.3, acceptance=FITTED)
 
     def grow(
         self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None

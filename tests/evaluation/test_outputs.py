@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from eagle import calibration
 from eagle.tree import AutoTree, parse_policy
 from evaluation import evaluate as evaluate_module
 from evaluation.config import EvalConfig
@@ -115,7 +116,8 @@ def tiny_models() -> Models:
 @pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch):
     """What pays here is a matter of the machine; the tests decide."""
-    monkeypatch.setattr(evaluate_module, "tuned_tree", lambda target, head: AutoTree(6, 4))
+    for module in (calibration, evaluate_module):
+        monkeypatch.setattr(module, "tuned_tree", lambda *_: AutoTree(6, 4))
 
 
 def test_trees_without_a_budget_get_the_one_that_pays_here(tiny_models):

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import hsd_verify
-from hsd_verify import checks, lazy
 from hsd_verify import enumerate as exact
+from hsd_verify import lazy
 from hsd_verify.draw import draw_at
+from hsd_verify.rows import Rows
 from tests.hsd_verify.processes import LAWS, PROCESSES
 from tests.hsd_verify.trees import random_case
 
@@ -25,7 +26,7 @@ def some_trees(process, draft, number):
 
 
 def lazy_draw(tree, target, uniforms):
-    return lazy.hsd_verdict(tree, target, checks.check_target(tree, target, leaves=False), uniforms)
+    return lazy.hsd_verdict(Rows.given(tree, target), uniforms)
 
 
 def implied_stop(tree, target):
@@ -44,12 +45,12 @@ def implied_stop(tree, target):
 
 
 def _threshold(tree, target, node):
-    totals = checks.check_target(tree, target, leaves=False)
+    rows = Rows.given(tree, target)
     uniforms = torch.full((tree.num_nodes + 1,), ALMOST_ONE, dtype=torch.float64)
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         uniforms[node] = (low + high) / 2
-        stopped = lazy.hsd_verdict(tree, target, totals, uniforms)[0]
+        stopped = lazy.hsd_verdict(rows, uniforms)[0]
         low, high = (uniforms[node].item(), high) if stopped == node else (low, uniforms[node].item())
     return 1.0 if high == 1 else 0.0 if low == 0 else high
 
@@ -140,3 +141,59 @@ def test_a_long_chain_takes_few_passes(uniform, monkeypatch):
     tree, target = chain([0.25, 0.75], [0.5, 0.5], 32)
     assert lazy_draw(tree, target, torch.full((33,), uniform, dtype=torch.float64))[0] >= 0
     assert len(passes) <= 9
+
+
+@pytest.mark.parametrize("method", ["hsd", "tokenwise"])
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_may_be_formed_where_they_are_read(seed, method):
+    """The same verdict as from all rows; `hsd` asks for the nodes with children at once and for one leaf at most."""
+    tree, target = random_case(seed, 2 + 2 * seed, 11, seed % 2 == 1)
+    leaves = {node for node, children in enumerate(tree.children) if not children}
+    asked: list[list[int]] = []
+
+    def form(nodes):
+        asked.append(nodes.tolist())
+        return target[nodes]
+
+    for number in range(20):
+        asked.clear()
+        drawn, given = (
+            hsd_verify.verify(tree, laws, method, torch.Generator().manual_seed(number)) for laws in (form, target)
+        )
+        assert drawn.path.tolist() == given.path.tolist() and drawn.next_token == given.next_token
+        if method == "hsd":
+            assert not leaves & set(asked[0])
+            assert asked[1:] == ([[drawn.node]] if drawn.node in leaves else [])
+
+
+def test_a_bare_root_is_formed_once():
+    tree = hsd_verify.DraftTree(torch.tensor([-1]), torch.tensor([3]))
+    row = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    calls = []
+    verdict = hsd_verify.verify(tree, lambda nodes: calls.append(nodes) or row[nodes])
+    assert verdict.next_token == 1 and len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda nodes: torch.full((len(nodes), 11), 0.1, dtype=torch.float64), r"target_probs\[0\].*sums to"),
+        (lambda nodes: torch.full((len(nodes) + 1, 11), 1 / 11), r"form \(\d+, V\)"),
+        (lambda nodes: torch.full((len(nodes), 11), 1 / 11), "draft_probs is torch.float64"),
+        (lambda nodes: torch.full((len(nodes), 2), 0.5, dtype=torch.float64), "scatter the draft's law"),
+    ],
+)
+def test_formed_rows_are_checked(form, message):
+    tree, _ = random_case(0, 6, 11, False)
+    with pytest.raises(ValueError, match=message):
+        hsd_verify.verify(tree, form)
+
+
+def test_a_leaf_that_is_no_law_is_refused_where_the_verdict_ends():
+    tree, target = chain([1.0, 0.0], [1.0, 0.0], 3)
+
+    def form(nodes):
+        return torch.where(nodes[:, None] == 2, 2.0, 1.0) * target[nodes]
+
+    with pytest.raises(ValueError, match=r"target_probs\[2\].*sums to 2"):
+        hsd_verify.verify(tree, form)

@@ -3,7 +3,7 @@
 import pytest
 
 from eagle import calibration
-from eagle.tree import AutoTree, CostModel
+from eagle.tree import AutoTree, BudgetedTree, CostModel, parse_policy
 from tests.tiny import tiny_head
 
 
@@ -62,3 +62,14 @@ def test_the_default_tree_takes_the_budgets_that_pay(target, measured, tmp_path,
     monkeypatch.setattr(calibration, "EXPECTED_TAU", {8: (1.0, 1), 16: (9.0, 1)})
     monkeypatch.setattr(calibration, "EXPECTED_GREEDY_TAU", {8: (1.0, 1), 16: (1.01, 1)})
     assert calibration.tuned_tree(target, tiny_head(target), tmp_path) == AutoTree(16, 8)
+
+
+def test_trees_by_name_take_the_numbers_of_the_machine(target, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "EXPECTED_TAU", {8: (1.0, 2), 4: (0.1, 2)})
+    monkeypatch.setattr(calibration, "EXPECTED_GREEDY_TAU", {4: (1.0, 1)})
+    specs = [calibration.tuned_spec(name, target, tiny_head(target), tmp_path) for name in ("auto", "budgeted")]
+    auto, budgeted = map(parse_policy, specs)
+    assert auto == AutoTree(8, 4)
+    assert isinstance(budgeted, BudgetedTree) and budgeted.cost == CostModel((1, 8), (10.0, 12.0), 1.5)
+    assert budgeted.rate == round((1 + 1.0) / (12.0 + 2 * 1.5), 4)
+    assert calibration.tuned_spec("chain:depth=3", target, tiny_head(target), tmp_path) == "chain:depth=3"
