@@ -54,6 +54,7 @@ def test_the_best_budget_follows_the_costs():
     expected = {8: (1.0, 5), 16: (1.3, 5), 32: (1.5, 5)}
     assert calibration.best_budget(CostModel((1, 64), (20.0, 20.0)), expected) == 32
     assert calibration.best_budget(CostModel((1, 8, 16), (20.0, 20.0, 60.0)), expected) == 8
+    assert calibration.best_budget(CostModel((1, 64), (20.0, 20.0)), {8: (1.0, 5), 16: (1.01, 5), 32: (1.0, 5)}) == 8
     with pytest.raises(ValueError, match="expected is empty"):
         calibration.best_budget(CostModel(), {})
 
