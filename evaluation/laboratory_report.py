@@ -23,6 +23,7 @@ from evaluation.statistics import Array, Interval, Resamples, interval
 REFERENCE, REFERENCE_VERIFIER = "eagle", "walk"
 ALL = "benchmarks"  # the three together
 NUM_RESAMPLES = 2000
+PANELS_A_ROW = 3  # of the plot
 
 Row = dict[str, Any]
 CellKey = tuple[str, str, str, int]  # source, sampling, tree, budget
@@ -206,16 +207,21 @@ def plot(table: list[Cell], source: str, path: Path) -> None:
 
     samplings = sorted({cell.sampling for cell in table})
     budgets = sorted({cell.budget for cell in table})
-    figure, axes = pyplot.subplots(1, len(samplings), figsize=(4.2 * len(samplings), 4.6), squeeze=False)
-    for axis, sampling in zip(axes[0], samplings, strict=True):
+    columns = min(len(samplings), PANELS_A_ROW)
+    rows = math.ceil(len(samplings) / columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 4.1 * rows + 0.5), squeeze=False)
+    for axis in axes.flat[len(samplings) :]:
+        axis.axis("off")
+    for axis, sampling in zip(axes.flat, samplings, strict=False):
         _plot_panel(axis, [cell for cell in table if (cell.source, cell.sampling) == (source, sampling)])
         axis.set(title=f"temperature {sampling}", xlabel="mean nodes of a tree", xscale="log")
         axis.set_xticks(budgets, [str(budget) for budget in budgets])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("expected accepted tokens a round")
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
-    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize="small")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("expected accepted tokens a round")
+    figure.tight_layout(rect=(0, 0.1 / rows, 1, 1))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
