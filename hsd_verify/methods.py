@@ -56,8 +56,8 @@ def verify(
 ) -> Verdict:
     """Draw how much of the tree is kept and what follows it: one draw from `law(tree, target_probs, method)`.
 
-    `target_probs` (N, V), or a function that forms the rows of the nodes it is asked for, (n,) -> (n, V): half of a
-    tree are leaves, and the row of one is needed only where the verdict ends.
+    `target_probs` (N, V), or a function that forms the rows of the nodes it is asked for, an index (n,) or a slice ->
+    (n, V): half of a tree are leaves, and the row of one is needed only where the verdict ends.
     `generator` must live on the device of the laws; None draws from torch's default. Errors as in `law`, but rows
     of leaves where the verdict does not end are neither read nor checked. On a CPU `hsd` works out only the part of its
     law that the draw depends on; on an accelerator, where waiting for every small result costs more than the passes it
@@ -69,7 +69,7 @@ def verify(
         if not isinstance(target_probs, Tensor):
             if is_lazy:
                 return _verify_lazily(Rows.formed(tree, target_probs), generator)
-            target_probs = target_probs(torch.arange(tree.num_nodes, device=tree.parents.device))
+            target_probs = target_probs(slice(None))  # all of them; a slice copies nothing
         if is_lazy and target_probs.is_cpu:
             return _verify_lazily(Rows.given(tree, target_probs), generator)
         totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)

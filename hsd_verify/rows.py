@@ -14,7 +14,7 @@ from torch import Tensor
 from hsd_verify import checks
 from hsd_verify.topology import DraftTree
 
-FormLaws = Callable[[Tensor], Tensor]  # node numbers (n,) int64 -> their laws (n, V)
+FormLaws = Callable[[Tensor | slice], Tensor]  # nodes, (n,) int64 or a slice -> their laws (n, V)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,7 @@ class Rows:
 
     def entries(self) -> list[float]:
         """What every node's token has in the row of its parent, (N,); of no meaning at the root."""
-        rows = [self.place[max(parent, 0)] for parent in self.tree.parent_list]
-        return self.probs[rows, [0, *self.tree.token_list[1:]]].tolist()
+        return self.tree.entries(self.probs, torch.tensor(self.place, device=self.probs.device)).tolist()
 
     def row(self, node: int) -> Tensor:
         """Law (V,) of a node; a leaf's is checked here, since a verdict that asks for it ends there."""

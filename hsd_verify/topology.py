@@ -155,9 +155,13 @@ class Forest:
         """Nodes that have children, as slices of consecutive ones."""
         return tuple(checks.runs([node for node, children in enumerate(self.children) if children]))
 
-    def entries(self, probs: Tensor) -> Tensor:
-        """(N,) what probs (N, V) gives to the token of every node after its parent; of no meaning at roots."""
-        return probs[self._places]
+    def entries(self, probs: Tensor, place: Tensor | None = None) -> Tensor:
+        """(N,) what probs (N, V) gives to the token of every node after its parent; of no meaning at roots.
+
+        `place` (N,) says which row of probs is a node's, where there are rows of some nodes only.
+        """
+        parents, tokens = self._places
+        return probs[parents if place is None else place[parents], tokens]
 
     @cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
