@@ -8,11 +8,11 @@ for piece in chat.stream("Why is the sky blue?"):
 
 from eagle.chat import Chat
 from eagle.decode import DecodeOptions, Session, autoregressive
-from eagle.eagle3 import EagleDrafter
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.engine.target import Target
 from eagle.loading import load_head, load_target
 from eagle.sampling import Sampling
-from eagle.target import Target
-from eagle.tree import EagleTree, SampledChain
+from eagle.trees import EagleTree, SampledChain
 
 __version__ = "0.1.0"
 

@@ -7,13 +7,13 @@ from fastchat.conversation import get_conv_template
 from transformers import PreTrainedTokenizerBase
 
 from eagle.decode import DecodeOptions, Finish, Session, Step
-from eagle.draft import DraftHead
-from eagle.eagle3 import EagleDrafter
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.drafters.head import DraftHead
+from eagle.engine.target import Target
 from eagle.sampling import seeded
 from eagle.stats import DecodeStats
-from eagle.target import Target
 from eagle.text import Detokenizer, StopStrings
-from eagle.tree import AutoTree, TreePolicy
+from eagle.trees import AutoTree, TreePolicy
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 import hsd_verify
-from eagle.cache import KeyValueCache
-from eagle.eagle3 import Drafter
-from eagle.masks import ancestor_matrix
+from eagle.drafters.eagle3 import Drafter
+from eagle.engine.cache import KeyValueCache
+from eagle.engine.masks import ancestor_matrix
+from eagle.engine.target import Target
 from eagle.sampling import Sampling, greedy_tokens, next_token
-from eagle.target import Target
 from eagle.timing import no_clock
 from hsd_verify import DraftTree, Verdict
 

@@ -12,11 +12,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eagle import checkpoint
-from eagle.draft import DraftHead
+from eagle.checkpoints import flat
+from eagle.drafters.head import DraftHead
+from eagle.engine.packing import pack
+from eagle.engine.target import Target
 from eagle.packages import SMOLLM2
-from eagle.packing import pack
-from eagle.target import Target
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
 SHIPPED_HEAD = Path(__file__).parent / "heads" / "smollm2-135m-instruct"
@@ -87,11 +87,11 @@ def load_head(
 ) -> DraftHead:
     """A draft head from a directory or a Hugging Face id; None: the head shipped for the embedded target.
 
-    Raises as `eagle.checkpoint.load_head`, and ValueError when no head is shipped for the target.
+    Raises as `eagle.checkpoints.flat.load_head`, and ValueError when no head is shipped for the target.
     """
     if source is None and target is not None and target.name != DEFAULT_TARGET:
         raise ValueError(f"no head is shipped for {target.name}: name one with --head, or train it: scripts/train.py")
-    head = checkpoint.load_head(source or SHIPPED_HEAD, target, dtype)
+    head = flat.load_head(source or SHIPPED_HEAD, target, dtype)
     pack(head)
     return head
 

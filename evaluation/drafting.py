@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import hsd_verify
-from eagle.tree import TreePolicy, parse_policy
+from eagle.trees import TreePolicy, parse_policy
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Drafting:
 
 
 def parse_drafting(spec: str) -> Drafting:
-    """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`; the tree as `eagle.tree.parse_policy` reads it."""
+    """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`; the tree as `eagle.trees.parse_policy` reads it."""
     tree, _, verifier = spec.rpartition("+")  # the tree may hold a `+` of its own
     if not tree or verifier not in hsd_verify.METHODS:
         raise ValueError(f"drafting '{spec}': write TREE+VERIFIER, verifiers are {', '.join(hsd_verify.METHODS)}")

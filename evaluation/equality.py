@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from eagle.target import Target
-from evaluation.methods import BASELINE
+from eagle.engine.target import Target
+from evaluation.arms import BASELINE
 from evaluation.rows import Key, Row
 
 FILE = "differences.jsonl"

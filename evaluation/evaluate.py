@@ -14,20 +14,20 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from eagle.calibration import tuned_spec, tuned_tree
-from eagle.checkpoint import fingerprint
+from eagle.checkpoints.flat import fingerprint
 from eagle.loading import load_head, load_target
-from evaluation import sandbox
-from evaluation.config import EvalConfig
+from eagle.planner import tuned_spec, tuned_tree
+from evaluation.arms import Models, drafting_spec, find_method
 from evaluation.equality import measure_differences, summarise_equality
-from evaluation.fastchat import write_answers
-from evaluation.methods import Models, drafting_spec, find_method
-from evaluation.report import write_report
+from evaluation.eval_config import EvalConfig
+from evaluation.report.document import write_report
+from evaluation.report.fastchat import write_answers
+from evaluation.report.summary import summarise
+from evaluation.report.table import print_summary
 from evaluation.rows import Key, Row, RunDirectory
 from evaluation.runner import Runner, load_all, plan, versions
-from evaluation.selfcheck import Check, check_lossless, refuse_failed
-from evaluation.summary import summarise
-from evaluation.table import print_summary
+from evaluation.scoring import sandbox
+from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.tasks import Question
 
 SUMMARY = "summary.json"

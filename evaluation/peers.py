@@ -12,9 +12,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from eagle.packing import stock
+from eagle.engine.packing import stock
+from eagle.engine.target import Target
 from eagle.sampling import Sampling
-from eagle.target import Target
 from evaluation.recording import Generation, Seconds
 
 NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "use_cache": True}

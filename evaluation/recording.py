@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from eagle.decode import Step
 from eagle.stats import DecodeStats
 from eagle.timing import PhaseClock
-from evaluation.exact import ExactTau
+from evaluation.expected import ExactTau
 
 PHASES = ("draft", "target", "verify")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eagle.checkpoint import drop_cut_line
-from evaluation.config import config_hash
+from eagle.checkpoints.flat import drop_cut_line
+from evaluation.eval_config import config_hash
 from evaluation.recording import Generation, Seconds, TreeShape
 
 ROWS, RUN = "rows.jsonl", "run.json"

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 
 from eagle.chat import Message, encode_prompt, render_prompt
-from evaluation.config import EvalConfig
-from evaluation.methods import Method, Models, Request, find_method
+from evaluation.arms import Method, Models, Request, find_method
+from evaluation.eval_config import EvalConfig
 from evaluation.rows import Key, Row, RunDirectory, is_degenerate
 from evaluation.tasks import Question, Task, find_task, load_questions, parse_sources
 

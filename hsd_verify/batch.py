@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hsd_verify import checks
 from hsd_verify.draw import draw
-from hsd_verify.methods import find_rule
 from hsd_verify.outcome import Law, Verdict, verdict_of
 from hsd_verify.recursion import law_of_tree, weigh_forest
 from hsd_verify.topology import PADDING, DraftTree, Forest
+from hsd_verify.verifiers import find_rule
 
 
 def law_batch(trees: Sequence[DraftTree], target_probs: Tensor, method: str = "hsd") -> list[Law]:

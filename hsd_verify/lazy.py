@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hsd_verify.checks import SUM_TOLERANCE
 from hsd_verify.draw import draw_index
-from hsd_verify.rows import Rows
+from hsd_verify.target_rows import Rows
 
 ROUNDING = 1e-5  # of a float32 sum over the vocabulary, relative to the mass; bounds are widened by it
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eagle.draft import DraftHead, HeadConfig
-from eagle.training.facts import OutputLayer
+from eagle.drafters.head import DraftHead, HeadConfig
 from eagle.training.loss import Laws, LossWeights, fused_loss, reference_loss
 from eagle.training.signals import LawStates
 from eagle.training.steps import rows_for, unroll
+from eagle.training.target_snapshot import OutputLayer
 
 VARIANTS = ("plain", "ours")
 SHAPE = HeadConfig(576, 576, 1536, 9, 3, 64, 49152, 8192, (2, 15, 27))

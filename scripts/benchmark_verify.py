@@ -27,7 +27,7 @@ from torch import Tensor
 
 import hsd_verify
 from hsd_verify.draw import draw_index
-from hsd_verify.reference import reference_law
+from hsd_verify.exact.reference import reference_law
 
 METHODS_BY_TREE = {
     "placed": ("walk", "tokenwise", "hsd"),

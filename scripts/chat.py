@@ -11,7 +11,7 @@ import argparse
 from rich.console import Console
 
 from eagle.chat import Chat
-from eagle.cli import add_decoding_flags, chat_from_flags, run_or_explain, show_settings, stream_to
+from eagle.cli.common import add_decoding_flags, chat_from_flags, run_or_explain, show_settings, stream_to
 from eagle.stats import DecodeStats
 
 HELP = "commands: /reset forgets the conversation, /stats shows the last answer's numbers, /quit ends"

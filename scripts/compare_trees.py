@@ -12,16 +12,16 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from eagle.checkpoint import fingerprint
-from eagle.cli import run_or_explain
+from eagle.checkpoints.flat import fingerprint
+from eagle.cli.common import run_or_explain
+from eagle.engine.target import Target
 from eagle.loading import load_head, load_target
-from eagle.target import Target
-from evaluation.laboratory import SAMPLINGS, Plan, belongs, read_arms, read_rows, run
-from evaluation.laboratory_contexts import HELD_OUT, Context, read_contexts
-from evaluation.laboratory_fit import fit
-from evaluation.laboratory_growth import DraftSource, HeadSource
-from evaluation.laboratory_report import ALL, cells, lines, plot, write_csv
-from evaluation.laboratory_synthetic import EarlyExit
+from evaluation.trees.comparison import ALL, cells, lines, plot, write_csv
+from evaluation.trees.contexts import HELD_OUT, Context, read_contexts
+from evaluation.trees.early_exit import EarlyExit
+from evaluation.trees.fit import fit
+from evaluation.trees.laboratory import SAMPLINGS, Plan, belongs, read_arms, read_rows, run
+from evaluation.trees.shared import DraftSource, HeadSource
 
 DEFAULT_ARMS = Path(__file__).parents[1] / "configs/trees/laboratory.yaml"
 

@@ -10,7 +10,7 @@ Tensors are copied, not computed with: a round trip gives back the same bits. Th
 import argparse
 import sys
 
-from eagle.conversion import LAYOUTS, convert
+from eagle.checkpoints.conversion import LAYOUTS, convert
 from eagle.loading import load_target
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eagle.chat import Chat
-from eagle.cli import add_decoding_flags, chat_from_flags, run_or_explain, show_settings, stream_to
+from eagle.cli.common import add_decoding_flags, chat_from_flags, run_or_explain, show_settings, stream_to
 from eagle.stats import DecodeStats
 
 DEFAULT_PROMPT = "Write a Python function that returns the n-th Fibonacci number, and explain how it works."

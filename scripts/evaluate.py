@@ -9,9 +9,9 @@ Killed and started again, the same command does only what is missing.
 
 from rich.console import Console
 
-from eagle.cli import run_or_explain
+from eagle.cli.common import run_or_explain
 from eagle.options import parse
-from evaluation.config import EvalConfig
+from evaluation.eval_config import EvalConfig
 from evaluation.evaluate import evaluate
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
+from eagle.data.conversations import read_conversations
+from eagle.data.overview import report, summarise
+from eagle.data.preparation import prepare
+from eagle.data.prepare_config import PrepareConfig
+from eagle.data.token_counts import build_vocabulary, count_tokens, describe, save_vocabulary
 from eagle.loading import load_target
 from eagle.options import parse
-from eagle.training.conversations import read_conversations
-from eagle.training.prepare import prepare
-from eagle.training.settings import PrepareConfig
-from eagle.training.statistics import report, summarise
-from eagle.training.vocabulary import build_vocabulary, count_tokens, describe, save_vocabulary
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ python scripts/record_rounds.py --sources gsm8k --num-questions 4 --max-new-toke
 import argparse
 from pathlib import Path
 
-from eagle.cli import run_or_explain
+from eagle.cli.common import run_or_explain
 from eagle.loading import load_target
-from evaluation.laboratory_contexts import SOURCES, RecordConfig, record_contexts
+from evaluation.trees.contexts import SOURCES, RecordConfig, record_contexts
 
 
 def parse() -> tuple[RecordConfig, str | None]:

@@ -10,8 +10,8 @@ Every key of the YAML file is a flag of the same name. OUTPUT/best and OUTPUT/la
 import sys
 
 from eagle.options import parse
-from eagle.training.config import TrainConfig
 from eagle.training.run import leave, train
+from eagle.training.train_config import TrainConfig
 
 if __name__ == "__main__":
     config = parse(TrainConfig, __doc__ or "", needs_file=True)

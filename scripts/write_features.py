@@ -11,8 +11,8 @@ scripts/train.py and prints the size before it writes. Killed at any moment, it 
 import sys
 
 from eagle.options import parse
-from eagle.training.config import TrainConfig
 from eagle.training.run import leave, write_features
+from eagle.training.train_config import TrainConfig
 
 if __name__ == "__main__":
     config = parse(TrainConfig, __doc__ or "", needs_file=True, fill_features=True)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from eagle.engine.target import Target
 from eagle.loading import load_target
-from eagle.target import Target
 from tests.tiny import tiny_target
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: no CUDA device on this machine")

@@ -5,8 +5,8 @@ import torch
 
 from eagle.chat import Chat, render_prompt
 from eagle.decode import DecodeOptions, autoregressive
-from eagle.draft import DraftHead, HeadConfig
-from eagle.tree import EagleTree
+from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.trees import EagleTree
 
 OPTIONS = DecodeOptions(max_new_tokens=16)
 POLICY = EagleTree(num_nodes=6, depth=3, top_k=2)

@@ -6,7 +6,7 @@ import torch
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
-from eagle.tree import EagleTree, SampledChain
+from eagle.trees import EagleTree, SampledChain
 from tests.tiny import random_ids, tiny_drafter, tiny_target
 
 POLICIES = [EagleTree(num_nodes=12, depth=4, top_k=3), EagleTree(num_nodes=5, depth=4, top_k=1), SampledChain(3)]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 import hsd_verify
-from eagle.masks import ancestor_matrix
+from eagle.engine.masks import ancestor_matrix
 from eagle.sampling import Sampling, seeded
-from eagle.tree import EagleTree, SampledChain
+from eagle.trees import EagleTree, SampledChain
 from hsd_verify.draw import draw
 from tests.tiny import random_ids, tiny_drafter
 

@@ -10,10 +10,10 @@ import pytest
 
 from eagle.chat import encode_prompt, render_prompt
 from eagle.decode import DecodeOptions, Session, autoregressive
-from eagle.eagle3 import EagleDrafter
+from eagle.drafters.eagle3 import EagleDrafter
 from eagle.loading import SHIPPED_HEAD, load_head
 from eagle.packages import MT_BENCH
-from eagle.tree import EagleTree
+from eagle.trees import EagleTree
 
 ROOT = Path(__file__).parent.parent
 NUM_PROMPTS, OPTIONS = 20, DecodeOptions(max_new_tokens=24)

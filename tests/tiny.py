@@ -3,10 +3,10 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from eagle.draft import DraftHead, HeadConfig
-from eagle.eagle3 import EagleDrafter
-from eagle.target import Target
-from eagle.tree import TreePolicy
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.engine.target import Target
+from eagle.trees import TreePolicy
 from eagle.vocab import DraftVocabulary
 
 VOCAB_SIZE, DRAFT_VOCAB_SIZE = 97, 50

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from eagle.draft import DraftHead
+from eagle.drafters.head import DraftHead
 from eagle.vocab import DraftVocabulary
 
 SMALLEST_SCALE = 1e-3

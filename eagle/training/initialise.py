@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eagle.draft import DraftHead, HeadConfig
-from eagle.training.config import TrainConfig
-from eagle.training.facts import TargetFacts
+from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.training.target_snapshot import TargetFacts
+from eagle.training.train_config import TrainConfig
 from eagle.vocab import DraftVocabulary
 
 SOFT_NORM = 0.3  # with the target's output rows, logits of a fresh head then spread by about 1 and not by 5 or more

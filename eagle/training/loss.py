@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eagle.training.facts import OutputLayer
 from eagle.training.signals import LawStates
+from eagle.training.target_snapshot import OutputLayer
 
 SMALLEST_OVERLAP = 1e-6  # -log a and its gradient stay finite
 CHUNK_POSITIONS = 64  # a chunk of the usual sizes then stays in the second-level cache

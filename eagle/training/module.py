@@ -8,13 +8,13 @@ Letters: B batch, T positions, J steps, P positions with a loss.
 import torch
 from torch import Tensor, nn
 
-from eagle.draft import DraftHead
-from eagle.training.config import TrainConfig
-from eagle.training.facts import OutputLayer
+from eagle.drafters.head import DraftHead
 from eagle.training.loss import Laws, StepLosses, fused_loss
 from eagle.training.metrics import Measurements, measure
 from eagle.training.signals import Signals
 from eagle.training.steps import rows_for, unroll
+from eagle.training.target_snapshot import OutputLayer
+from eagle.training.train_config import TrainConfig
 
 
 class TrainingTest(nn.Module):

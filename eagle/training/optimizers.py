@@ -13,8 +13,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
-from eagle.draft import DraftHead
-from eagle.training.config import TrainConfig
+from eagle.drafters.head import DraftHead
+from eagle.training.train_config import TrainConfig
 
 ADAM_BETA1 = 0.9
 

@@ -10,26 +10,26 @@ import torch
 from accelerate import Accelerator, PartialState
 from rich.progress import track
 
-from eagle.checkpoint import load_head, write_json
-from eagle.draft import DraftHead
+from eagle.checkpoints.flat import load_head, write_json
+from eagle.data.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
+from eagle.data.preparation import prepare
+from eagle.data.prepare_config import PrepareConfig
+from eagle.data.token_counts import build_vocabulary, load_vocabulary
+from eagle.drafters.head import DraftHead
+from eagle.engine.target import Target
 from eagle.loading import choose_device, load_target
 from eagle.options import load
-from eagle.target import Target
-from eagle.training.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
-from eagle.training.config import TrainConfig
-from eagle.training.facts import FACTS, TargetFacts
+from eagle.training.feature_store import FeatureStore, StoredSignals, store_bytes
 from eagle.training.initialise import new_head, with_vocabulary
 from eagle.training.metrics import Evaluation
 from eagle.training.plots import draw_plots
-from eagle.training.prepare import prepare
+from eagle.training.resume import check_same_run
 from eagle.training.setting import Setting
-from eagle.training.settings import PrepareConfig
 from eagle.training.signals import OnlineSignals, SignalSource
-from eagle.training.states import check_same_run
 from eagle.training.steps import law_positions
-from eagle.training.store import FeatureStore, StoredSignals, store_bytes
+from eagle.training.target_snapshot import FACTS, TargetFacts
+from eagle.training.train_config import TrainConfig
 from eagle.training.trainer import Trainer
-from eagle.training.vocabulary import build_vocabulary, load_vocabulary
 from eagle.vocab import DraftVocabulary
 
 SETTINGS, PREPARED = "settings.json", "prepared"  # in a directory of data: its making began, and ended

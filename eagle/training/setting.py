@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from eagle.target import Target
-from eagle.training.batches import Example
-from eagle.training.facts import TargetFacts
+from eagle.data.batches import Example
+from eagle.engine.target import Target
+from eagle.training.target_snapshot import TargetFacts
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """What the target tells about a batch: features, embeddings, and its laws where a loss is formed.
 
-`OnlineSignals` runs the target beside the head; `eagle.training.store` keeps what it found and reads it again. Both
-hand out unshifted tensors: shifting has one home, `eagle.training.steps`.
+`OnlineSignals` runs the target beside the head; `eagle.training.feature_store` keeps what it found and reads it again.
+Both hand out unshifted tensors: shifting has one home, `eagle.training.steps`.
 
 Letters: B batch, T positions, H target hidden size, P positions with a loss, Vd draft vocabulary.
 """
@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from eagle.target import Target
-from eagle.training.batches import Batch, Segments
-from eagle.training.facts import OutputLayer
+from eagle.data.batches import Batch, Segments
+from eagle.engine.target import Target
+from eagle.training.target_snapshot import OutputLayer
 
 
 class LawStates(NamedTuple):

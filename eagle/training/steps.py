@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from eagle.draft import DraftHead
+from eagle.data.batches import Segments
+from eagle.drafters.head import DraftHead
 from eagle.training.attention import StepAttention
-from eagle.training.batches import Segments
 
 
 def unroll(

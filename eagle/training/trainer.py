@@ -14,20 +14,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from eagle.checkpoint import save_head
-from eagle.draft import DraftHead
-from eagle.training.batches import Batch, collate, plan_epoch
+from eagle.checkpoints.flat import save_head
+from eagle.data.batches import Batch, collate, plan_epoch
+from eagle.drafters.head import DraftHead
 from eagle.training.conditioning import condition, unconditioned, unit_hidden, usual_size
-from eagle.training.config import TrainConfig
 from eagle.training.log import RunLog
 from eagle.training.loss import StepLosses
 from eagle.training.metrics import Evaluation, EvaluationSums
 from eagle.training.module import TrainingTest
 from eagle.training.optimizers import check_optimizer, make_optimizers
+from eagle.training.resume import States
 from eagle.training.setting import Setting
 from eagle.training.signals import Signals, SignalSource
-from eagle.training.states import States
 from eagle.training.steps import law_positions
+from eagle.training.train_config import TrainConfig
 
 EXPORT_DTYPE = torch.bfloat16
 HEAD = "head."  # in the names of a module's state

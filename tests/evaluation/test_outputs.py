@@ -12,17 +12,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from eagle import calibration
-from eagle.tree import AutoTree, parse_policy
+from eagle import planner
+from eagle.trees import AutoTree, parse_policy
 from evaluation import evaluate as evaluate_module
-from evaluation.config import EvalConfig
+from evaluation.arms import Models
 from evaluation.equality import first_difference, measure_differences, summarise_equality
+from evaluation.eval_config import EvalConfig
 from evaluation.evaluate import evaluate
-from evaluation.fastchat import FOLDER, write_answers
-from evaluation.methods import Models
-from evaluation.plots import colours, draw_plots
+from evaluation.report.charts import colours, draw_plots
+from evaluation.report.fastchat import FOLDER, write_answers
+from evaluation.report.summary import FIELDS, summarise
 from evaluation.runner import Runner
-from evaluation.summary import FIELDS, summarise
 from evaluation.tasks import Question
 from tests.evaluation.synthetic import synthetic_row
 from tests.evaluation.words import WordTokenizer
@@ -116,7 +116,7 @@ def tiny_models() -> Models:
 @pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch):
     """What pays here is a matter of the machine; the tests decide."""
-    for module in (calibration, evaluate_module):
+    for module in (planner, evaluate_module):
         monkeypatch.setattr(module, "tuned_tree", lambda *_: AutoTree(6, 4))
 
 

@@ -9,8 +9,8 @@ import torch
 from eagle.decode import DecodeOptions, Session, Step, autoregressive
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
-from eagle.tree import EagleTree, SampledChain
-from evaluation.exact import ExactTau
+from eagle.trees import EagleTree, SampledChain
+from evaluation.expected import ExactTau
 from evaluation.recording import Generation, record
 from tests.tiny import random_ids, tiny_drafter
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.config import EvalConfig
-from evaluation.methods import Models
+from evaluation.arms import Models
+from evaluation.eval_config import EvalConfig
 from evaluation.rows import ROWS, Key, Row, RunDirectory, is_degenerate
 from evaluation.runner import Runner, draw_seed, plan
 from evaluation.tasks import TASKS, Question

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from hsd_verify import enumerate as exact
+from hsd_verify.exact import enumerate as exact
 from tests.hsd_verify.models import random_model
 from tests.hsd_verify.test_negative_controls import capped, first_round_law, uncapped_last_acceptance
 
@@ -32,7 +32,7 @@ def mean_tau(make: Callable, method: str) -> float:
 
 def naive_tau() -> float:
     """Accepted draft tokens of naive HSD on chains of three, which emits a full block all the same."""
-    from hsd_verify.naive import scan_law
+    from hsd_verify.published.naive import scan_law
 
     taus = []
     for target, draft in map(models, SEEDS):

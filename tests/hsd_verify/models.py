@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from hsd_verify.drafting import Model, Text
+from hsd_verify.exact.processes import Model, Text
 
 DTYPE = torch.float64
 

@@ -5,7 +5,7 @@ Letters: V vocabulary.
 
 from __future__ import annotations
 
-from hsd_verify import enumerate as exact
+from hsd_verify.exact import enumerate as exact
 from tests.hsd_verify.models import fixed_model, random_model
 
 PROCESSES = {

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hsd_verify
-from hsd_verify import enumerate as exact
-from hsd_verify.reference import reference_law
+from hsd_verify.exact import enumerate as exact
+from hsd_verify.exact.reference import reference_law
 from tests.hsd_verify.models import random_model
 from tests.hsd_verify.processes import LAWS, PROCESSES
 

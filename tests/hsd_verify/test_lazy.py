@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import hsd_verify
-from hsd_verify import enumerate as exact
 from hsd_verify import lazy
 from hsd_verify.draw import draw_at
-from hsd_verify.rows import Rows
+from hsd_verify.exact import enumerate as exact
+from hsd_verify.target_rows import Rows
 from tests.hsd_verify.processes import LAWS, PROCESSES
 from tests.hsd_verify.trees import random_case
 

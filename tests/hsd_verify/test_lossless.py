@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hsd_verify import METHODS
-from hsd_verify import enumerate as exact
+from hsd_verify.exact import enumerate as exact
 from tests.hsd_verify.models import fixed_model, random_model, warped_model
 from tests.hsd_verify.processes import APPLIES, LAWS, PROCESSES
 

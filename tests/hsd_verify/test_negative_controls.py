@@ -11,9 +11,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hsd_verify import enumerate as exact
-from hsd_verify.chain import hierarchical_law
+from hsd_verify.exact import enumerate as exact
 from hsd_verify.outcome import law_from_fire
+from hsd_verify.published.chain import hierarchical_law
 from tests.hsd_verify.models import random_model
 
 CAUGHT = 1e-3

@@ -58,7 +58,7 @@ def test_a_long_chain_of_tiny_probabilities_does_not_underflow_to_nan(method, dt
 @pytest.mark.parametrize("ratio", [1e25, 1e-25])
 def test_uncapped_ratios_are_kept_as_logs(ratio):
     """Twenty tokens with p/q = 1e25 reach 1e500 and twenty with 1e-25 reach 1e-500: both outside the doubles."""
-    from hsd_verify.naive import scan_law
+    from hsd_verify.published.naive import scan_law
 
     rare, common = (1e-26, 0.1) if ratio > 1 else (0.1, 1e-26)
     target = torch.tensor([common, 1 - common], dtype=torch.float64).expand(21, 2)

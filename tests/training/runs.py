@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from eagle.draft import DraftHead
-from eagle.target import Target
-from eagle.training.batches import Example
-from eagle.training.config import TrainConfig
-from eagle.training.facts import TargetFacts
+from eagle.data.batches import Example
+from eagle.drafters.head import DraftHead
+from eagle.engine.target import Target
 from eagle.training.run import make_accelerator, make_head, make_signals
 from eagle.training.setting import Setting
+from eagle.training.target_snapshot import TargetFacts
+from eagle.training.train_config import TrainConfig
 from eagle.training.trainer import Trainer
 from tests.tiny import VOCAB_SIZE, tiny_target
 from tests.training import tiny

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eagle.checkpoint import load_head
+from eagle.checkpoints.flat import load_head
 from eagle.training.log import METRICS, read_metrics
 from eagle.training.run import train
 from tests.training import runs

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from eagle.training import loss
-from eagle.training.facts import OutputLayer
 from eagle.training.loss import Laws, LossWeights, fused_loss, reference_loss
 from eagle.training.signals import LawStates
+from eagle.training.target_snapshot import OutputLayer
 
 P, J, H, V, VD = 20, 3, 16, 50, 30
 WEIGHTS = [

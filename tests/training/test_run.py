@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from eagle.checkpoint import load_head
-from eagle.eagle3 import EagleDrafter
+from eagle.checkpoints.flat import load_head
+from eagle.drafters.eagle3 import EagleDrafter
 from eagle.loading import load_target
 from eagle.training.run import make_data, train
-from eagle.tree import EagleTree
+from eagle.trees import EagleTree
 from tests.training import runs
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from eagle.eagle3 import EagleDrafter
+from eagle.data.batches import Example, collate
+from eagle.drafters.eagle3 import EagleDrafter
 from eagle.sampling import Sampling
-from eagle.training.batches import Example, collate
-from eagle.training.facts import TargetFacts
 from eagle.training.signals import OnlineSignals
 from eagle.training.steps import ahead, law_positions, rows_for, unroll
+from eagle.training.target_snapshot import TargetFacts
 from hsd_verify import DraftTree
 from tests.tiny import random_ids, tiny_head
 

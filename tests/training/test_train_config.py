@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from eagle.data.prepare_config import PrepareConfig
 from eagle.options import load, parse
-from eagle.training.config import TrainConfig
-from eagle.training.settings import PrepareConfig
+from eagle.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "train").glob("*.yaml"))

@@ -8,18 +8,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from eagle.checkpoint import load_head
-from eagle.training.batches import collate
+from eagle.checkpoints.flat import load_head
+from eagle.data.batches import collate
+from eagle.data.token_counts import TokenCounts, save_vocabulary
+from eagle.data.token_counts import describe as describe_vocabulary
 from eagle.training.conditioning import unconditioned
 from eagle.training.initialise import new_head
 from eagle.training.log import METRICS, read_metrics
 from eagle.training.optimizers import make_optimizers
 from eagle.training.plots import draw_plots
+from eagle.training.resume import check_same_run
 from eagle.training.run import describe, draft_vocabulary, frozen, make_accelerator, make_head
-from eagle.training.states import check_same_run
 from eagle.training.trainer import choose_positions, learning_rate, plan_steps
-from eagle.training.vocabulary import TokenCounts, save_vocabulary
-from eagle.training.vocabulary import describe as describe_vocabulary
 from eagle.vocab import DraftVocabulary
 from tests.tiny import VOCAB_SIZE
 from tests.training import runs

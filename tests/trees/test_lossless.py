@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from eagle.sampling import Sampling
-from eagle.tree import (
+from eagle.trees import (
     Acceptance,
     AutoTree,
     BudgetedTree,

@@ -7,7 +7,7 @@ import torch
 
 from eagle.decode import DecodeOptions, Session
 from eagle.sampling import Sampling, seeded
-from eagle.tree import (
+from eagle.trees import (
     POLICIES,
     Acceptance,
     AutoTree,

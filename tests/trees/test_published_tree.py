@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eagle.sampling import Sampling
-from eagle.tree import EagleTree
+from eagle.trees import EagleTree
 from tests.trees.toy import TableProposer
 
 VOCAB_SIZE = 12

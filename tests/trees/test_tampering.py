@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from eagle.policies.growth import Growth
-from eagle.policies.sapling import Children, Families
 from eagle.sampling import Sampling
-from eagle.tree import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement
+from eagle.trees import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement
+from eagle.trees.growth import Growth
+from eagle.trees.sapling import Children, Families
 from hsd_verify import DraftTree
 from tests.trees.toy import Branches, policy_error
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import hsd_verify
 from eagle.sampling import Sampling
-from eagle.tree import TreePolicy
+from eagle.trees import TreePolicy
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
-from hsd_verify.enumerate import Model, Text, target_rows, text_law
+from hsd_verify.exact.enumerate import Model, Text, target_rows, text_law
 
 ROOT_TOKEN = 0
 
@@ -113,4 +113,4 @@ def policy_error(policy: TreePolicy, branches: Branches, sampling: Sampling, dra
     target = table_model(size, 1, sampling)
     trees = branches.trees(lambda: policy.grow(TableProposer(draft_ids, size, 2), sampling, depth))
     emitted = round_law(trees, target, depth + 1)
-    return hsd_verify.enumerate.total_variation(emitted, text_law(target, depth + 1))
+    return hsd_verify.exact.enumerate.total_variation(emitted, text_law(target, depth + 1))

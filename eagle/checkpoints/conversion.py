@@ -1,0 +1,26 @@
+"""Converting head checkpoints between layouts; `scripts/convert_checkpoint.py` calls it."""
+
+from pathlib import Path
+
+from eagle.checkpoints.flat import read_head, write_checkpoint
+from eagle.checkpoints.formats import flat_config
+from eagle.checkpoints.speculators import from_flat
+from eagle.engine.target import Target
+
+LAYOUTS = ("flat", "speculators")
+
+
+def convert(source: str | Path, output: str | Path, layout: str, target: Target | None = None) -> Path:
+    """Write the head at `source` to `output` in another layout; returns the directory.
+
+    Raises ValueError for missing, unexpected or misshapen tensors, and where the target has to be named.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is '{layout}', choose one of {', '.join(LAYOUTS)}")
+    head = read_head(source, target)
+    config, state = flat_config(head.config, head.fc.weight.dtype), head.state_dict()
+    if layout == "speculators":
+        if target is None:
+            raise ValueError("the speculators layout names its target: pass it with --target")
+        config, state = from_flat(config, state, target.name, (target.model.config.architectures or ["unknown"])[0])
+    return write_checkpoint(output, config, {name: tensor.detach() for name, tensor in state.items()})

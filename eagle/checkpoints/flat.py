@@ -1,0 +1,197 @@
+"""Reading and writing draft heads: a directory with `config.json` and `model.safetensors`.
+
+`save_head` writes the flat layout that SafeAILab's code and SGLang read; `load_head` reads it, from SafeAILab,
+SpecForge and AngelSlim alike, and heads of speculators too. `eagle.checkpoints.formats` knows the fields.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from eagle.checkpoints.formats import Config, State, flat_config, head_config, vocabulary
+from eagle.checkpoints.speculators import is_speculators, to_flat
+from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.engine.target import Target, default_feature_layers
+
+CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+EMBEDDING = "embed_tokens.weight"
+NAMES_SHOWN = 10
+
+
+def save_head(head: DraftHead, directory: str | Path, dtype: torch.dtype | None = None) -> Path:
+    """Write the head so that `load_head`, SafeAILab's code and SGLang can read it; returns the directory.
+
+    Weights are stored in `dtype` (None: as they are). Every file is replaced in one step: a reader finds the old
+    file or the new one, never half of either.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in head.state_dict().items()}
+    dtype = dtype or head.fc.weight.dtype
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    return write_checkpoint(directory, flat_config(head.config, dtype), state)
+
+
+def load_head(
+    source: str | Path,
+    target: Target | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> DraftHead:
+    """A head from a directory or a Hugging Face id, in evaluation mode.
+
+    With a target the head is checked against it and takes its device and, unless `dtype` says otherwise, its dtype.
+    Raises FileNotFoundError when there is no checkpoint, ValueError when tensors are missing, unexpected or of
+    another shape, and when the head was made for another target.
+    """
+    head = read_head(source, target)
+    dtype = dtype or (target.dtype if target else head.fc.weight.dtype)
+    return cast_parameters(head, dtype).to(device or (target.device if target else None)).eval()
+
+
+def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
+    """As `load_head`, with every tensor in the dtype it is stored in."""
+    config, state = read_checkpoint(source)
+    if is_speculators(config):
+        config, state = to_flat(config, state)
+    shape = head_config(config, state, default_feature_layers(len(target.layers)) if target else None)
+    if target is not None:
+        check_fits(shape, target)
+    _release_embedding(state, target)
+    head = DraftHead(shape, vocabulary(state, shape))
+    _fill(head, state)
+    return head
+
+
+def fingerprint(head: DraftHead) -> str:
+    """Twelve hexadecimal digits that change with any weight: measurements of one head are not mixed with another's."""
+    digest = hashlib.sha256()
+    for tensor in head.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
+def check_fits(head: HeadConfig, target: Target) -> None:
+    """Raises ValueError when the head was made for a target of another size."""
+    sizes = {
+        "hidden size": (head.target_hidden_size, target.hidden_size),
+        "embedding size": (head.hidden_size, target.hidden_size),  # the head reads the target's own embeddings
+        "vocabulary size": (head.vocab_size, target.vocab_size),
+    }
+    for name, (wanted, found) in sizes.items():
+        if wanted != found:
+            raise ValueError(
+                f"the head was made for a target with {name} {wanted}, {target.name} has {found}: "
+                "use this target's own head, or train one with scripts/train.py"
+            )
+    if max(head.feature_layers) >= len(target.layers):
+        raise ValueError(
+            f"the head reads the inputs of layers {head.feature_layers}, {target.name} has only {len(target.layers)}: "
+            "use this target's own head, or train one with scripts/train.py"
+        )
+
+
+def cast_parameters(head: DraftHead, dtype: torch.dtype) -> DraftHead:
+    """Convert the parameters and leave buffers alone: rotary frequencies lose positions in half precision."""
+    for parameter in head.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return head
+
+
+def read_checkpoint(source: str | Path) -> tuple[Config, State]:
+    """The raw config and tensors of a directory or a Hugging Face id. Raises FileNotFoundError."""
+    directory = _local_directory(source)
+    config_file, weights, old = directory / CONFIG, directory / WEIGHTS, directory / OLD_WEIGHTS
+    if not config_file.is_file() or not (weights.is_file() or old.is_file()):
+        raise FileNotFoundError(
+            f"no draft head in {directory}: it must hold {CONFIG} and {WEIGHTS} (or {OLD_WEIGHTS}); "
+            "found " + (", ".join(sorted(path.name for path in directory.iterdir())[:NAMES_SHOWN]) or "nothing")
+        )
+    state = load_file(weights) if weights.is_file() else torch.load(old, map_location="cpu", weights_only=True)
+    return json.loads(config_file.read_text(encoding="utf-8")), state
+
+
+def write_checkpoint(directory: str | Path, config: Config, state: Mapping[str, Tensor]) -> Path:
+    """Write both files, weights first; returns the directory."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_file(directory / WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, {"format": "pt"})
+    write_json(directory / CONFIG, config)
+    return directory
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what was written there becomes `path` at the end, on disk and whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def drop_cut_line(path: Path) -> None:
+    """Cut a file of lines behind its last whole one: what is appended next must not continue a line that a kill cut."""
+    with path.open("r+b") as file:
+        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+
+
+def _local_directory(source: str | Path) -> Path:
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        return directory
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, OLD_WEIGHTS]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"no draft head at '{source}': neither a directory nor a Hugging Face id that can be fetched ({error})"
+        ) from error
+
+
+def _release_embedding(state: State, target: Target | None) -> None:
+    """Some publishers store the target's embedding beside the head; it is dropped only when it is the target's own."""
+    if EMBEDDING not in state:
+        return
+    if target is None:
+        raise ValueError(f"the file holds {EMBEDDING}: pass the target, so that it can be compared with its embedding")
+    stored = state.pop(EMBEDDING)
+    own = target.model.get_input_embeddings().weight.detach().cpu()
+    if stored.shape != own.shape or not torch.allclose(stored.float(), own.float(), rtol=1e-2, atol=1e-3):
+        raise ValueError(
+            f"the file's {EMBEDDING} {tuple(stored.shape)} is not the embedding of {target.name} {tuple(own.shape)}: "
+            "this head was trained beside another target"
+        )
+
+
+def _fill(head: DraftHead, state: State) -> None:
+    wanted = {name: tensor for name, tensor in head.state_dict().items() if name not in ("d2t", "t2d")}
+    given = {name: tensor for name, tensor in state.items() if name not in ("d2t", "t2d")}
+    problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
+    problems += [f"unexpected {name}" for name in sorted(given.keys() - wanted.keys())]
+    problems += [
+        f"{name} has shape {tuple(given[name].shape)}, config.json says {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & given.keys())
+        if wanted[name].shape != given[name].shape
+    ]
+    if problems:
+        raise ValueError("the checkpoint does not fit its config.json: " + "; ".join(problems))
+    for name, parameter in head.named_parameters():
+        parameter.data = given[name].to(parameter.device)

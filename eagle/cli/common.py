@@ -1,0 +1,100 @@
+"""What the command lines share: flags, settings shown to the user, streamed output, errors without tracebacks."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+from transformers.utils.logging import disable_progress_bar
+
+import hsd_verify
+from eagle.chat import Chat, Piece
+from eagle.decode import DecodeOptions
+from eagle.engine.target import Target
+from eagle.loading import load_head, load_target
+from eagle.planner import tuned_spec
+from eagle.sampling import Sampling
+from eagle.trees import POLICIES, parse_policy
+
+ACCEPTED_STYLE = "green"
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+USER_ERRORS = (ValueError, FileNotFoundError)  # what loading, options and prompts raise for a caller's mistake
+
+
+def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that decodes. Defaults are those of `Sampling` and `DecodeOptions`."""
+    sampling, options = Sampling(), DecodeOptions()
+    parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: embedded SmolLM2-135M)")
+    parser.add_argument("--head", help="directory or Hugging Face id of a draft head (default: the shipped one)")
+    parser.add_argument("--tree", default="auto", help=f"{', '.join(POLICIES)}; fields: eagle:num_nodes=16,depth=5")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where it is native")
+    parser.add_argument("--device", help="such as cuda or cpu (default: the first accelerator, or cpu)")
+    parser.add_argument("--temperature", type=float, default=sampling.temperature, help="0: greedy")
+    parser.add_argument("--top-k", type=int, default=sampling.top_k, help="0: off")
+    parser.add_argument("--top-p", type=float, default=sampling.top_p, help="1: off")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--method", choices=list(hsd_verify.METHODS), default=options.method, help="verifier")
+    parser.add_argument("--system", help="system prompt (default: the template's own)")
+    parser.add_argument("--template", help="FastChat conversation template, for a tokenizer without one")
+    parser.add_argument("--stop", action="append", default=[], help="stop string; may be given several times")
+
+
+def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Target | None = None) -> Chat:
+    """A conversation as the flags describe it; `plain` leaves the head out."""
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
+    options = DecodeOptions(sampling, args.max_new_tokens, args.method)
+    policy = parse_policy(args.tree)
+    target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
+    head = None if plain else load_head(args.head, target)
+    return Chat(
+        target,
+        head,
+        parse_policy(tuned_spec(args.tree, target, head)) if head else policy,
+        options=options,
+        system=args.system,
+        template=args.template,
+        stop=args.stop,
+        seed=args.seed,
+    )
+
+
+def parse_device(name: str | None) -> torch.device | None:
+    """Raises ValueError for a name torch does not know."""
+    try:
+        return None if name is None else torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{name}': {str(error).splitlines()[0]}") from None
+
+
+def show_settings(console: Console, chat: Chat) -> None:
+    """One line: what runs, where, and in which precision."""
+    target, sampling = chat.target, chat.options.sampling
+    threads = f", {torch.get_num_threads()} threads" if target.device.type == "cpu" else ""
+    precision = str(target.dtype).removeprefix("torch.")
+    console.print(
+        f"{target.name} on {target.device}{threads}, {precision}, temperature {sampling.temperature:g}", style="dim"
+    )
+
+
+def stream_to(console: Console, pieces: Iterable[Piece]) -> None:
+    """Print pieces as they arrive, drafted and accepted tokens in colour."""
+    for piece in pieces:
+        console.print(Text(piece.text, style=ACCEPTED_STYLE if piece.accepted else ""), end="", soft_wrap=True)
+    console.print()
+
+
+def run_or_explain(main: Callable[[], Any]) -> None:
+    """Run a command; a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    disable_progress_bar()  # loading a local model takes a second; bars would push the answer away
+    try:
+        main()
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)

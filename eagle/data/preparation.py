@@ -1,0 +1,138 @@
+"""From prompts to rows of training data: read, clean, answer, write; killed at any moment, it goes on where it was."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from eagle.data.conversations import Row, RowFile
+from eagle.data.decontamination import OverlapFilter, benchmark_questions
+from eagle.data.jobs import Planner, number
+from eagle.data.prepare_config import PrepareConfig
+from eagle.data.prompts import Conversation, load_conversations, without_duplicates
+from eagle.engine.batched import Answered, Limits, Regenerator
+
+HELD_OUT_ONE_IN = 50
+ROWS_DO_NOT_DEPEND_ON = {
+    "output",
+    "shard",
+    "num_slots",
+    "group_size",
+    "threads",
+    "device",
+    "max_answer_tokens",
+    "draft_vocab_size",
+}
+
+
+def prepare(
+    config: PrepareConfig,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: frozenset[int],
+    benchmarks: dict[str, list[str]] | None = None,
+) -> Counter[str]:
+    """Append the missing rows of this shard to ``config.output``; returns why conversations were skipped.
+
+    model: None where the conversations keep their answers. benchmarks: questions by name; None: the packaged ones.
+    """
+    if (model is None) != (config.answers == "original"):
+        raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
+    output, (index, count) = Path(config.output), config.parts
+    remember_settings(config, output)
+    rows = RowFile(output / f"conversations-{index}-of-{count}.jsonl")
+    progress, skipped = Progress(config, rows), Counter[str]()
+    conversations = select(config, skipped, benchmarks)
+    missing = (c for c in conversations if number(c.id) % count == index and c.id not in progress.done)
+    planner = Planner(config, tokenizer, end_ids, skipped)
+    answers = planner.original(missing) if model is None else _regenerated(planner, missing, model)
+    for row in map(planner.row, answers if not progress.complete else ()):
+        rows.append(row)
+        progress.add(row)
+        if progress.complete:
+            break
+    return skipped
+
+
+def _regenerated(planner: Planner, conversations: Iterable[Conversation], model: PreTrainedModel) -> Iterator[Answered]:
+    config = planner.config
+    limits = Limits(config.max_new_tokens, config.max_length)
+    engine = Regenerator(model, planner.end_ids, limits, config.num_slots, config.group_size)
+    return engine.answer(planner.jobs(conversations))
+
+
+def remember_settings(config: PrepareConfig, output: Path) -> None:
+    """Write the settings beside the rows; refuses to add rows made otherwise to those that are there."""
+    settings = {key: value for key, value in asdict(config).items() if key not in ROWS_DO_NOT_DEPEND_ON}
+    path = output / "settings.json"
+    if not path.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}={before.get(key)!r}, now {value!r}" for key, value in settings.items() if before.get(key) != value
+    ]
+    if changed:
+        raise ValueError(f"{output} holds rows made with {'; '.join(changed)}: use those or another --output")
+
+
+def select(
+    config: PrepareConfig, skipped: Counter[str], benchmarks: dict[str, list[str]] | None = None
+) -> list[Conversation]:
+    """The usable conversations, without duplicates and benchmark questions, in the order that the seed gives."""
+    conversations: Iterable[Conversation] = load_conversations(config.prompts, config.split, skipped)
+    conversations = without_duplicates(islice(conversations, config.limit or None), skipped)
+    conversations = [*of_part(conversations, config.part, skipped)]
+    if config.overlap_filter:
+        overlap = OverlapFilter(benchmark_questions() if benchmarks is None else benchmarks)
+        conversations = list(overlap.keep(conversations))
+        skipped.update({f"overlaps with {name}": dropped for name, dropped in overlap.dropped.items()})
+        print(f"benchmark questions found in the prompts: {overlap.report()}", file=sys.stderr)
+    return sorted(conversations, key=lambda conversation: number(config.seed, conversation.id, "order"))
+
+
+def of_part(conversations: Iterable[Conversation], part: str, skipped: Counter[str]) -> Iterator[Conversation]:
+    """Those of ``part``. An id alone decides, so that what was held out once is held out of every later training."""
+    for conversation in conversations:
+        if part in ("all", "held_out" if is_held_out(conversation.id) else "training"):
+            yield conversation
+        else:
+            skipped[f"not of the part '{part}'"] += 1
+
+
+def is_held_out(conversation_id: str) -> bool:
+    """Pieces of a long conversation, named NAME_0, NAME_1 and so on in ShareGPT, are held out together."""
+    return number(conversation_id.rsplit("_", 1)[0], "held out") % HELD_OUT_ONE_IN == 0
+
+
+class Progress:
+    """Which rows exist, how many answer tokens they hold, and a line about it now and then."""
+
+    def __init__(self, config: PrepareConfig, rows: RowFile):
+        self.limit = config.max_answer_tokens // config.parts[1]
+        self.done: set[str] = set()
+        self.answer_tokens = self._resumed = 0
+        for row in rows:
+            self._count(row)
+        self._resumed, self._start, self._said = self.answer_tokens, time.monotonic(), time.monotonic()
+
+    @property
+    def complete(self) -> bool:
+        return 0 < self.limit <= self.answer_tokens
+
+    def _count(self, row: Row) -> None:
+        self.done.add(row.id)
+        self.answer_tokens += row.num_answer_tokens
+
+    def add(self, row: Row) -> None:
+        self._count(row)
+        now = time.monotonic()
+        if now - self._said > 30:
+            self._said, rate = now, (self.answer_tokens - self._resumed) / (now - self._start)
+            print(f"{len(self.done)} rows, {self.answer_tokens} answer tokens, {rate:.0f} a second", file=sys.stderr)

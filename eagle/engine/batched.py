@@ -1,0 +1,209 @@
+"""Answers written by the target itself, many conversations at a time (continuous batching).
+
+A head is only useful on text that its target would write, so the answers of the training conversations are replaced by
+the target's own. A fixed number of slots advances together, one token a step; a slot whose conversation ended takes
+the next one from the queue. Every conversation has its own generator, so its draws do not depend on its neighbours.
+
+SmolLM2-135M in bf16 on two Zen 4 cores, 96 slots of answers up to 250 tokens: 450 tokens a second in steps, 380 with
+the prompts read (stock ``generate``: 195). On a busy machine use a process a core with one thread each: two threads
+wait for each other at every operation, and one that lost its core stops both.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from eagle.engine.cache import cache_argument
+from eagle.engine.lanes import BLOCK, PromptView, SlotCache, StepView, check_attention, slots_in
+
+PROMPT_BLOCK = 32
+DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all slots would be a third of a step's time
+
+
+@dataclass(frozen=True)
+class Job:
+    """A conversation to answer: token runs that come before each answer, and how to draw."""
+
+    id: str
+    runs: tuple[tuple[int, ...], ...]  # runs[0] the prompt; runs[i] from the end of answer i-1 to the next answer
+    temperature: float
+    seed: int
+
+
+@dataclass
+class Answered:
+    """What became of a job; grows while its slot is at work."""
+
+    job: Job
+    input_ids: list[int]
+    spans: list[tuple[int, int]] = field(default_factory=list)  # [start, end) of each answer in input_ids
+    finish: list[str] = field(default_factory=list)  # "stop" or "length", one an answer
+
+
+@dataclass(frozen=True)
+class Limits:
+    max_new_tokens: int  # an answer that reaches it is cut and ends its conversation
+    max_length: int  # of a whole conversation
+
+
+class _Slot:
+    """A conversation at work: which tokens it has, and where its current answer began."""
+
+    def __init__(self, job: Job, device: torch.device):
+        self.result = Answered(job, list(job.runs[0]))
+        self.answer_start = len(job.runs[0])
+        self.generator = torch.Generator().manual_seed(job.seed)
+
+    def push(self, token: int, end_ids: frozenset[int], limits: Limits) -> str:
+        """Append a token; "more" while the answer goes on, "turn" when a new run follows, "done" at the end."""
+        ids = self.result.input_ids
+        ids.append(token)
+        full = len(ids) - self.answer_start >= limits.max_new_tokens or len(ids) >= limits.max_length
+        if token not in end_ids and not full:
+            return "more"
+        self.result.spans.append((self.answer_start, len(ids)))
+        self.result.finish.append("stop" if token in end_ids else "length")
+        return self._next_turn(limits, token) if token in end_ids else "done"
+
+    def _next_turn(self, limits: Limits, ended_by: int) -> str:
+        turn, runs = len(self.result.spans), self.result.job.runs
+        if turn >= len(runs):
+            return "done"
+        run = runs[turn][1:] if runs[turn][0] == ended_by else runs[turn]  # the template's own end of turn
+        if len(self.result.input_ids) + len(run) + 1 > limits.max_length:
+            return "done"
+        self.result.input_ids.extend(run)
+        self.answer_start = len(self.result.input_ids)
+        return "turn"
+
+
+class Regenerator:
+    """Continuous batching over ``num_slots`` slots of one target; ``answer`` is the only verb."""
+
+    def __init__(
+        self, model: PreTrainedModel, end_ids: Iterable[int], limits: Limits, num_slots: int = 96, group_size: int = 12
+    ):
+        config = model.config.get_text_config()
+        check_attention(config, limits.max_length)
+        self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits
+        self._cache_argument = cache_argument(model)
+        self.cache = SlotCache(config, num_slots, group_size, model.dtype, model.device)
+        self.slots: list[_Slot | None] = [None] * num_slots
+
+    @torch.inference_mode()
+    def answer(self, jobs: Iterable[Job]) -> Iterator[Answered]:
+        """Yield each job once, answered, in the order in which they end."""
+        waiting, steps = iter(jobs), 0
+        with slots_in(self.model):
+            yield from self._fill(waiting)
+            while any(self.slots):
+                if steps % BLOCK == 0:
+                    self.slots = [self.slots[old] for old in self.cache.regroup()]
+                yield from self._step()
+                yield from self._fill(waiting)
+                steps += 1
+
+    def _fill(self, waiting: Iterator[Job]) -> Iterator[Answered]:
+        for index, slot in enumerate(self.slots):
+            while slot is None and (job := next(waiting, None)) is not None:
+                self.slots[index], self.cache.lengths[index] = _Slot(job, self.model.device), 0
+                yield from self._read(index)
+                slot = self.slots[index]
+
+    def _read(self, index: int) -> Iterator[Answered]:
+        """Read what the slot's cache does not hold yet, until an answer is under way or the conversation ended."""
+        state = "turn"
+        while state == "turn":
+            slot = self._busy(index)
+            logits = self._prefill(index, slot.result.input_ids)  # (1, V)
+            state = slot.push(draw([slot], logits)[0], self.end_ids, self.limits)
+        if state == "done":
+            yield self._release(index)
+
+    def _release(self, index: int) -> Answered:
+        result = self._busy(index).result
+        self.slots[index], self.cache.lengths[index] = None, 0
+        return result
+
+    def _busy(self, index: int) -> _Slot:
+        slot = self.slots[index]
+        assert slot is not None, f"slot {index} has no conversation"
+        return slot
+
+    def _prefill(self, index: int, ids: list[int]) -> torch.Tensor:
+        start = int(self.cache.lengths[index])
+        padded = ids[start:] + [0] * (-(len(ids) - start) % PROMPT_BLOCK)  # few shapes: kernels are compiled for each
+        self.cache.reserve(index, start + len(padded))
+        tokens = torch.tensor([padded], device=self.model.device)  # (1, n)
+        positions = torch.arange(start, start + len(padded), device=self.model.device)  # (n,)
+        seen = torch.arange(start + len(padded), device=self.model.device) <= positions[:, None]  # (n, start + n)
+        view = PromptView(self.cache, index, start)
+        logits = self._forward(tokens, positions[None], seen[None, None], view, last=len(ids) - start - 1)
+        self.cache.lengths[index] = len(ids)
+        return logits
+
+    def _step(self) -> Iterator[Answered]:
+        """One token for every slot; idle slots run along on a dummy token that is dropped."""
+        lengths = self.cache.lengths
+        for index, slot in enumerate(self.slots):
+            if slot is not None:
+                self.cache.reserve(index, len(slot.result.input_ids))
+        tokens = torch.tensor([slot.result.input_ids[-1] if slot else 0 for slot in self.slots])
+        columns = torch.arange(max(self.cache.capacities), device=lengths.device)
+        seen = (columns <= lengths[:, None])[:, None, None]  # (B, 1, 1, C)
+        view = StepView(self.cache, lengths.split(self.cache.group_size))
+        logits = self._forward(tokens[:, None].to(lengths.device), lengths[:, None], seen, view)  # (B, V)
+        yield from self._advance(logits)
+
+    def _advance(self, logits: torch.Tensor) -> Iterator[Answered]:
+        busy = [index for index, slot in enumerate(self.slots) if slot is not None]
+        self.cache.lengths[busy] += 1
+        at_work = logits if len(busy) == len(self.slots) else logits[busy]
+        tokens = draw([self._busy(index) for index in busy], at_work)
+        for index, token in zip(busy, tokens, strict=True):
+            state = self._busy(index).push(token, self.end_ids, self.limits)
+            if state == "turn":
+                yield from self._read(index)
+            elif state == "done":
+                yield self._release(index)
+
+    def _forward(self, tokens, positions, seen, view, last: int = 0) -> torch.Tensor:
+        """Logits after column ``last`` of each row, (B, V)."""
+        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device)
+        mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)
+        output = self.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            logits_to_keep=torch.tensor([last], device=tokens.device),  # the head is a fifth of a small model's work
+            **{self._cache_argument: view},
+        )
+        return output.logits[:, 0]
+
+
+def draw(slots: list[_Slot], logits: torch.Tensor) -> list[int]:
+    """One token a row at the row's own temperature, from the row's own generator."""
+    temperatures = torch.tensor([slot.result.job.temperature for slot in slots], device=logits.device)  # (B,)
+    warm, cold = (temperatures > 0).nonzero()[:, 0], (temperatures == 0).nonzero()[:, 0]
+    tokens = torch.empty(len(slots), dtype=torch.long, device=logits.device)
+    tokens[cold] = logits[cold].argmax(dim=-1)
+    at_once = DRAW_ROWS if logits.is_cpu else len(slots)  # an accelerator would wait for every block
+    for start in range(0, len(warm), at_once):
+        rows = warm[start : start + at_once]
+        uniforms = torch.stack([torch.rand((), generator=slots[row].generator) for row in rows.tolist()])
+        laws = torch.softmax(logits[rows].float() / temperatures[rows, None], dim=-1)  # (C, V)
+        tokens[rows] = inverse_cdf(laws, uniforms.to(logits.device))
+    return tokens.tolist()
+
+
+def inverse_cdf(laws: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The first token whose cumulative probability exceeds the uniform: never one of probability zero.
+
+    laws (B, V), uniforms (B,) in [0, 1) -> tokens (B,)
+    """
+    cumulative = laws.cumsum(dim=-1)  # (B, V)
+    total = cumulative[:, -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))  # rounding must not reach the total itself
+    return torch.searchsorted(cumulative, torch.minimum(uniforms[:, None] * total, below), right=True)[:, 0]

@@ -1,1 +1,0 @@
-"""Tree policies, one family a file; `eagle.tree` is their public face."""

@@ -1,0 +1,169 @@
+"""Stored features: the target reads every conversation once, training reads the result as often as it likes.
+
+A directory holds `target.json` and `target.safetensors` (see `eagle.training.target_snapshot`), shards of a batch
+each, and manifests that name the conversations of every shard. A shard is listed after it is on disk, so an
+interrupted writer goes on where it was; each process writes its own manifest and finds what the others wrote.
+
+    shard    ids (N,)  loss_mask (N,)  features (N, 3H)        of N tokens, conversations behind each other, unshifted
+             states (M, H)  log_normaliser (M,)  best (M,)     of the M positions whose law is a training target
+
+Letters: B batch, T positions, H target hidden size, N tokens and M law positions of a shard, P positions with a loss.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eagle.checkpoints.flat import atomic_file
+from eagle.data.batches import Batch, Example, collate
+from eagle.training.signals import LawStates, Signals, SignalSource
+from eagle.training.steps import law_positions
+from eagle.training.target_snapshot import TargetFacts
+
+BYTES_A_LAW = 8  # normaliser and best token
+BYTES_A_TOKEN = 5  # id and mask
+MAX_OPEN = 200  # files; the usual limit of a process is 1024
+
+
+class FeatureStore:
+    """One directory of stored features. `writer` names this process's manifest."""
+
+    def __init__(self, directory: str | Path, writer: int = 0):
+        self.directory = Path(directory)
+        self._manifest = f"manifest-{writer:03d}.jsonl"
+        self._places: dict[str, tuple[str, int, int, int, int]] = {}  # id -> shard, token range, law range
+        self._read_lines: dict[Path, int] = {}
+        self._open: dict[str, safe_open] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Learn of the shards written since the last look, by anyone."""
+        for path in sorted(self.directory.glob("manifest-*.jsonl")):
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            for line in lines[self._read_lines.get(path, 0) :]:
+                self._learn(json.loads(line))
+            self._read_lines[path] = len(lines)
+
+    def __contains__(self, example_id: str) -> bool:
+        return example_id in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def write(self, examples: Sequence[Example], signals: Signals) -> None:
+        """Add a batch: `signals` of these conversations in this order, with laws at all law positions."""
+        kept = [slice(0, len(example)) for example in examples]
+        tensors = {
+            "ids": torch.cat([example.ids for example in examples]),
+            "loss_mask": torch.cat([example.loss_mask for example in examples]),
+            "features": torch.cat([signals.features[row, rows] for row, rows in enumerate(kept)]),
+            **{name: value for name, value in signals.laws._asdict().items() if name != "best"},
+            "best": signals.laws.best.int(),
+        }
+        number = len(list(self.directory.glob(f"shard-{self._manifest[9:12]}-*.safetensors")))
+        name = f"shard-{self._manifest[9:12]}-{number:06d}.safetensors"
+        with atomic_file(self.directory / name) as temporary:
+            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary)
+        entry = {"file": name, "conversations": [[e.id, len(e), num_laws(e)] for e in examples]}
+        with (self.directory / self._manifest).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def examples(self) -> list[Example]:
+        """All stored conversations, in the order of their ids."""
+        return [self._example(name) for name in sorted(self._places)]
+
+    def features(self, example: Example) -> Tensor:
+        """(n, 3H) of a conversation, or of its beginning: attention is causal, so a cut one has the same features.
+
+        Raises ValueError when something else was stored under its id.
+        """
+        shard, start, *_ = self._places[example.id]
+        rows = slice(start, start + len(example))
+        stored = self._shard(shard).get_slice("ids")[rows]
+        if not torch.equal(stored, example.ids):
+            raise ValueError(
+                f"{self.directory} holds other or fewer tokens for conversation {example.id} than the data: "
+                "the features are of other data or were cut shorter; write them to another directory"
+            )
+        return self._shard(shard).get_slice("features")[rows]
+
+    def laws(self, example: Example) -> LawStates:
+        shard, *_, start, _ = self._places[example.id]
+        rows = slice(start, start + num_laws(example))
+        return LawStates(*(self._shard(shard).get_slice(name)[rows] for name in LawStates._fields))
+
+    def _example(self, name: str) -> Example:
+        shard, start, end, *_ = self._places[name]
+        return Example(name, *(self._shard(shard).get_slice(key)[start:end] for key in ("ids", "loss_mask")))
+
+    def _learn(self, entry: dict) -> None:
+        token = law = 0
+        for name, num_tokens, laws in entry["conversations"]:
+            self._places[name] = (entry["file"], token, token + num_tokens, law, law + laws)
+            token, law = token + num_tokens, law + laws
+
+    def _shard(self, name: str) -> safe_open:
+        if name not in self._open:
+            if len(self._open) >= MAX_OPEN:
+                self._open.clear()
+            self._open[name] = safe_open(self.directory / name, framework="pt")
+        return self._open[name]
+
+
+class StoredSignals:
+    """Signals from a store. With `online` what is missing is computed and stored, without it that is an error."""
+
+    def __init__(self, store: FeatureStore, facts: TargetFacts, examples: dict[str, Example], online=None):
+        self._store, self._facts, self._examples = store, facts, examples
+        self._online: SignalSource | None = online
+
+    @torch.no_grad()
+    def read(self, batch: Batch, at: Tensor) -> Signals:
+        if any(name not in self._store for name in batch.names):
+            self._store.refresh()
+        missing = [name for name in batch.names if name not in self._store]
+        if missing:
+            self._fill(missing, at.device)
+        features = [self._store.features(self._examples[name]) for name in batch.names]
+        if batch.segments is not None:
+            features = [torch.cat(features)]
+        padded = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)  # (B, longest, 3H)
+        padded = torch.nn.functional.pad(padded, (0, 0, 0, batch.ids.shape[1] - padded.shape[1]))  # (B, T, 3H)
+        embeddings = self._facts.tensors["embedding"][batch.ids]
+        return Signals(padded.to(at.device), embeddings, self._laws(batch, at), batch.segments)
+
+    def _laws(self, batch: Batch, at: Tensor) -> LawStates:
+        """The stored laws of all law positions, cut to those asked for."""
+        stored = [self._store.laws(self._examples[name]) for name in batch.names]
+        chosen = at[law_positions(batch.loss_mask)]  # (all law positions of the batch,)
+        return LawStates(*(torch.cat(parts).to(at.device)[chosen] for parts in zip(*stored, strict=True)))
+
+    def _fill(self, missing: list[str], device: torch.device) -> None:
+        if self._online is None:
+            raise ValueError(
+                f"{len(missing)} conversations have no stored features, as {missing[0]}: write them with "
+                "scripts/write_features.py, or set fill_features"
+            )
+        examples = [self._examples[name] for name in missing]
+        batch = collate(examples, range(len(examples))).to(device)
+        self._store.write(examples, self._online.read(batch, law_positions(batch.loss_mask)))
+        self._store.refresh()
+
+
+def num_laws(example: Example) -> int:
+    return int(law_positions(example.loss_mask[None]).sum())
+
+
+def store_bytes(examples: Iterable[Example], facts: TargetFacts) -> int:
+    """What the features of these conversations will take on disk."""
+    state_bytes = facts.sizes.hidden_size * facts.tensors["embedding"].element_size()
+    tokens = laws = 0
+    for example in examples:
+        tokens, laws = tokens + len(example), laws + num_laws(example)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in facts.tensors.values())
+    return tokens * (3 * state_bytes + BYTES_A_TOKEN) + laws * (state_bytes + BYTES_A_LAW) + weights

@@ -1,0 +1,123 @@
+"""The default tree, and trees by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from eagle.sampling import Sampling
+from eagle.trees.budgeted import BudgetedTree
+from eagle.trees.deterministic import EagleTree
+from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
+from eagle.trees.protocols import Proposer, TreePolicy, check_at_least
+from eagle.trees.valued import FITTED, ValuedTree
+from hsd_verify import DraftTree
+
+DEFAULT_NUM_NODES = 16
+SAMPLED_FROM = 0.5  # the temperature: partly sampled trees win at 0.6 and above and lose at 0.3 (docs/trees.md)
+
+
+def hybrid(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
+    """A deterministic set and one sampled child from the rest at every node."""
+    return ValuedTree(num_nodes, **{"max_sampled": 1, **fields})
+
+
+def mixed(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
+    """Placed children and several sampled ones at every node."""
+    return ValuedTree(num_nodes, **{"max_sampled": 4, **fields})
+
+
+def sampled(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
+    """Sampled siblings only, as many at every node as their values ask for: a stochastic beam."""
+    return ValuedTree(num_nodes, **{"max_sampled": 8, "max_placed": 0, "descendants": 0.2, **fields})
+
+
+@dataclass(frozen=True)
+class AutoTree:
+    """The policy measured best for the temperature: deterministic where it is low, partly sampled above."""
+
+    num_nodes: int = DEFAULT_NUM_NODES  # with the root
+    greedy_nodes: int | None = None  # of the deterministic tree; None: num_nodes
+
+    def __post_init__(self) -> None:
+        check_at_least(num_nodes=(self.num_nodes, 1), greedy_nodes=(self.num_for_greedy, 1))
+
+    @property
+    def num_for_greedy(self) -> int:
+        return self.num_nodes if self.greedy_nodes is None else self.greedy_nodes
+
+    @property
+    def greedy(self) -> EagleTree:
+        """The tree at temperature 0 and near it."""
+        return EagleTree(self.num_for_greedy, depth=8, top_k=8)
+
+    def choose(self, sampling: Sampling) -> TreePolicy:
+        if sampling.temperature < SAMPLED_FROM:
+            return self.greedy
+        return mixed(self.num_nodes, max_sampled=6, covered=0.8, descendants=0.3, acceptance=FITTED)
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        return self.choose(sampling).grow(proposer, sampling, max_depth, generator)
+
+
+POLICIES: Mapping[str, Callable[..., TreePolicy]] = {
+    "auto": AutoTree,
+    "eagle": EagleTree,
+    "chain": SampledChain,
+    "iid": IidPaths,
+    "without_replacement": WithoutReplacement,
+    "sampled": sampled,
+    "hybrid": hybrid,
+    "mixed": mixed,
+    "budgeted": BudgetedTree,
+}
+
+
+def make_policy(name: str = "auto", **fields: Any) -> TreePolicy:
+    """A policy by name, `fields` being those of its class.
+
+    Raises ValueError for a name or a field that does not exist and for values outside their range.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"unknown tree '{name}': choose one of {', '.join(POLICIES)}")
+    known = _fields(POLICIES[name])
+    unknown = sorted(fields.keys() - known)
+    if unknown:
+        raise ValueError(f"tree '{name}' has no field {', '.join(unknown)}: known are {', '.join(known)}")
+    try:
+        return POLICIES[name](**fields)
+    except TypeError as error:  # a field of a field
+        raise ValueError(f"tree '{name}': {error}") from None
+
+
+def parse_policy(text: str) -> TreePolicy:
+    """A policy from `NAME` or `NAME:field=value,field=value`.
+
+    A value with several numbers is written `3+2+1`, a field of a field `cost.draft_step_ms=2`.
+    """
+    name, _, rest = text.partition(":")
+    fields: dict[str, Any] = {}
+    for entry in filter(None, rest.split(",")):
+        place, equals, value = entry.partition("=")
+        if not equals:
+            raise ValueError(f"tree '{text}': '{entry}' must be FIELD=VALUE")
+        owner, _, own = place.rpartition(".")
+        (fields.setdefault(owner, {}) if owner else fields)[own] = _number(value, text)
+    return make_policy(name, **fields)
+
+
+def _number(value: str, text: str) -> Any:
+    try:
+        numbers = [float(part) if "." in part or "e" in part else int(part) for part in value.split("+")]
+    except ValueError:
+        raise ValueError(f"tree '{text}': '{value}' is not a number, nor numbers joined by '+'") from None
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+def _fields(kind: Callable[..., TreePolicy]) -> list[str]:
+    owner = kind if dataclasses.is_dataclass(kind) else ValuedTree
+    return [field.name for field in dataclasses.fields(owner) if field.name != "draw"]  # type: ignore[arg-type]

@@ -1,0 +1,86 @@
+"""A tree as large as it pays: predicted tokens per millisecond decide, not tau.
+
+Many rounds follow each other, so what counts is all tokens over all milliseconds, and a round is best grown by what it
+adds to tokens - rate * milliseconds, with one `rate` for all rounds: the tokens a millisecond that decoding reaches in
+the long run (a renewal reward; Dinkelbach 1967). A sure round so grows beyond the point where its own quotient is
+largest, and an unsure one stops before it.
+
+    a level takes  the n best slots for which gain(n) - rate * cost(n) is largest; none of them: growth ends
+    another level  is read where the gain it promises exceeds rate * the milliseconds of a draft step
+
+Letters: F nodes of a frontier, C children of a level.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from eagle.sampling import Sampling
+from eagle.trees.costs import CostModel
+from eagle.trees.growth import Growth
+from eagle.trees.protocols import Proposer
+from eagle.trees.sapling import Families, Frontier
+from eagle.trees.valued import FITTED, ValuedTree
+from hsd_verify import DraftTree
+
+
+@dataclass(frozen=True)
+class BudgetedTree:
+    """A valued tree whose size and depth follow from predicted gain and measured cost, round by round."""
+
+    slots: ValuedTree = field(
+        default_factory=lambda: ValuedTree(64, threshold=0.005, depth=10, max_sampled=6, acceptance=FITTED)
+    )  # its threshold and caps hold
+    cost: CostModel = field(default_factory=CostModel)
+    rate: float = 0.1  # tokens a millisecond, in the long run
+    promise: float = 0.6  # predicted gain of a level and those below it per value of the nodes it grows from
+
+    def __post_init__(self) -> None:
+        for name, kind in (("slots", ValuedTree), ("cost", CostModel)):
+            if isinstance(getattr(self, name), dict):  # from YAML
+                object.__setattr__(self, name, kind(**getattr(self, name)))
+        if self.slots.threshold is None:
+            raise ValueError("slots has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
+        for name in ("rate", "promise"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be larger than 0")
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        slots, drawing, predicting = self.slots.settled(sampling)
+        rule = _Ledger(slots, self.cost, self.rate, self.promise)
+        growth = Growth(rule, proposer, drawing, self.slots.draw, generator, predicting)
+        return growth.tree(min(slots.depth, max_depth))
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    """The rule of one round. Sees values, never tokens."""
+
+    slots: ValuedTree
+    cost: CostModel
+    rate: float
+    promise: float
+    replacement: bool = False
+
+    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+        slots = self.slots.offer(frontier, level).slots(frontier.values.new_tensor(self.slots.threshold))
+        values = slots.values.flatten().sort(descending=True).values  # (F * (M + K),)
+        values = values[values > 0][: max(self.slots.num_nodes - num_nodes, 0)]
+        gains = torch.cat([values.new_zeros(1), values.cumsum(0)])
+        passes_ms = _passes_ms(self.cost, self.slots.num_nodes, values.device)[num_nodes - 1 :]
+        return slots.best(int((gains - self.rate * passes_ms[: len(gains)]).argmax()))
+
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+        read = self.slots.worth_reading(values, num_nodes)
+        promised = self.promise * float(values[read].sum())
+        return read if promised >= self.rate * self.cost.draft_step_ms else read[:0]
+
+
+@lru_cache(maxsize=16)
+def _passes_ms(cost: CostModel, max_nodes: int, device: torch.device) -> Tensor:
+    """Milliseconds of target passes over 1 .. max_nodes nodes."""
+    return cost.target_at(torch.arange(1, max_nodes + 1, device=device))

@@ -1,0 +1,36 @@
+"""What a round costs: milliseconds of the target's pass against tree nodes, and of a draft step.
+
+Letters: N tree nodes including the root.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Measured by `eagle.planner`; the defaults are a two-core CPU with bf16 instructions and a 135M target."""
+
+    num_nodes: tuple[int, ...] = (1, 8, 16, 32, 64)  # ascending
+    target_ms: tuple[float, ...] = (22.0, 24.0, 38.0, 50.0, 85.0)  # one pass over so many nodes
+    draft_step_ms: float = 3.0  # reading one level of the tree with the head
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_nodes", tuple(self.num_nodes))  # YAML and JSON lists
+        object.__setattr__(self, "target_ms", tuple(self.target_ms))
+        ascending = all(a < b for a, b in zip(self.num_nodes, self.num_nodes[1:], strict=False))
+        if len(self.num_nodes) != len(self.target_ms) or len(self.num_nodes) < 2 or not ascending:
+            raise ValueError(
+                f"num_nodes {self.num_nodes} and target_ms {self.target_ms} must be two lists of one length, "
+                "at least 2, the first ascending: measure again with eagle.planner.measure"
+            )
+
+    def target_at(self, num_nodes: Tensor) -> Tensor:
+        """Milliseconds of passes over `num_nodes` nodes: linear in between, and on with the last slope beyond."""
+        nodes = torch.tensor(self.num_nodes, dtype=torch.float64, device=num_nodes.device)
+        times = torch.tensor(self.target_ms, dtype=torch.float64, device=num_nodes.device)
+        right = torch.searchsorted(nodes, num_nodes.double()).clamp(1, len(nodes) - 1)
+        slope = (times[right] - times[right - 1]) / (nodes[right] - nodes[right - 1])
+        return times[right - 1] + slope * (num_nodes - nodes[right - 1])

@@ -1,0 +1,94 @@
+"""The deterministic tree of EAGLE-2 and EAGLE-3, the reference of every other policy.
+
+Letters: N nodes including the root, F nodes of a frontier, C candidates of all levels, Vd draft vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eagle.sampling import Sampling
+from eagle.trees.protocols import Proposer, bare_root, check_at_least
+from hsd_verify import DraftTree
+
+
+@dataclass(frozen=True)
+class EagleTree:
+    """The dynamic deterministic tree of EAGLE-2 and EAGLE-3 (arXiv 2406.16858, sections 4.1 and 4.2).
+
+    Every level expands the `top_k` candidates with the largest joint draft probability, each into its `top_k` most
+    probable tokens; at the end the best `num_nodes - 1` candidates of all levels stay, re-ranked by the same measure.
+    The draft law is taken at temperature 1 as published, unless `draft_temperature` says otherwise.
+
+    The same tree as published for less: a candidate whose descendants cannot reach the best `num_nodes - 1` any more is
+    not expanded, and growth ends where no such candidate is left.
+    """
+
+    num_nodes: int = 10  # N, with the root
+    depth: int = 5  # levels below the root
+    top_k: int = 4  # children per node and nodes expanded per level
+    draft_temperature: float | None = 1.0  # None: the sampling temperature (1 when that is greedy)
+
+    def __post_init__(self) -> None:
+        check_at_least(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
+        if self.draft_temperature is not None and not self.draft_temperature > 0:
+            raise ValueError(f"draft_temperature is {self.draft_temperature}, it must be larger than 0")
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
+        temperature = self.draft_temperature or sampling.temperature or 1.0
+        if depth == 0:
+            return bare_root(proposer)
+        levels = list(self._levels(proposer, depth, temperature))
+        tokens, parents, scores = (torch.cat(parts) for parts in zip(*levels, strict=True))  # (C,)
+        return rerank(proposer.root_token, tokens, parents, scores, self.num_nodes - 1)
+
+    def _levels(self, proposer: Proposer, depth: int, temperature: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Level by level: tokens, parents (index among all candidates, -1 the root) and joint log probabilities."""
+        parents = torch.full((1,), -1, device=proposer.root_logits.device)  # of the candidates: the expanded nodes
+        scores = torch.zeros_like(parents, dtype=torch.float32)
+        rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
+        log_laws = _log_laws(proposer.root_logits[None], temperature)  # (1, Vd)
+        num_candidates = num_rows = 0
+        pool = scores[:0]  # the scores that would stay if growth ended here
+        for level in range(depth):
+            best = log_laws.topk(min(self.top_k, log_laws.shape[-1]))  # (F, top_k)
+            tokens = proposer.vocabulary.target_ids[best.indices].flatten()
+            joint = (scores[:, None] + best.values).flatten()
+            yield tokens, parents.repeat_interleave(best.indices.shape[1]), joint
+            if level == depth - 1:
+                return
+            pool = torch.cat([pool, joint])
+            pool = pool.topk(min(self.num_nodes - 1, len(pool))).values
+            chosen = joint.topk(min(self.top_k, joint.numel())).indices.sort().values  # (F,)
+            if len(pool) == self.num_nodes - 1:  # full: a child scores at most what its parent does
+                chosen = chosen[joint[chosen] > pool[-1]]
+            if not len(chosen):
+                return
+            logits = proposer.expand(tokens[chosen], rows[chosen // best.indices.shape[1]])  # (F, Vd)
+            log_laws, scores, parents = _log_laws(logits, temperature), joint[chosen], chosen + num_candidates
+            rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
+            num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
+
+
+def _log_laws(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.float() / temperature).log_softmax(-1)
+
+
+def rerank(root_token: int, tokens: Tensor, parents: Tensor, scores: Tensor, budget: int) -> DraftTree:
+    """The `budget` candidates with the largest joint probability, as a deterministic tree below the root.
+
+    tokens, parents, scores (C,): parents index the candidates, -1 is the root, a parent stands before its children.
+    A child's score never exceeds its parent's and ties go to the earlier one, so no node is kept without its parent.
+    Only for placed nodes: to prune a sampled node by the token it drew would change the law it was drawn from.
+    """
+    kept = scores.sort(descending=True, stable=True).indices[:budget].sort().values  # (N - 1,)
+    node_of = torch.full((tokens.numel() + 1,), 0, dtype=torch.int64, device=tokens.device)
+    node_of[kept] = torch.arange(1, kept.numel() + 1, device=tokens.device)  # the last entry, index -1, is the root
+    root = torch.tensor([root_token], device=tokens.device)
+    no_parent = torch.full_like(root, -1)
+    return DraftTree(torch.cat([no_parent, node_of[parents[kept]]]), torch.cat([root, tokens[kept]]))

@@ -1,0 +1,94 @@
+"""Sampled trees of a fixed shape: a chain, i.i.d. paths, siblings without replacement.
+
+Letters: F nodes of a frontier.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from eagle.sampling import Sampling
+from eagle.trees.growth import Growth
+from eagle.trees.protocols import Draw, Proposer, check_at_least, draw_rows
+from eagle.trees.sapling import Families, Frontier
+from hsd_verify import DraftTree
+
+
+@dataclass(frozen=True)
+class FixedBranching:
+    """The rule: every node of level i gets `branching[i]` sampled children, and every child is read."""
+
+    branching: tuple[int, ...]
+    replacement: bool = False
+
+    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+        num_frontier, device = len(frontier.nodes), frontier.nodes.device
+        none = torch.empty(num_frontier, 0, dtype=torch.int64, device=device)
+        num_sampled = torch.full((num_frontier,), self.branching[level], device=device)
+        values = frontier.values[:, None].expand(-1, self.branching[level])  # (F, K)
+        return Families(none, none.to(values.dtype), none.bool(), num_sampled, values)
+
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+        return torch.arange(len(values), device=values.device)
+
+
+@dataclass(frozen=True)
+class SampledChain:
+    """One chain, every token drawn from the draft law at the sampling temperature: verified by `hsd` it is block
+    verification (arXiv 2403.10444), the best any verifier can do with a chain."""
+
+    depth: int = 4
+    draw: Draw = field(default=draw_rows, repr=False)
+
+    def __post_init__(self) -> None:
+        check_at_least(depth=(self.depth, 0))
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        return _grow((1,) * self.depth, False, proposer, sampling, max_depth, self.draw, generator)
+
+
+@dataclass(frozen=True)
+class IidPaths:
+    """`num_paths` sampled chains below one root, independent and never merged."""
+
+    num_paths: int = 3
+    depth: int = 4
+    draw: Draw = field(default=draw_rows, repr=False)
+
+    def __post_init__(self) -> None:
+        check_at_least(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        branching = (self.num_paths, *(1,) * self.depth)[: self.depth]
+        return _grow(branching, True, proposer, sampling, max_depth, self.draw, generator)
+
+
+@dataclass(frozen=True)
+class WithoutReplacement:
+    """Distinct sampled siblings: every node of level i has `branching[i]` of them, drawn one after the other.
+
+    A sequential draw without replacement is the Gumbel top-k trick with its scores left out (arXiv 1903.06059).
+    """
+
+    branching: tuple[int, ...] = (3, 2, 1, 1)
+    draw: Draw = field(default=draw_rows, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "branching", tuple(self.branching))  # a YAML list
+        for level, width in enumerate(self.branching):
+            check_at_least(**{f"branching[{level}]": (width, 1)})
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        return _grow(self.branching, False, proposer, sampling, max_depth, self.draw, generator)
+
+
+def _grow(branching, replacement, proposer, sampling, max_depth, draw, generator) -> DraftTree:
+    rule = FixedBranching(branching, replacement)
+    return Growth(rule, proposer, sampling, draw, generator).tree(min(len(branching), max_depth))

@@ -1,0 +1,131 @@
+"""Growing a tree level by level, the loop all randomised policies share; a policy is the rule that fills a family.
+
+    rule      laws and values of a level -> `Families`: which slots every node gets, before any token is drawn
+    growth    fills the slots: placed ones with their tokens, sampled ones from the law without the placed tokens
+    proposer  reads the children worth reading -> laws of the next level
+
+Why this is lossless whatever the rule decides: take the node whose family was filled last. Given everything before,
+its sampled tokens follow the recorded laws, so with the family the verifier emits, in expectation, the text it would
+emit with that node a leaf. Remove families last to first: the bare root remains, which emits the target's own law. The
+argument needs a family to be decided whole, before its first token is drawn. Adding or dropping a slot of it later, by
+what was drawn meanwhile, breaks it, and this is the trap of best-first growth and of re-ranking at the end: whether a
+node gets its sampled child would then depend on tokens drawn below its placed children, which are tested afterwards.
+
+Letters: F nodes of a frontier, M placed slots and K sampled slots of a node at most, C children of a level, N nodes of
+the tree, V target vocabulary, Vd draft vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eagle.sampling import Sampling
+from eagle.trees.protocols import Draw, Proposer, bare_root
+from eagle.trees.sapling import Children, Families, Frontier, Sapling
+from hsd_verify import DraftTree
+
+
+class Rule(Protocol):
+    """The part of growth that differs between policies. It never sees a token that is still to be drawn."""
+
+    @property
+    def replacement(self) -> bool:
+        """Sampled siblings are i.i.d. draws."""
+        ...
+
+    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+        """Slots of the frontier's nodes, `level` levels below the root, when the tree has `num_nodes` nodes."""
+        ...
+
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+        """Which children (C,) the proposer shall read, as ascending indices; the tree now has `num_nodes` nodes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One round: who decides, who proposes, how tokens are drawn."""
+
+    rule: Rule
+    proposer: Proposer
+    sampling: Sampling
+    draw: Draw
+    generator: torch.Generator | None = None
+    predicting: Sampling | None = None  # of the laws that values are read off; None: the sampling's
+
+    def tree(self, depth: int) -> DraftTree:
+        """A tree no deeper than `depth`, every family of which was decided by the rule before it was drawn."""
+        if depth < 1:
+            return bare_root(self.proposer)
+        sapling, frontier = Sapling(self.proposer), self._root()
+        for level in range(depth):
+            families = self.rule.families(frontier, level, sapling.num_nodes)
+            children = self._fill(families, frontier, sapling)
+            sapling.add(children, frontier)
+            read = self.rule.worth_reading(children.values, sapling.num_nodes)
+            if level == depth - 1 or not len(read):
+                break
+            frontier = self._read(children, frontier, read, sapling)
+        return sapling.tree(self.rule.replacement)
+
+    def _root(self) -> Frontier:
+        zero = torch.zeros(1, dtype=torch.int64, device=self.proposer.root_logits.device)
+        laws, predicted = self._laws(self.proposer.root_logits[None])  # (1, Vd) each
+        return Frontier(zero, zero, laws.new_ones(1), laws, predicted)
+
+    def _read(self, children: Children, frontier: Frontier, read: Tensor, sapling: Sapling) -> Frontier:
+        """The next frontier: the children `read` (F,), with their laws."""
+        logits = self.proposer.expand(children.tokens[read], frontier.rows[children.parents[read]])  # (F, Vd)
+        nodes = read + sapling.num_nodes - len(children.tokens)
+        return Frontier(nodes, sapling.take_rows(len(read)), children.values[read], *self._laws(logits))
+
+    def _laws(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What is drawn from and what values are read off, (F, Vd) each."""
+        laws = self.sampling.law(logits)
+        return laws, laws if self.predicting in (None, self.sampling) else self.predicting.law(logits)
+
+    def _fill(self, families: Families, frontier: Frontier, sapling: Sapling) -> Children:
+        """Tokens for all slots of a level."""
+        parts = list(self._sampled(families, frontier, sapling))
+        num_drawn = sum(len(ids) for ids, *_ in parts)
+        parents, slots = families.is_placed.nonzero(as_tuple=True)
+        parts.append((families.placed[parents, slots], parents, families.placed_values[parents, slots]))
+        ids, parents, values = (torch.cat(part) for part in zip(*parts, strict=True))  # (C,)
+        sampled = torch.arange(len(ids), device=ids.device) < num_drawn
+        return Children(self.proposer.vocabulary.target_ids[ids], parents, values, sampled)
+
+    def _sampled(
+        self, families: Families, frontier: Frontier, sapling: Sapling
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rank by rank: draft ids, parents and values of the sampled slots; records the laws they were drawn from."""
+        parents = families.num_sampled.nonzero()[:, 0]  # (n,)
+        if not len(parents):
+            return
+        weights = _without_placed(families, frontier.laws, parents)  # (n, Vd)
+        counts = torch.minimum(families.num_sampled[parents], self._num_drawable(weights))  # (n,)
+        parents, weights, counts = parents[counts > 0], weights[counts > 0], counts[counts > 0]
+        sapling.record(frontier.nodes[parents], weights / weights.sum(-1, keepdim=True))
+        for rank in range(int(counts.max()) if len(counts) else 0):
+            rows = (counts > rank).nonzero()[:, 0]
+            ids = self.draw(weights[rows], self.generator)
+            if not self.rule.replacement:
+                weights[rows, ids] = 0.0
+            yield ids, parents[rows], families.sampled_values[parents[rows], rank]
+
+    def _num_drawable(self, weights: Tensor) -> Tensor:
+        """How many siblings each row (n, Vd) has tokens for: (n,)."""
+        support = (weights > 0).sum(-1)
+        return support.clamp(max=1) * UNLIMITED if self.rule.replacement else support
+
+
+UNLIMITED = 2**31
+
+
+def _without_placed(families: Families, laws: Tensor, nodes: Tensor) -> Tensor:
+    """Laws (n, Vd) of `nodes` (n,) without the tokens of their placed children, not renormalised."""
+    placed, laws = families.placed[nodes], laws[nodes]  # (n, M), (n, Vd)
+    kept = laws.gather(1, placed).masked_fill(families.is_placed[nodes], 0.0)
+    return laws.scatter_(1, placed, kept)

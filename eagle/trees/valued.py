@@ -1,0 +1,228 @@
+"""Trees whose slots are chosen by value: the predicted probability that a slot is accepted.
+
+    placed slot of token x below v      value(v) * q(x)
+    k-th sampled slot below v           value(v) * (1 - q(S)) * alpha_k     S: the placed tokens of v
+
+A slot exists when its value reaches a threshold, fixed or such that a budget of nodes lasts. The value of a sampled
+slot is the same whatever token it draws, and a level is decided as a whole before its first draw, so that existence
+never depends on a token yet to be drawn.
+
+Letters: F nodes of a frontier, M placed slots and K sampled slots of a node at most, C children of a level,
+G thresholds of a grid.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from eagle.sampling import Sampling
+from eagle.trees.growth import Growth
+from eagle.trees.protocols import Draw, Proposer, check_at_least, draw_rows
+from eagle.trees.sapling import Families, Frontier
+from hsd_verify import DraftTree
+
+Table = tuple[tuple[tuple[float, ...], ...], ...]
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What drafts are worth, by depth and confidence: fitted on held-out rounds. The last level serves deeper ones.
+
+    A confident law is accepted more often at first try and leaves less for its siblings. How confident is read off
+    its largest probability: node and law exist before the family below it is decided, so values may follow them.
+    """
+
+    sampled: Table = (((0.3, 0.2, 0.15, 0.1, 0.08, 0.06),),)  # alpha_k, by level, class of confidence and rank
+    placed: tuple[float, ...] = (0.7,)  # target probability / draft probability of a placed token, by level
+    confidence: tuple[float, ...] = ()  # largest draft probabilities at which a class ends and the next begins
+
+    def __post_init__(self) -> None:
+        table = tuple(tuple(tuple(alphas) for alphas in level) for level in self.sampled)  # from YAML lists
+        object.__setattr__(self, "sampled", table)
+        object.__setattr__(self, "placed", tuple(self.placed))
+        object.__setattr__(self, "confidence", tuple(self.confidence))
+        for name, numbers in (
+            ("sampled", [a for level in table for row in level for a in row]),
+            ("placed", self.placed),
+        ):
+            if not numbers or not all(number > 0 for number in numbers):
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least one number, all larger than 0")
+        if any(len(level) != len(self.confidence) + 1 for level in table):
+            raise ValueError(
+                f"confidence {self.confidence} makes {len(self.confidence) + 1} classes, sampled has "
+                f"{[len(level) for level in table]} by level: give every level a row for each class"
+            )
+
+    def sampled_at(self, level: int, laws: Tensor, num_slots: int) -> Tensor:
+        """alpha of the first `num_slots` sampled slots of nodes with `laws` (F, Vd): (F, K), never rising in a row.
+
+        Slots behind the fitted ones are worth as much as the last.
+        """
+        fitted = self.sampled[min(level, len(self.sampled) - 1)]
+        alphas = laws.new_tensor([[min(row[: k + 1]) for k in range(num_slots)] for row in fitted])  # (classes, K)
+        classes = (laws.amax(-1, keepdim=True) > laws.new_tensor(self.confidence)).sum(-1)  # (F,)
+        return alphas[classes]
+
+    def placed_at(self, level: int) -> float:
+        return self.placed[min(level, len(self.placed) - 1)]
+
+
+# The fourth head at temperatures 0.6 and 1, smoothed by hand: scripts/compare_trees.py --held-out --fit.
+FITTED = Acceptance(
+    sampled=(
+        (
+            (0.30, 0.10, 0.05, 0.04, 0.02),
+            (0.44, 0.12, 0.06, 0.04, 0.03),
+            (0.62, 0.13, 0.06, 0.03, 0.02),
+            (0.83, 0.09, 0.03, 0.02, 0.01),
+        ),
+    ),
+    placed=(1.0,),
+    confidence=(0.15, 0.35, 0.65),
+)
+
+
+@dataclass(frozen=True)
+class ValuedTree:
+    """Placed children and sampled ones at every node, as many of each as their values ask for.
+
+    With `max_sampled` 1 it is the hybrid of the theory: a deterministic set S and one sampled child from the rest.
+    With `max_placed` 0 only sampled siblings are left, the widths of all levels chosen by value (a stochastic beam).
+    Above temperature 0 a placed child takes tokens the sampled one could have drawn, so its gain is smaller than its
+    value: `covered` is the part of it that the sampled slot would have won anyway.
+
+    Without a `threshold` every level takes one of its own, such that the budget lasts: a slot worth v leads to about
+    `descendants` * v / threshold slots worth the threshold below it, and those of deeper levels must find room too.
+    """
+
+    num_nodes: int = 16  # most nodes with the root
+    threshold: float | None = None  # least value of a slot; None: what the budget allows, level by level
+    depth: int = 8
+    max_placed: int = 8  # M, placed children of a node
+    max_sampled: int = 1  # K, sampled children of a node
+    max_read: int = 16  # nodes of a level the drafter reads
+    covered: float = 0.6
+    descendants: float = 0.5
+    draft_temperature: float = 1.0  # of the law that is drawn from, times the sampling temperature
+    value_temperature: float = 1.0  # of the law that values are read off; hotter sampling has its own
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    draw: Draw = field(default=draw_rows, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.acceptance, dict):  # from YAML
+            object.__setattr__(self, "acceptance", Acceptance(**self.acceptance))
+        check_at_least(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), max_read=(self.max_read, 1))
+        check_at_least(max_placed=(self.max_placed, 0), max_sampled=(self.max_sampled, 0))
+        check_at_least(descendants=(self.descendants, 0))
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}, it must lie in (0, 1]: a value is a probability")
+        for name in ("draft_temperature", "value_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be larger than 0")
+        if not 0 <= self.covered < 1:
+            raise ValueError(f"covered is {self.covered}, it must lie in [0, 1)")
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        rule, drawing, predicting = self.settled(sampling)
+        depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
+        rule = replace(rule, depth=depth)
+        return Growth(rule, proposer, drawing, self.draw, generator, predicting).tree(depth)
+
+    def settled(self, sampling: Sampling) -> tuple["ValuedTree", Sampling, Sampling]:
+        """This policy for a sampling, the law it draws from and the law its values are read off.
+
+        A draft that is unsure where the target is sure stays unsure at low temperature: its law at temperature 1
+        predicts the target's at 0.6 better than its own at 0.6 does (docs/trees.md). Where the target is greedy
+        nothing is sampled.
+        """
+        if sampling.greedy:
+            greedy = Sampling(self.value_temperature)
+            return replace(self, max_sampled=0, covered=0.0), greedy, greedy
+        predicting = replace(sampling, temperature=max(self.value_temperature, sampling.temperature))
+        return self, sampling.scaled(self.draft_temperature), predicting
+
+    @property
+    def replacement(self) -> bool:
+        return False
+
+    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+        offer, room = self.offer(frontier, level), self.num_nodes - num_nodes
+        if self.threshold is not None:
+            return offer.slots(frontier.values.new_tensor(self.threshold)).best(room)
+        descendants = self.descendants if level < self.depth - 1 else 0.0
+        slots = offer.slots(offer.threshold(room, descendants))
+        left_over = room - int((slots.values > 0).sum())
+        if left_over <= 1:  # a last node alone is not worth another draft step: spend it here
+            slots = offer.slots(offer.threshold(room, 0.0))
+        return slots.best(room)
+
+    def offer(self, frontier: Frontier, level: int) -> "Offer":
+        """What the nodes of a frontier could have as children."""
+        best = frontier.predicted.topk(min(self.max_placed, frontier.predicted.shape[-1]))  # (F, M)
+        scale = self.acceptance.placed_at(level)
+        alphas = self.acceptance.sampled_at(level, frontier.predicted, self.max_sampled)  # (F, K)
+        return Offer(
+            best.indices,
+            best.values,
+            (frontier.values[:, None] * best.values * scale).clamp(max=1),
+            frontier.values[:, None] * alphas,
+            1 - self.covered,
+        )
+
+    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+        """The most valuable children, no more than there is room below them, that may have one above the threshold."""
+        best = values.topk(min(self.max_read, len(values), max(self.num_nodes - num_nodes, 0))).indices
+        return best[values[best] >= (self.threshold or 0.0)].sort().values
+
+
+@dataclass(frozen=True)
+class Offer:
+    """All slots of a level, before a threshold. `threshold` may have leading dimensions (G,), which results keep."""
+
+    placed: Tensor  # (F, M) draft ids, most probable first
+    probs: Tensor  # (F, M) their draft probabilities
+    placed_values: Tensor  # (F, M)
+    sampled_values: Tensor  # (F, K) if nothing were placed beside them
+    placed_gain: float  # the part of a placed child's value that no sampled sibling would win
+
+    def slots(self, threshold: Tensor) -> "Slots":
+        """The slots worth the threshold; a placed token counts by its gain, a sampled slot by what is left to it."""
+        least = threshold[..., None, None]
+        is_placed = (self.placed_values * self.placed_gain >= least) & (self.placed_values > 0)  # (.., F, M)
+        rest = 1 - (self.probs * is_placed).sum(-1, keepdim=True)  # (.., F, 1)
+        sampled = self.sampled_values * rest  # (.., F, K)
+        return Slots(self.placed, self.placed_values * is_placed, sampled * (sampled >= least))
+
+    def threshold(self, room: int, descendants: float) -> Tensor:
+        """The least threshold of a grid whose slots, with the descendants they lead to, find room."""
+        grid = torch.logspace(0, -4, 49, dtype=self.probs.dtype, device=self.probs.device)  # (G,) steps of a sixth
+        values = self.slots(grid).values.flatten(1)  # (G, F * (M + K))
+        demand = (values > 0).sum(-1) + descendants * values.sum(-1) / grid  # (G,)
+        return grid[(demand <= room).cumprod(0).sum().clamp(min=1) - 1]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Candidates of one level; those of value 0 do not count."""
+
+    placed: Tensor  # (F, M) draft ids
+    placed_values: Tensor  # (.., F, M), descending in a row
+    sampled_values: Tensor  # (.., F, K), descending in a row
+
+    @property
+    def values(self) -> Tensor:
+        """(.., F, M + K)"""
+        return torch.cat([self.placed_values, self.sampled_values], dim=-1)
+
+    def best(self, room: int) -> Families:
+        """The `room` most valuable ones. Of a node's sampled slots the first ones stay, whatever the room."""
+        order = self.values.flatten().sort(descending=True, stable=True).indices[: max(room, 0)]
+        chosen = torch.zeros(self.values.numel(), dtype=torch.bool, device=order.device)
+        chosen[order] = True
+        is_kept = chosen.view_as(self.values) & (self.values > 0)  # (F, M + K)
+        num_placed = self.placed.shape[1]
+        num_sampled = is_kept[:, num_placed:].sum(-1)  # (F,)
+        return Families(self.placed, self.placed_values, is_kept[:, :num_placed], num_sampled, self.sampled_values)

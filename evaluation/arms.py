@@ -1,0 +1,107 @@
+"""The arms of a comparison: each turns a prompt into a counted answer.
+
+A new arm is a row in `ARMS` or, for another tree or verifier, no change at all: `TREE+VERIFIER` is a method.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.drafters.head import DraftHead
+from eagle.engine.target import Target
+from eagle.sampling import Sampling, seeded
+from eagle.timing import PhaseClock
+from evaluation import peers
+from evaluation.drafting import parse_drafting
+from evaluation.eval_config import EvalConfig
+from evaluation.expected import ExactTau
+from evaluation.recording import Generation, record
+
+
+@dataclass(frozen=True)
+class Models:
+    """What arms may draw on. An arm that needs what is missing says which flag gives it."""
+
+    target: Target
+    head: DraftHead | None = None
+    assistant: PreTrainedModel | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to give."""
+
+    prompt_ids: list[int]
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature)
+
+
+Method = Callable[[Models, EvalConfig, Request], Generation]
+
+
+def _autoregressive(models: Models, _config: EvalConfig, request: Request) -> Generation:
+    clock = PhaseClock(models.target.device)
+    options = DecodeOptions(request.sampling, request.max_new_tokens)
+    generator = seeded(request.seed, models.target.device)
+    return record(autoregressive(models.target, request.prompt_ids, options, generator, clock), clock)
+
+
+def _speculative(spec: str, models: Models, request: Request) -> Generation:
+    """Draft and verify as `spec` (TREE+VERIFIER) says, with the head."""
+    if models.head is None:
+        raise ValueError(f"method '{spec}' needs a draft head: name one with --head")
+    drafting = parse_drafting(spec)
+    target, clock = models.target, PhaseClock(models.target.device)
+    session = Session(target, EagleDrafter(models.head, target.embed, drafting.policy))
+    options = DecodeOptions(request.sampling, request.max_new_tokens, drafting.verifier)
+    steps = session.decode(request.prompt_ids, options, seeded(request.seed, target.device), clock)
+    return record(steps, clock, ExactTau(target.end_token_ids, request.sampling.greedy))
+
+
+def _peer(models: Models, request: Request, **speculation) -> Generation:
+    sampling, cap = request.sampling, request.max_new_tokens
+    return peers.generate(models.target, request.prompt_ids, sampling, cap, request.seed, **speculation)
+
+
+def _assisted(models: Models, request: Request) -> Generation:
+    if models.assistant is None:
+        raise ValueError("method 'hf_assisted' needs a small language model: name one with --assistant")
+    return _peer(models, request, assistant=models.assistant)
+
+
+ARMS: dict[str, Method] = {
+    "autoregressive": _autoregressive,
+    "hf_generate": lambda models, _config, request: _peer(models, request),
+    "hf_prompt_lookup": lambda models, config, request: _peer(
+        models, request, prompt_lookup_tokens=config.prompt_lookup_tokens
+    ),
+    "hf_assisted": lambda models, _config, request: _assisted(models, request),
+}
+DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}"}  # arms that are names for TREE+VERIFIER
+BASELINE, PEER_BASELINE = "autoregressive", "hf_generate"
+
+
+def find_method(name: str, config: EvalConfig) -> Method:
+    """The arm of that name, or of that `TREE+VERIFIER`. Raises ValueError for names that mean nothing."""
+    if name in ARMS:
+        return ARMS[name]
+    spec = drafting_spec(name, config)
+    if spec is None:
+        known = ", ".join([*ARMS, *DRAFTING])
+        raise ValueError(f"unknown method '{name}': choose from {known}, or write TREE+VERIFIER")
+    parse_drafting(spec)  # refuse a wrong one before anything is loaded
+    return lambda models, _config, request: _speculative(spec, models, request)
+
+
+def drafting_spec(name: str, config: EvalConfig) -> str | None:
+    """`TREE+VERIFIER` of an arm that drafts with the head, None for the others."""
+    spec = DRAFTING.get(name, name if "+" in name else None)
+    return spec and spec.format(eagle3_tree=config.eagle3_tree, tree=config.tree, verifier=config.verifier)

@@ -1,0 +1,1 @@
+"""From rows to numbers with intervals, tables, pictures and one page."""

@@ -1,0 +1,1 @@
+"""Right or wrong: numbers compared, programs executed."""

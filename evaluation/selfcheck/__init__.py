@@ -1,0 +1,1 @@
+"""Is what is about to be measured lossless? Asked before measuring."""

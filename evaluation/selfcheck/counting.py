@@ -1,0 +1,129 @@
+"""The sampled half of the self-check: the real session, head and cache on a tiny random model.
+
+Reaches what the enumeration replaces by tables: masks, positions, caches, the head. Above temperature 0 texts are
+counted against the target's law; at temperature 0 they are compared with plain decoding.
+
+Letters: V vocabulary.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.engine.target import FEW_LAYERS, Target, default_feature_layers
+from eagle.sampling import Sampling, seeded
+from evaluation.drafting import Drafting
+
+Text = tuple[int, ...]
+
+VOCAB_SIZE, LENGTH, NUM_TEXTS = 3, 3, 400
+PROMPT = [1, 2, 0]
+WIDTH = 16  # of the tiny models
+FALSE_ALARM = 1e-6  # of one chi-square test
+NUM_GREEDY_PROMPTS, GREEDY_LENGTH = 10, 12
+GREEDY = Sampling(0.0)
+
+
+def check_by_chi_square(drafting: Drafting, temperature: float) -> tuple[bool, str]:
+    """Whether counted texts have the target's law; false alarms: one in a million."""
+    target, head = _tiny_models()
+    sampling = Sampling(temperature)
+    expected = _text_probs(target, sampling)
+    session = _session(target, head, drafting)
+    counts = Counter(_text(session, drafting, sampling, PROMPT, seed) for seed in range(NUM_TEXTS))
+    statistic = sum((counts[text] - NUM_TEXTS * p) ** 2 / (NUM_TEXTS * p) for text, p in expected.items())
+    p_value = chi_square_tail(statistic, len(expected) - 1)
+    finding = f"chi-square {statistic:.0f} on {len(expected) - 1} degrees of freedom, p = {p_value:.2g}"
+    return p_value > FALSE_ALARM, f"{finding}, fails below {FALSE_ALARM:.0e} ({NUM_TEXTS} texts)"
+
+
+def chi_square_tail(statistic: float, degrees: int) -> float:
+    """Probability of a larger statistic when there is nothing to find."""
+    halves = torch.tensor([degrees, statistic], dtype=torch.float64) / 2
+    return float(torch.special.gammaincc(halves[0], halves[1]))
+
+
+def check_greedy(drafting: Drafting, _temperature: float) -> tuple[bool, str]:
+    """Whether greedy texts equal plain greedy decoding."""
+    target, head = _tiny_models()
+    session = _session(target, head, drafting)
+    equal = sum(_text(session, drafting, GREEDY, p, 0) == _plain_text(target, p) for p in _prompts())
+    return equal == NUM_GREEDY_PROMPTS, f"{equal} of {NUM_GREEDY_PROMPTS} texts equal plain greedy decoding"
+
+
+def _plain_text(target: Target, prompt: list[int]) -> Text:
+    options = DecodeOptions(GREEDY, max_new_tokens=GREEDY_LENGTH, ignore_end=True)
+    return tuple(token for step in autoregressive(target, prompt, options) for token in step.tokens)
+
+
+def _prompts() -> Iterator[list[int]]:
+    generator = seeded(0)
+    for _ in range(NUM_GREEDY_PROMPTS):
+        yield torch.randint(VOCAB_SIZE, (6,), generator=generator).tolist()
+
+
+def _session(target: Target, head: DraftHead, drafting: Drafting) -> Session:
+    return Session(target, EagleDrafter(head, target.embed, drafting.policy))
+
+
+def _text(session: Session, drafting: Drafting, sampling: Sampling, prompt: list[int], seed: int) -> Text:
+    """The first tokens of a session that could go on longer, so that trees are not cut to the length."""
+    length = GREEDY_LENGTH if sampling.greedy else LENGTH
+    options = DecodeOptions(sampling, max_new_tokens=4 * length, method=drafting.verifier, ignore_end=True)
+    tokens: list[int] = []
+    for step in session.decode(prompt, options, seeded(seed)):
+        tokens += step.tokens
+        if len(tokens) >= length:
+            break
+    return tuple(tokens[:length])
+
+
+def _text_probs(target: Target, sampling: Sampling) -> dict[Text, float]:
+    """The target's own law of the first tokens after the prompt, by plain forwards."""
+    law = functools.cache(lambda text: sampling.law(target.read(torch.tensor([[*PROMPT, *text]])).logits[0, -1]))
+    texts = product(range(VOCAB_SIZE), repeat=LENGTH)
+    return {text: math.prod(float(law(text[:i])[token]) for i, token in enumerate(text)) for text in texts}
+
+
+@functools.cache
+def _tiny_models() -> tuple[Target, DraftHead]:
+    """A random target and head with laws far from uniform and from each other."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=FEW_LAYERS,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            initializer_range=0.3,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        target = Target(LlamaForCausalLM(config), name="tiny")
+        head = DraftHead(_head_config(target)).init_weights().eval()
+    head.lm_head.weight.data *= 20
+    return target, head
+
+
+def _head_config(target: Target) -> HeadConfig:
+    return HeadConfig(
+        hidden_size=WIDTH,
+        target_hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=WIDTH // 2,
+        vocab_size=VOCAB_SIZE,
+        draft_vocab_size=VOCAB_SIZE,
+        feature_layers=default_feature_layers(len(target.layers)),
+    )

@@ -1,0 +1,1 @@
+"""The tree laboratory: exact expected tau of many trees on recorded contexts."""

@@ -1,0 +1,125 @@
+"""Contexts for comparing trees: a prompt and a piece of the target's own answer, cut where a round might begin.
+
+Answers are recorded at several temperatures, since a context that greedy decoding reaches is not one that sampling
+reaches. Held-out prompts are those that `prepare_data.py` keeps from training. Contexts are kept in a run's directory
+only: they hold text of benchmarks and prompts, as token ids.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eagle.chat import encode_prompt, render_prompt
+from eagle.data.jobs import number
+from eagle.data.preparation import select
+from eagle.data.prepare_config import PrepareConfig
+from eagle.engine.batched import Answered, Job, Limits, Regenerator
+from eagle.engine.target import Target
+from evaluation.tasks import TASKS, find_task, load_questions
+
+HELD_OUT = "held_out"
+SOURCES = (HELD_OUT, *TASKS)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a round begins: `ids` ends with the tree's root, which the target has not read yet."""
+
+    id: str  # source/question/temperature/cut
+    source: str
+    question: str
+    temperature: float  # of the answer it was cut from
+    ids: tuple[int, ...]
+
+    @property
+    def answer(self) -> str:
+        """Which answer it was cut from: source/question/temperature."""
+        return self.id.rsplit("/", 1)[0]
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What to record. Raises ValueError for sources that do not exist."""
+
+    output: Path = Path("runs/laboratory/contexts.jsonl")
+    sources: tuple[str, ...] = SOURCES
+    num_questions: int = 16  # of every source
+    temperatures: tuple[float, ...] = (0.0, 0.6, 1.0)
+    num_cuts: int = 2  # contexts of one answer
+    max_new_tokens: int = 96
+    max_prompt_tokens: int = 512  # longer prompts are left out
+    num_slots: int = 16  # answers written side by side
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.sources) - set(SOURCES))
+        if unknown:
+            raise ValueError(f"unknown source {', '.join(unknown)}: choose from {', '.join(SOURCES)}")
+
+
+def record_contexts(target: Target, config: RecordConfig) -> Iterator[Context]:
+    """Append the missing contexts to `config.output` and yield them; stopped at any moment, it goes on where it was."""
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    done = {context.answer for context in read_contexts(config.output)}
+    jobs = [job for job in _jobs(target, config) if job.id not in done]
+    limits = Limits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
+    engine = Regenerator(target.model, target.end_token_ids, limits, config.num_slots, config.num_slots)
+    for answered in engine.answer(jobs) if jobs else ():
+        contexts = _cut(answered, config, target.end_token_ids)
+        with config.output.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(context)) + "\n" for context in contexts)
+        yield from contexts
+
+
+def _jobs(target: Target, config: RecordConfig) -> Iterator[Job]:
+    """One answer a question and temperature; its seed depends on nothing but its name."""
+    for source in config.sources:
+        for question, prompt in prompts(source, config.num_questions):
+            ids = tuple(_encode(target, prompt))
+            for temperature in config.temperatures if len(ids) <= config.max_prompt_tokens else ():
+                name = f"{source}/{question}/{temperature:g}"
+                yield Job(name, (ids,), temperature, number(config.seed, name))
+
+
+def _encode(target: Target, prompt: str) -> list[int]:
+    if target.tokenizer is None:
+        raise ValueError("contexts are recorded from text, and this target has no tokenizer")
+    return encode_prompt(target.tokenizer, render_prompt(target.tokenizer, [{"role": "user", "content": prompt}]))
+
+
+def prompts(source: str, count: int) -> list[tuple[str, str]]:
+    """The first `count` questions of a source: id and first turn."""
+    if source != HELD_OUT:
+        return [(q.id.replace("/", "-"), q.turns[0]) for q in load_questions(find_task(source), limit=count)]
+    held_out = select(PrepareConfig(part="held_out"), Counter())[:count]
+    return [(conversation.id.replace("/", "-"), conversation.user_turns[0]) for conversation in held_out]
+
+
+def read_contexts(path: Path) -> list[Context]:
+    """The contexts of a file; none where it does not exist. A last line cut by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [Context(**{**row, "ids": tuple(row["ids"])}) for row in rows]
+
+
+def _cut(answered: Answered, config: RecordConfig, end_token_ids: frozenset[int]) -> list[Context]:
+    """Contexts of one answer, cut at random places of it, all different, none behind the end of text."""
+    source, question, temperature = answered.job.id.rsplit("/", 2)
+    (start, end), *_ = answered.spans
+    ends = [i for i in range(start, end) if answered.input_ids[i] not in end_token_ids]
+    chosen = random.Random(answered.job.seed).sample(ends, min(config.num_cuts, len(ends)))
+    return [
+        Context(
+            f"{answered.job.id}/{cut - start + 1}",
+            source,
+            question,
+            float(temperature),
+            tuple(answered.input_ids[: cut + 1]),
+        )
+        for cut in sorted(chosen)
+    ]

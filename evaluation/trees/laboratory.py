@@ -1,0 +1,180 @@
+"""Many trees on the same contexts, each with the exact expected number of accepted tokens of every verifier.
+
+    context -> prefill -> every policy grows its trees -> all paths scored by the target -> exact law -> one row a tree
+
+A context's rows are written together, so that a stopped run goes on behind the last whole context.
+
+Letters: N tree nodes including the root, T context tokens, V vocabulary.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+import hsd_verify
+from eagle.checkpoints.flat import drop_cut_line
+from eagle.engine.target import Target
+from eagle.sampling import Sampling
+from eagle.trees import TreePolicy, make_policy
+from evaluation.expected import counted_nodes, path_probs
+from evaluation.trees.contexts import Context
+from evaluation.trees.shared import Collector, DraftSource, Growing, PathScores
+from hsd_verify import DraftTree
+
+SAMPLINGS = {
+    "0": Sampling(0.0),
+    "0.3": Sampling(0.3),
+    "0.6": Sampling(0.6),
+    "0.8": Sampling(0.8),
+    "1": Sampling(1.0),
+    "1, top-p 0.9": Sampling(1.0, top_p=0.9),
+}
+USUAL = tuple(label for label in SAMPLINGS if label != "0.8")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A policy with a node budget."""
+
+    name: str
+    budget: int
+    policy: TreePolicy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured on every context; rows depend on all of it."""
+
+    arms: tuple[Arm, ...]
+    samplings: tuple[str, ...] = USUAL
+    verifiers: tuple[str, ...] = ("walk", "hsd", "tokenwise")
+    num_draws: int = 2  # trees of a policy that draws
+    max_depth: int = 16
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Names the rows of this plan: other arms, other rows."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
+
+def read_arms(path: Path, budgets: Iterable[int] | None = None) -> tuple[Arm, ...]:
+    """The arms of a YAML file: `arms: {name: {tree: .., field: .., at: {budget: {field: ..}}}}`, `budgets: [..]`.
+
+    An arm gets `num_nodes` from the budget unless `at` says which fields stand for it; an arm with `at` is left out
+    at budgets it does not name.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    wanted = list(budgets or content["budgets"])
+    arms = [_arm(name, dict(fields), budget) for name, fields in content["arms"].items() for budget in wanted]
+    return tuple(arm for arm in arms if arm is not None)
+
+
+def _arm(name: str, fields: dict[str, Any], budget: int) -> Arm | None:
+    at = fields.pop("at", None)
+    if at is not None and budget not in at:
+        return None
+    own = {"num_nodes": budget} if at is None else at[budget]
+    return Arm(name, budget, make_policy(fields.pop("tree", name), **fields, **own))
+
+
+def measure(target: Target, source: DraftSource, context: Context, plan: Plan) -> list[dict[str, Any]]:
+    """One row a tree: the arms' trees on one context at the samplings that belong to its temperature."""
+    jobs = list(_jobs(context, plan))
+    cache = target.new_cache()
+    output = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache)
+    scores = PathScores(target, cache, context.ids[-1])
+    collector = Collector([Growing(arm.policy, SAMPLINGS[label], seed) for arm, label, _, seed in jobs])
+    with torch.inference_mode():
+        source.propose(context.ids, output.features, scores, collector, plan.max_depth)
+        scores.score(collector.trees)
+        return [
+            {"context": context.id, "source": context.source, "question": f"{context.source}/{context.question}"}
+            | {"sampling": label, "tree": arm.name, "budget": arm.budget, "draw": draw}
+            | _outcome(tree, SAMPLINGS[label], scores.logits(tree), plan, target.end_token_ids)
+            for (arm, label, draw, _), tree in zip(jobs, collector.trees, strict=True)
+        ]
+
+
+def _jobs(context: Context, plan: Plan) -> Iterator[tuple[Arm, str, int, int]]:
+    """Arm, sampling, number of the draw and its seed."""
+    for label in plan.samplings:
+        if not belongs(context.temperature, SAMPLINGS[label].temperature):
+            continue
+        for arm in plan.arms:
+            is_drawn = SAMPLINGS[label].temperature > 0 and not arm.name.startswith("eagle")
+            for draw in range(plan.num_draws if is_drawn else 1):
+                yield arm, label, draw, zlib.crc32(repr((plan.seed, context.id, draw)).encode())
+
+
+def belongs(recorded: float, temperature: float, all_recorded: tuple[float, ...] = (0.0, 0.6, 1.0)) -> bool:
+    """Whether contexts recorded at one temperature stand for another: it is the nearest, the higher one on ties."""
+    return recorded == min(all_recorded, key=lambda other: (abs(other - temperature), -other))
+
+
+def _outcome(
+    tree: DraftTree, sampling: Sampling, logits: Tensor, plan: Plan, end_token_ids: frozenset[int]
+) -> dict[str, Any]:
+    probs = sampling.law(logits)  # (N, V)
+    counted = counted_nodes(tree, end_token_ids)  # (N,)
+    tau = {}
+    for verifier in plan.verifiers:
+        try:
+            tau[verifier] = float(hsd_verify.law(tree, probs, verifier).reach.double()[counted].sum())
+        except ValueError:
+            continue  # this verifier does not apply to this tree, and says so
+    bound = _bound(tree, probs)
+    return {
+        "nodes": tree.num_nodes,
+        "depth": max(tree.depth),
+        "sampled": sum(tree.sampled_list),
+        "tau": tau,
+        "bound": None if bound is None else float(bound[counted].sum()),
+    }
+
+
+def _bound(tree: DraftTree, probs: Tensor) -> Tensor | None:
+    """(N,) min(1, p(v) / Pr[v in tree]), whose sum estimates without bias what no verifier can pass.
+
+    None where that probability is not a product along the path: several sampled siblings at a node.
+    """
+    inclusion = [1.0]
+    for node in range(1, tree.num_nodes):
+        parent, drawn = tree.parent_list[node], tree.sampled_list[node]
+        if drawn and len(tree.sampled_children(parent)) > 1:
+            return None
+        own = float(tree.draft_probs[parent, tree.tokens[node]]) if drawn and tree.draft_probs is not None else 1.0
+        inclusion.append(inclusion[parent] * own)
+    return (path_probs(tree, probs) / torch.tensor(inclusion, dtype=torch.float64, device=probs.device)).clamp(max=1)
+
+
+def run(
+    target: Target, source: DraftSource, contexts: list[Context], plan: Plan, rows_path: Path
+) -> Iterator[tuple[int, Context]]:
+    """Append the rows of every context that has none yet, in any file beside this one; yields how many are left to do,
+    and the one just done.
+    """
+    rows_path.parent.mkdir(parents=True, exist_ok=True)
+    rows_path.touch()
+    drop_cut_line(rows_path)
+    done = {row["context"] for row in read_rows(sorted(rows_path.parent.glob("rows*.jsonl")))}
+    missing = [context for context in contexts if context.id not in done]
+    for number, context in enumerate(missing, start=1):
+        rows = measure(target, source, context, plan)
+        with rows_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rows) + "\n")
+        yield len(missing) - number, context
+
+
+def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of all files, one line a context; a last line cut by a kill is left out."""
+    lines = [line for path in paths if path.exists() for line in path.read_text(encoding="utf-8").splitlines(True)]
+    return [row for line in lines if line.endswith("\n") for row in json.loads(line)]

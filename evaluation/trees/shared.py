@@ -1,0 +1,156 @@
+"""Many trees on one context for the price of few: the head reads a path once, the target scores a path once.
+
+Letters: F nodes of a frontier, N nodes of a tree, V target vocabulary, Vd draft vocabulary.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.drafters.head import DraftHead
+from eagle.engine.cache import KeyValueCache
+from eagle.engine.masks import ancestor_matrix
+from eagle.engine.target import Target
+from eagle.sampling import Sampling, seeded
+from eagle.trees import Proposer, TreePolicy
+from eagle.trees.protocols import bare_root
+from hsd_verify import DraftTree
+
+Path = tuple[int, ...]  # tokens below the root
+CHUNK = 96  # nodes of one pass of the target
+
+
+@dataclass(frozen=True)
+class Growing:
+    """One tree to grow."""
+
+    policy: TreePolicy
+    sampling: Sampling
+    seed: int
+
+
+class SharedReads:
+    """Reads every path once, whoever asks; the trees of one context share most of theirs."""
+
+    def __init__(self, proposer: Proposer):
+        self.proposer = proposer
+        self._rows: dict[Path, int] = {(): 0}
+        self._logits = [proposer.root_logits]
+
+    def logits(self, paths: list[Path]) -> Tensor:
+        """(F, Vd) after paths whose prefixes were read before."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._rows]
+        if new:
+            device = self.proposer.root_logits.device
+            tokens = torch.tensor([path[-1] for path in new], device=device)
+            parents = torch.tensor([self._rows[path[:-1]] for path in new], device=device)
+            self._logits += list(self.proposer.expand(tokens, parents))
+            self._rows.update({path: len(self._rows) + i for i, path in enumerate(new)})
+        return torch.stack([self._logits[self._rows[path]] for path in paths])
+
+
+class SharedProposer:
+    """A `Proposer` with rows of its own in front of shared reads."""
+
+    def __init__(self, reads: SharedReads):
+        self._reads = reads
+        self._paths: list[Path] = [()]
+        self.vocabulary, self.root_token = reads.proposer.vocabulary, reads.proposer.root_token
+        self.root_logits = reads.proposer.root_logits
+
+    def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        rows = zip(tokens.tolist(), parents.tolist(), strict=True)
+        paths: list[Path] = [(*self._paths[parent], token) for token, parent in rows]
+        self._paths += paths
+        return self._reads.logits(paths)
+
+
+@dataclass
+class Collector:
+    """A policy that grows many trees in one round and proposes none of them."""
+
+    growing: list[Growing]
+    trees: list[DraftTree] = field(default_factory=list)
+
+    def grow(
+        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+    ) -> DraftTree:
+        reads, device = SharedReads(proposer), proposer.root_logits.device
+        for one in self.growing:
+            draws = seeded(one.seed, device)
+            self.trees.append(one.policy.grow(SharedProposer(reads), one.sampling, max_depth, draws))
+        return bare_root(proposer)
+
+
+class PathScores:
+    """The target's logits after every path of a context, each scored once, in passes of up to CHUNK new nodes."""
+
+    def __init__(self, target: Target, cache: KeyValueCache, root_token: int):
+        self._target, self._cache, self._root = target, cache, root_token
+        self._logits: dict[Path, Tensor] = {}
+        self.features: dict[Path, Tensor] = {}  # (3H,)
+
+    def score(self, trees: Iterable[DraftTree]) -> None:
+        self.score_paths(path for tree in trees for path in tree_paths(tree))
+
+    def score_paths(self, paths: Iterable[Path]) -> None:
+        paths = sorted(set(paths) - self._logits.keys())
+        for start in range(0, len(paths), CHUNK):
+            self._pass(paths[start : start + CHUNK])
+
+    def logits(self, tree: DraftTree) -> Tensor:
+        """(N, V) in the target's dtype, of a tree scored before."""
+        return self.logits_of(tree_paths(tree))
+
+    def logits_of(self, paths: list[Path]) -> Tensor:
+        """(N, V), of paths scored before."""
+        return torch.stack([self._logits[path] for path in paths])
+
+    def _pass(self, new: list[Path]) -> None:
+        # prefixes scored in an earlier pass are read again, since no pass leaves anything in the cache
+        nodes = sorted({path[:i] for path in new for i in range(len(path) + 1)}, key=lambda path: (len(path), path))
+        number = {path: i for i, path in enumerate(nodes)}
+        device = self._target.device
+        parents = torch.tensor([-1, *(number[path[:-1]] for path in nodes[1:])], device=device)
+        tokens = torch.tensor([self._root, *(path[-1] for path in nodes[1:])], device=device)
+        output = self._target.forward_tree(tokens, ancestor_matrix(parents), self._cache)
+        self._cache.keep(tokens[:0])
+        self._logits.update({path: output.logits[number[path]].clone() for path in new})
+        self.features.update({path: output.features[number[path]].clone() for path in new})
+
+
+def tree_paths(tree: DraftTree) -> list[Path]:
+    """Tokens below the root of every node; of siblings with one token both have the same."""
+    paths: list[Path] = [()]
+    for parent, token in zip(tree.parent_list[1:], tree.token_list[1:], strict=True):
+        paths.append((*paths[parent], token))
+    return paths
+
+
+class DraftSource(Protocol):
+    """Where draft laws come from."""
+
+    def propose(
+        self, ids: tuple[int, ...], features: Tensor, scores: PathScores, collector: Collector, max_depth: int
+    ) -> None:
+        """Grow the trees behind the context `ids` (T,), whose last one is the root; features (T - 1, 3H)."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeadSource:
+    """An EAGLE-3 head."""
+
+    head: DraftHead
+    target: Target
+
+    def propose(
+        self, ids: tuple[int, ...], features: Tensor, scores: PathScores, collector: Collector, max_depth: int
+    ) -> None:
+        drafter = EagleDrafter(self.head, self.target.embed, collector)
+        drafter.observe(torch.tensor(ids, device=self.target.device), features)
+        drafter.propose(Sampling(), max_depth)

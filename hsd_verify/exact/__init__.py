@@ -1,0 +1,1 @@
+"""What lossless means, as code: enumeration of drafts and verdicts."""

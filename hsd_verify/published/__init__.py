@@ -1,0 +1,1 @@
+"""Verification rules as printed in the papers."""

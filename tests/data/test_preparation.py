@@ -1,0 +1,249 @@
+"""The whole path from a file of conversations to rows, with a tiny target; killed, resumed and split."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eagle import options
+from eagle.data.conversations import Row, RowFile, end_of_turn, read_conversations, template_runs
+from eagle.data.jobs import keep_answers
+from eagle.data.overview import report, summarise
+from eagle.data.preparation import prepare
+from eagle.data.prepare_config import PrepareConfig
+from eagle.engine.batched import Job
+from tests.training import tiny
+
+END = frozenset([257])
+QUESTION = "one two three four five six seven eight nine ten eleven"
+
+
+@pytest.fixture
+def config(tmp_path) -> PrepareConfig:
+    path = tmp_path / "prompts.jsonl"
+    rows = [conversation(f"c{i}", f"Question {i}", f"Answer {i}", "And then?", "Nothing.") for i in range(9)]
+    rows += [conversation("long", "x" * 500), conversation("asked", QUESTION), {"id": "empty", "messages": []}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return PrepareConfig(
+        output=str(tmp_path / "rows"),
+        prompts=str(path),
+        greedy_share=0.5,
+        max_prompt_tokens=120,
+        max_new_tokens=8,
+        max_length=200,
+        num_slots=2,
+        group_size=1,
+    )
+
+
+@pytest.fixture
+def keeping(config) -> PrepareConfig:
+    return replace(config, answers="original")
+
+
+def conversation(id: str, *texts: str) -> dict:
+    roles = ["user", "assistant"] * len(texts)
+    return {"id": id, "messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]}
+
+
+def run(config: PrepareConfig, model=None) -> tuple[dict[str, Row], Counter]:
+    skipped = prepare(config, model, tiny.tokenizer(), END, {"bench": [QUESTION]})
+    rows = list(read_conversations(Path(config.output), config.max_length, tiny.VOCAB_SIZE, Counter()))
+    assert len({row.id for row in rows}) == len(rows), "a row was repeated"
+    return {row.id: row for row in rows}, skipped
+
+
+def test_conversations_are_answered_or_left_out_with_a_reason(config):
+    rows, skipped = run(config, tiny.target())
+    assert rows.keys() == {f"c{i}" for i in range(9)}
+    assert skipped == {
+        "no turns under 'conversations' or 'messages'": 1,
+        "overlaps with bench": 1,
+        "the first prompt is longer than 120 tokens": 1,
+    }
+    assert {row.temperature for row in rows.values()} == {0.0, 1.0}
+    start, end = rows["c0"].assistant_spans[0]
+    prompt = tiny.tokenizer().decode(rows["c0"].input_ids[:start])
+    assert prompt.endswith("<|im_start|>user\nQuestion 0<|im_end|>\n<|im_start|>assistant\n")
+    assert 0 < end - start <= 8
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4])
+def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(config, monkeypatch, tmp_path, kept):
+    """Killed in the middle of writing a line: the half line is dropped and its conversation answered again."""
+    model = tiny.target()
+    expected, _ = run(replace(config, output=str(tmp_path / "uninterrupted")), model)
+    append, written = RowFile.append, []
+
+    def dying(self, row):
+        if len(written) == kept:
+            with self.path.open("a") as file:
+                file.write('{"id": "c')
+            raise KeyboardInterrupt
+        written.append(row.id)
+        append(self, row)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RowFile, "append", dying)
+        run(config, model)
+    assert len(run(config, model)[0]) == 9
+    assert run(config, model)[0] == expected
+
+
+def test_shards_share_the_work(keeping):
+    parts = [prepare(replace(keeping, shard=f"{i}/3"), None, tiny.tokenizer(), END, {}) for i in range(3)]
+    assert all(len(list(RowFile(path))) < 9 for path in Path(keeping.output).glob("conversations-*"))
+    assert len(parts) == len(list(Path(keeping.output).glob("conversations-*"))) == 3
+    rows = list(read_conversations(Path(keeping.output), 200, tiny.VOCAB_SIZE, Counter()))
+    assert sorted(row.id for row in rows) == ["asked", *(f"c{i}" for i in range(9))][1:]
+
+
+def test_what_is_held_out_is_never_trained_on(keeping):
+    """Trap: a held-out set chosen from each data set anew: a later one is trained on what measured the first."""
+    lines = [json.dumps(conversation(f"id-{i}", f"Question number {i}", "Yes.")) + "\n" for i in range(300)]
+    Path(keeping.prompts).write_text("".join(lines))
+    parts = {}
+    for part in ("training", "held_out", "all"):
+        settings = replace(keeping, part=part, output=f"{keeping.output}-{part}", seed=len(parts))
+        parts[part] = run(settings)[0].keys()
+    assert not parts["training"] & parts["held_out"] and parts["training"] | parts["held_out"] == parts["all"]
+    assert len(parts["all"]) == 300 and 0 < len(parts["held_out"]) < 20
+    with pytest.raises(ValueError, match="part is 'test': choose one of training, held_out, all"):
+        replace(keeping, part="test")
+
+
+def test_rows_made_otherwise_are_not_mixed(keeping):
+    run(keeping)
+    with pytest.raises(ValueError, match=r"holds rows made with seed=0, now 1: use those or another --output"):
+        run(replace(keeping, seed=1))
+    run(replace(keeping, threads=1))
+
+
+def test_the_budget_of_answer_tokens_stops_the_run(keeping):
+    rows, _ = run(replace(keeping, max_answer_tokens=20))
+    assert 20 <= sum(row.num_answer_tokens for row in rows.values()) < 20 + 200
+    assert 0 < len(rows) < 9
+
+
+def test_kept_answers_give_the_very_text_of_the_template(keeping):
+    """Byte tokens do not merge, so pieces must tokenise to the whole: nothing lost, doubled or misplaced."""
+    rows, _ = run(keeping)
+    tokenizer, row = tiny.tokenizer(), rows["c3"]
+    whole = tokenizer(tokenizer.apply_chat_template(list(row.messages), tokenize=False)).input_ids
+    assert [*row.input_ids, *tokenizer("\n").input_ids] == whole
+    spoken = [tokenizer.decode(row.input_ids[start:end]) for start, end in row.assistant_spans]
+    assert spoken == ["Answer 3<|im_end|>", "Nothing.<|im_end|>"]
+    assert int(row.loss_mask.sum()) == row.num_answer_tokens == len(tokenizer("".join(spoken)).input_ids)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "spans", "finish"),
+    [
+        (12, [(2, 5), (6, 9)], ["stop"] * 2),
+        (8, [(2, 5), (6, 8)], ["stop", "length"]),
+        (6, [(2, 5)], ["stop"]),
+        (2, [], []),
+    ],
+)
+def test_answers_beyond_the_length_are_cut(max_length, spans, finish):
+    answered = keep_answers(Job("a", ((1, 2), (9, 3)), 0.0, 0), [[4, 5], [6, 7]], (9,), max_length)
+    assert (answered.spans, answered.finish) == (spans, finish)
+    assert answered.input_ids == [1, 2, 4, 5, 9, 3, 6, 7, 9][: spans[-1][1] if spans else 0]
+
+
+def test_a_model_is_needed_to_regenerate_and_only_then(config, keeping):
+    with pytest.raises(ValueError, match="answers is 'regenerate': only 'regenerate' takes a model"):
+        run(config)
+    with pytest.raises(ValueError, match="answers is 'original'"):
+        run(keeping, tiny.target())
+
+
+def test_a_template_that_rewrites_its_history_ends_the_conversation():
+    """Some templates drop the reasoning of earlier turns: what was generated cannot be kept as it was."""
+    forgetful = "{% for m in messages[-1:] %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    assert len(template_runs(tiny.tokenizer(forgetful), ["a", "b"], None)) == 1
+    assert len(template_runs(tiny.tokenizer(), ["a", "b"], None)) == 2
+
+
+def test_the_system_prompt_is_the_configured_one():
+    def first(system):
+        return tiny.tokenizer().decode(template_runs(tiny.tokenizer(), ["a"], system)[0])
+
+    assert "system\nBe brief.<|im_end|>" in first("Be brief.")
+    assert "system\nBe kind.<|im_end|>" in first(None)
+
+
+def test_a_template_without_an_end_of_turn_gives_none():
+    assert end_of_turn(tiny.tokenizer(), END) == (257,)
+    assert end_of_turn(tiny.tokenizer("{% for m in messages %}{{ m['content'] }}\n{% endfor %}"), END) == ()
+
+
+def test_the_reader_skips_and_cuts_what_does_not_fit(tmp_path):
+    def line(**changes) -> str:
+        row = {"id": "a", "source": "x", "temperature": 1.0, "seed": 0, "messages": [], "input_ids": [1, 2, 3, 4, 5, 6]}
+        return json.dumps({**row, "assistant_spans": [[1, 3], [4, 6]], "finish": ["stop", "stop"], **changes}) + "\n"
+
+    bad = [
+        line(input_ids=[1, 2, 3, 4, 5, 99]),
+        line(assistant_spans=[[5, 6]]),
+        line(assistant_spans=[[4, 9]]),
+        "{oops\n",
+    ]
+    (tmp_path / "conversations.jsonl").write_text(line() + "".join(bad) + line()[:40])
+    skipped = Counter()
+    (row,) = read_conversations(tmp_path, 5, 50, skipped)
+    assert (row.input_ids, row.assistant_spans) == ((1, 2, 3, 4, 5), ((1, 3), (4, 5)))
+    assert row.loss_mask.tolist() == [False, True, True, False, True]
+    assert sum(skipped.values()) == 4
+    assert skipped["has no answer within 5 tokens"] == 1
+    with pytest.raises(FileNotFoundError, match="prepare_data"):
+        list(read_conversations(tmp_path / "nowhere", 5, 50, skipped))
+
+
+def test_the_report_counts_everything(keeping):
+    rows, skipped = run(keeping)
+    statistics = summarise(rows.values())
+    assert statistics.num_rows == sum(statistics.lengths.values()) == 9
+    assert statistics.num_answers == sum(statistics.finish.values()) == 18
+    text = report(statistics, skipped)
+    assert "9 conversations" in text and "1  overlaps with bench" in text and "18 stop" in text
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
+
+
+def test_there_are_data_configs():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_data_config_loads_and_opens_with_its_command(path):
+    assert isinstance(options.load(PrepareConfig, path), PrepareConfig)
+    assert path.read_text().startswith(f"# python scripts/prepare_data.py --config configs/data/{path.name}")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temprature": 1}, "unknown option temprature: known are"),
+        ({"max_turns": "many"}, "max_turns is 'many', expected int"),
+        ({"overlap_filter": "perhaps"}, "expected true or false"),
+        ({"temperature": -1}, "temperature is -1.0, it must be 0 or more"),
+        ({"answers": "none"}, "choose 'regenerate' or 'original'"),
+        ({"shard": "2/2"}, "expected 'i/n' with 0 <= i < n"),
+        ({"num_slots": 10, "group_size": 4}, "must be a multiple"),
+        ({"dtype": "float17"}, "expected a torch dtype"),
+    ],
+)
+def test_wrong_options_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        options.build(PrepareConfig, values)
+
+
+def test_flags_come_before_the_file_and_the_file_before_defaults(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 5\nmax_turns: 2\n")
+    config = options.parse(PrepareConfig, "", ["--config", str(path), "--seed", "7", "--system", "none"])
+    assert (config.seed, config.max_turns, config.max_new_tokens, config.system) == (7, 2, 400, None)

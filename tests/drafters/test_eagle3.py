@@ -1,0 +1,125 @@
+"""The drafter against its slow, obvious form: no cache, one path at a time."""
+
+import pytest
+import torch
+
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.engine.masks import tree_mask
+from eagle.sampling import Sampling, seeded
+from eagle.trees import EagleTree, SampledChain
+from tests.tiny import random_ids, tiny_drafter, tiny_head
+
+
+def head_over(head, target, features, tokens, guesses):
+    """Logits after `tokens` + `guesses`, from one uncached pass over true features and then step by step.
+
+    features (T, 3H) stand beside tokens (T,), each one position older; guesses continue on the head's own output.
+    """
+    hidden = head.fuse(features)
+    output = plain_pass(head, target, hidden, tokens)
+    for guess in guesses:
+        tokens = torch.cat([tokens, torch.tensor([guess])])
+        hidden = torch.cat([hidden, output[-1:]])
+        output = plain_pass(head, target, hidden, tokens)
+    return head.logits(output[-1])
+
+
+def plain_pass(head, target, hidden, tokens):
+    length = len(tokens)
+    mask = tree_mask(torch.ones(length, length).tril().bool(), 0, torch.float32)
+
+    def attend(query, key, value):
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + mask
+        return scores.softmax(-1) @ value
+
+    return head(hidden[None], target.embed(tokens)[None], torch.arange(length)[None], attend)[0]
+
+
+class Recorder:
+    """A policy that expands a fixed tree and keeps what the proposer answered."""
+
+    def grow(self, proposer, sampling, max_depth, generator=None):
+        first = proposer.expand(torch.tensor([3, 4]), torch.tensor([0, 0]))
+        second = proposer.expand(torch.tensor([5, 6, 7]), torch.tensor([1, 2, 2]))
+        self.logits = {(): proposer.root_logits, (3,): first[0], (4,): first[1]}
+        self.logits |= {(3, 5): second[0], (4, 6): second[1], (4, 7): second[2]}
+        return EagleTree(num_nodes=1).grow(proposer, sampling, 0)
+
+
+@torch.inference_mode()
+def test_tree_expansion_equals_one_path_at_a_time(target):
+    ids, policy, head = torch.tensor(random_ids(12)), Recorder(), tiny_head(target)
+    features = target.prefill(ids, target.new_cache()).features  # (12, 3H)
+    drafter = EagleDrafter(head, target.embed, policy)
+    drafter.observe(ids[:8], features[:7])  # in pieces, as the decode loop does
+    drafter.observe(ids[8:9], features[7:8])
+    drafter.observe(ids[9:], features[8:11])
+    for _ in range(2):  # proposing must not change what is known
+        drafter.propose(Sampling(), max_depth=3)
+        for path, logits in policy.logits.items():
+            expected = head_over(head, target, features[:11], ids[1:], path)
+            torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)  # float32, other summation order
+
+
+def test_truncating_the_drafter_equals_a_fresh_one(target):
+    ids = torch.tensor(random_ids(12))
+    features = target.prefill(ids, target.new_cache()).features
+    policy = EagleTree(num_nodes=8, depth=3, top_k=2)
+    used, fresh = (tiny_drafter(target, policy) for _ in range(2))
+    used.observe(ids, features[:-1])
+    used.truncate(5)
+    used.observe(ids[5:9], features[4:8])
+    fresh.observe(ids[:9], features[:8])
+    trees = [drafter.propose(Sampling(), 3) for drafter in (used, fresh)]
+    assert torch.equal(trees[0].tokens, trees[1].tokens) and torch.equal(trees[0].parents, trees[1].parents)
+
+
+def test_features_of_another_target_are_refused(target):
+    drafter = tiny_drafter(target, EagleTree())
+    with pytest.raises(ValueError, match=r"need features of shape \(3, 96\), got \(3, 60\)"):
+        drafter.observe(torch.tensor([1, 2, 3, 4]), torch.zeros(3, 60))
+
+
+def test_proposing_before_observing_is_refused(target):
+    with pytest.raises(ValueError, match="nothing observed yet"):
+        tiny_drafter(target, EagleTree()).propose(Sampling(), 3)
+
+
+def test_the_dynamic_tree_keeps_the_best_joint_probabilities(target):
+    """Against brute force: every path of up to three of the top tokens, ranked by joint draft probability."""
+    ids, head = torch.tensor(random_ids(9)), tiny_head(target, draft_vocab_size=4)
+    with torch.inference_mode():
+        features = target.prefill(ids, target.new_cache()).features[:-1]
+        drafter = EagleDrafter(head, target.embed, EagleTree(num_nodes=10, depth=2, top_k=4))
+        drafter.observe(ids, features)
+        tree = drafter.propose(Sampling(), 2)
+        token_of = head.vocabulary.target_ids.tolist()
+        joint = {}
+        first = head_over(head, target, features, ids[1:], []).softmax(-1).tolist()
+        for a, pa in enumerate(first):
+            joint[(token_of[a],)] = pa
+            second = head_over(head, target, features, ids[1:], [token_of[a]]).softmax(-1).tolist()
+            joint |= {(token_of[a], token_of[b]): pa * pb for b, pb in enumerate(second)}
+    best = sorted(joint, key=lambda path: -joint[path])[:9]
+    paths = [tuple(tree.tokens[n].item() for n in tree.path(node)) for node in range(1, tree.num_nodes)]
+    assert sorted(paths) == sorted(best)
+
+
+@pytest.mark.parametrize("policy", [EagleTree(num_nodes=12, depth=4, top_k=3), SampledChain(4)])
+@pytest.mark.parametrize("max_depth", [0, 1, 2])
+def test_trees_respect_the_depth_limit(target, policy, max_depth):
+    ids = torch.tensor(random_ids(9))
+    drafter = tiny_drafter(target, policy)
+    drafter.observe(ids, target.prefill(ids, target.new_cache()).features[:-1])
+    tree = drafter.propose(Sampling(temperature=1.0), max_depth, seeded(0))
+    assert max(tree.depth) == max_depth
+    assert tree.tokens[0] == ids[-1]
+
+
+def test_policy_settings_are_checked():
+    with pytest.raises(ValueError, match="top_k is 0, it must be at least 1"):
+        EagleTree(top_k=0)
+    with pytest.raises(ValueError, match="draft_temperature is 0, it must be larger than 0"):
+        EagleTree(draft_temperature=0)

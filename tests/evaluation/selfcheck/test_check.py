@@ -1,0 +1,127 @@
+"""The self-check passes what is lossless and catches what is not: planted verifiers, laws and cache faults."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import hsd_verify
+from eagle.engine.cache import KeyValueCache
+from eagle.sampling import Sampling
+from eagle.trees import SampledChain, TreePolicy
+from evaluation.drafting import Drafting, parse_drafting
+from evaluation.selfcheck import counting
+from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
+from evaluation.selfcheck.counting import check_by_chi_square, check_greedy, chi_square_tail
+from evaluation.selfcheck.enumeration import all_trees, check_by_enumeration
+from hsd_verify import DraftTree, Law
+
+
+def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Tensor) -> Law:
+    """Accepts too much: the walk, but half of the probability goes to the deepest node."""
+    law = hsd_verify.METHODS["walk"](tree, target_probs, totals)
+    deepest = max(range(tree.num_nodes), key=lambda node: tree.depth[node])
+    stop = law.stop / 2
+    stop[deepest] += 0.5
+    return replace(law, stop=stop)
+
+
+@pytest.fixture
+def planted(monkeypatch) -> Drafting:
+    monkeypatch.setitem(hsd_verify.METHODS, "over_accepting", over_accepting)
+    return parse_drafting("eagle:num_nodes=4,depth=3,top_k=1+over_accepting")
+
+
+@pytest.fixture
+def fewer_texts(monkeypatch):
+    monkeypatch.setattr(counting, "NUM_TEXTS", 120)
+
+
+@pytest.fixture
+def fewer_prompts(monkeypatch):
+    monkeypatch.setattr(counting, "NUM_GREEDY_PROMPTS", 4)
+
+
+SPECS = ["auto+hsd", "eagle+walk", "chain:depth=2+hsd", "without_replacement:branching=2+2+hsd", "budgeted+hsd"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_lossless_arms_pass_the_enumeration(spec, temperature):
+    passed, finding = check_by_enumeration(parse_drafting(spec), temperature)
+    assert passed, finding
+
+
+def test_a_verifier_that_over_accepts_is_caught_by_enumeration(planted):
+    for temperature in (0.0, 1.0):
+        passed, finding = check_by_enumeration(planted, temperature)
+        assert passed is False and "total variation" in finding
+
+
+def test_a_verifier_that_over_accepts_is_caught_by_counting(planted, fewer_texts):
+    """The texts are a function of fixed seeds, so this test does not depend on chance."""
+    passed, finding = check_by_chi_square(planted, 1.0)
+    assert passed is False, finding
+
+
+def test_a_lossless_arm_passes_the_counting(fewer_texts):
+    """False alarms: one in a million, and none with these fixed seeds."""
+    passed, finding = check_by_chi_square(parse_drafting("chain:depth=2+hsd"), 1.0)
+    assert passed, finding
+
+
+@dataclass(frozen=True)
+class LyingChain:
+    """Draws sharper than it says: the tree states the law at the sampling temperature."""
+
+    draw: object = None
+
+    def grow(self, proposer, sampling, max_depth, generator=None):
+        honest = SampledChain(2, draw=lambda weights, g: self.draw(weights**2, g))
+        return honest.grow(proposer, sampling, max_depth, generator)
+
+
+def test_a_policy_that_states_other_laws_than_it_draws_from_is_caught():
+    liar: TreePolicy = LyingChain()
+    assert check_by_enumeration(Drafting(liar, "hsd"), 1.0)[0] is False
+
+
+def test_a_policy_with_too_many_trees_is_left_undecided():
+    passed, finding = check_by_enumeration(parse_drafting("iid:num_paths=5,depth=2+hsd"), 1.0)
+    assert passed is None and "more than" in finding
+
+
+def test_greedy_equality_catches_a_cache_that_keeps_the_wrong_nodes(monkeypatch, fewer_prompts):
+    """What the enumeration cannot see, because it has no cache."""
+    drafting, keep = parse_drafting("eagle+walk"), KeyValueCache.keep
+    assert check_greedy(drafting, 0.0)[0]
+    monkeypatch.setattr(KeyValueCache, "keep", lambda cache, nodes: keep(cache, torch.zeros_like(nodes)))
+    assert check_greedy(drafting, 0.0)[0] is False
+
+
+@pytest.mark.parametrize(
+    ("spec", "vocab_size", "count"), [("without_replacement", 2, 8), ("chain", 3, 9), ("eagle", 3, 1)]
+)
+def test_listed_trees_have_the_whole_probability(spec, vocab_size, count):
+    """Two siblings of two tokens have two orders, at the root and below both: 8. A chain of two has 3 x 3 fillings."""
+    trees = all_trees(parse_drafting(f"{spec}+hsd").policy, Sampling(1.0), vocab_size, 2, (1,))
+    assert len(trees) == count and sum(prob for prob, _ in trees) == pytest.approx(1.0)
+
+
+def test_a_failed_check_stops_before_measuring_and_an_undecided_one_does_not():
+    def check(passed):
+        return Check("oak+hsd", 1.0, "enumeration", passed, "total variation 0.1")
+
+    refuse_failed([check(True), check(None)])
+    with pytest.raises(ValueError, match=r"oak\+hsd at temperature 1, enumeration: total variation 0.1"):
+        refuse_failed([check(True), check(False)])
+
+
+def test_both_checks_are_made_of_an_arm(fewer_prompts):
+    checks = check_lossless("chain:depth=1+hsd", 0.0)
+    assert [(c.name, c.passed) for c in checks] == [("enumeration", True), ("counting", True)]
+
+
+def test_the_tail_of_chi_square_is_the_tabulated_one():
+    assert chi_square_tail(3.841, 1) == pytest.approx(0.05, abs=1e-4)
+    assert chi_square_tail(40.113, 27) == pytest.approx(0.05, abs=1e-4)

@@ -1,0 +1,169 @@
+"""The laboratory on a tiny target: shared reads and scores equal separate ones, runs resume, tables add up."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import hsd_verify
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.engine.masks import ancestor_matrix
+from eagle.sampling import Sampling, seeded
+from eagle.trees import EagleTree, hybrid, sampled
+from evaluation.trees import comparison, laboratory
+from evaluation.trees.contexts import Context, RecordConfig, read_contexts
+from evaluation.trees.early_exit import EarlyExit
+from evaluation.trees.fit import fit
+from evaluation.trees.laboratory import Arm, Plan, measure, read_arms, read_rows, run
+from evaluation.trees.shared import Collector, Growing, HeadSource, PathScores, tree_paths
+from tests.tiny import random_ids, tiny_head
+
+CONFIGS = Path(__file__).parents[3] / "configs/trees"
+WARM = Sampling(1.0)
+ARMS = (Arm("eagle", 8, EagleTree(8, 4, 3)), Arm("eagle", 16, EagleTree(16, 4, 3)), Arm("hybrid", 12, hybrid(12)))
+
+
+def context(number: int, temperature: float = 1.0) -> Context:
+    return Context(
+        f"gsm8k/{number}/{temperature:g}/3", "gsm8k", str(number), temperature, tuple(random_ids(12, number))
+    )
+
+
+@pytest.fixture(scope="module")
+def source(target):
+    return HeadSource(tiny_head(target), target)
+
+
+def scored(target, ids):
+    cache = target.new_cache()
+    features = target.prefill(torch.tensor(ids[:-1]), cache).features
+    return features, PathScores(target, cache, ids[-1])
+
+
+def test_trees_on_shared_reads_equal_trees_grown_alone(target, source):
+    ids = context(0).ids
+    policies = [EagleTree(12, 4, 3), hybrid(12), sampled(12)]
+    features, scores = scored(target, ids)
+    collector = Collector([Growing(policy, WARM, seed) for seed, policy in enumerate(policies)])
+    source.propose(ids, features, scores, collector, 5)
+    for seed, (policy, tree) in enumerate(zip(policies, collector.trees, strict=True)):
+        drafter = EagleDrafter(source.head, target.embed, policy)
+        drafter.observe(torch.tensor(ids), features)
+        alone = drafter.propose(WARM, 5, seeded(seed))
+        assert tree.token_list == alone.token_list and tree.parent_list == alone.parent_list
+
+
+def test_shared_scores_equal_one_pass_over_the_tree(target, source, monkeypatch):
+    monkeypatch.setattr("evaluation.trees.shared.CHUNK", 5)  # paths of one tree scored in several passes
+    ids = context(1).ids
+    features, scores = scored(target, ids)
+    collector = Collector([Growing(hybrid(16), WARM, 0)])
+    source.propose(ids, features, scores, collector, 5)
+    (tree,) = collector.trees
+    scores.score([tree])
+    _, alone = scored(target, ids)
+    whole = target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), alone._cache)
+    torch.testing.assert_close(scores.logits(tree), whole.logits, atol=1e-4, rtol=0)  # float32, another summation order
+
+
+def test_rows_hold_the_exact_law_and_a_bound(target, source):
+    rows = measure(target, source, context(2), Plan(ARMS, ("1",), ("walk", "hsd"), num_draws=3))
+    assert [(row["tree"], row["draw"]) for row in rows] == [("eagle", 0)] * 2 + [("hybrid", d) for d in range(3)]
+    for row in rows[:2]:  # deterministic: the walk attains the bound and no verifier passes it
+        assert row["tau"]["walk"] == pytest.approx(row["bound"], abs=1e-5)
+        assert row["tau"]["hsd"] == pytest.approx(row["bound"], abs=1e-5)
+    assert all(row["sampled"] > 0 and row["bound"] > 0 for row in rows[2:])
+
+
+def test_the_bound_of_random_trees_holds_on_average(target, source):
+    """Mean over 60 draws; the difference to tau is far above its standard error where overlap is small."""
+    rows = measure(target, source, context(3), Plan((Arm("hybrid", 6, hybrid(6)),), ("1",), ("hsd",), num_draws=60))
+    tau = sum(row["tau"]["hsd"] for row in rows) / 60
+    assert tau <= sum(row["bound"] for row in rows) / 60 + 0.03
+
+
+def test_contexts_belong_to_the_nearest_temperature(target, source):
+    plan = Plan(ARMS, ("0", "0.3", "0.6", "1", "1, top-p 0.9"))
+    measured = {t: {row["sampling"] for row in measure(target, source, context(0, t), plan)} for t in (0.0, 0.6, 1.0)}
+    assert measured == {0.0: {"0"}, 0.6: {"0.3", "0.6"}, 1.0: {"1", "1, top-p 0.9"}}
+
+
+def test_a_stopped_run_goes_on_behind_the_last_whole_context(target, source, tmp_path):
+    contexts, plan, path = [context(n) for n in range(3)], Plan(ARMS, ("1",)), tmp_path / "rows.jsonl"
+    next(run(target, source, contexts, plan, path))
+    path.write_text(path.read_text() + '[{"context": "gsm8k/1')  # killed while writing
+    assert [left for left, _ in run(target, source, contexts, plan, path)] == [1, 0]
+    assert list(run(target, source, contexts, plan, path)) == []
+    assert list(run(target, source, contexts, plan, tmp_path / "rows-of-another-shard.jsonl")) == []
+    whole = [row for c in contexts for row in measure(target, source, c, plan)]
+    assert read_rows([path]) == json.loads(json.dumps(whole))
+
+
+def test_gains_are_taken_at_equal_nodes(tmp_path):
+    """A tree of 11.31 nodes lies half way between budgets 8 and 16 in the logarithm: its reference is their mean."""
+
+    def row(tree, budget, nodes, number, tau, draw=0):
+        return {"context": f"c{number}", "source": "gsm8k", "question": f"q{number}", "sampling": "1", "tree": tree} | {
+            "budget": budget, "draw": draw, "nodes": nodes, "depth": 2, "sampled": 1, "bound": None, "tau": tau
+        }  # fmt: skip
+
+    rows = [row("eagle", 8, 8, n, {"walk": 1.0}) for n in range(4)]
+    rows += [row("eagle", 16, 16, n, {"walk": 2.0}) for n in range(4)]
+    rows += [
+        row("hybrid", 11, 128**0.5, n, {"hsd": 3.5 + n % 2, "walk": 0.5}, draw) for n in range(4) for draw in (0, 1)
+    ]
+    table = list(comparison.cells(rows))
+    cell = next(c for c in table if (c.source, c.tree, c.verifier) == ("gsm8k", "hybrid", "hsd"))
+    assert (cell.tau, cell.contexts, cell.draws) == (4.0, 4, 2.0)
+    assert cell.gain == pytest.approx(5.0 / 2.5 - 1)
+    assert cell.gain_low < cell.gain < cell.gain_high
+    assert {c.source for c in table} == {"gsm8k", comparison.ALL}
+    comparison.write_csv(table, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(table)
+    comparison.plot(table, "gsm8k", tmp_path / "tau.png")
+    assert (tmp_path / "tau.png").stat().st_size > 1000
+    assert any("hybrid" in line and "+100.0%" in line for line in comparison.lines(table, "gsm8k", ("hsd",)))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_load_and_keep_their_budgets(path, target, source):
+    assert path.read_text().startswith("# python scripts/compare_trees.py")
+    arms = read_arms(path)
+    named = {name for name, fields in yaml.safe_load(path.read_text())["arms"].items()}
+    assert {arm.name for arm in arms} == named
+    rows = measure(target, source, context(0), Plan(arms, ("1",), ("hsd",), num_draws=1, max_depth=4))
+    assert all(row["nodes"] <= row["budget"] + 2 for row in rows)
+
+
+def test_the_plans_name_follows_its_arms():
+    assert Plan(ARMS).name == Plan(ARMS).name != Plan(ARMS[:2]).name
+
+
+def test_acceptance_is_fitted_from_both_sources(target, source):
+    for draft in (source, EarlyExit(target)):
+        fitted = fit(target, draft, [context(n) for n in range(4)], "1")
+        assert all(0 < alpha <= 1 for level in fitted.sampled for row in level for alpha in row)
+        assert [len(level) for level in fitted.sampled] == [len(fitted.confidence) + 1] * 2
+        assert len(fitted.sampled[0][0]) == 5
+    with pytest.raises(ValueError, match="fit on more contexts"):
+        fit(target, source, [], "1")
+
+
+def test_contexts_survive_a_cut_line(tmp_path):
+    path = tmp_path / "contexts.jsonl"
+    assert read_contexts(path) == []
+    row = {"id": "gsm8k/1/1/3", "source": "gsm8k", "question": "1", "temperature": 1.0, "ids": [1, 2]}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row)[:20])
+    assert read_contexts(path) == [Context("gsm8k/1/1/3", "gsm8k", "1", 1.0, (1, 2))]
+    with pytest.raises(ValueError, match="unknown source bingo: choose from held_out"):
+        RecordConfig(sources=("bingo",))
+
+
+def test_tree_paths_follow_the_tokens():
+    tree = hsd_verify.DraftTree(torch.tensor([-1, 0, 0, 1]), torch.tensor([9, 4, 5, 6]))
+    assert tree_paths(tree) == [(), (4,), (5,), (4, 6)]
+    assert laboratory.SAMPLINGS["0"].greedy
