@@ -35,14 +35,14 @@ class DecodeOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 512
-    method: str = "hsd"  # a name in hsd_verify.METHODS
+    verifier: str = "hsd"  # a name in hsd_verify.VERIFIERS
     ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}, it must be at least 1")
-        if self.method not in hsd_verify.METHODS:
-            raise ValueError(f"unknown method '{self.method}': choose one of {', '.join(hsd_verify.METHODS)}")
+        if self.verifier not in hsd_verify.VERIFIERS:
+            raise ValueError(f"unknown verifier '{self.verifier}': choose one of {', '.join(hsd_verify.VERIFIERS)}")
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ class Session:
         return emitter.step((*accepted, bonus), len(path), seen)
 
     def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator) -> Verdict:
-        if options.sampling.greedy:  # every method comes to this, and no law needs to be formed
+        if options.sampling.greedy:  # every verifier comes to this, and no law needs to be formed
             return hsd_verify.verify_greedy(tree, greedy_tokens(logits))
-        return hsd_verify.verify(tree, lambda nodes: options.sampling.law(logits[nodes]), options.method, generator)
+        return hsd_verify.verify(tree, lambda nodes: options.sampling.law(logits[nodes]), options.verifier, generator)
 
     def _propose(self, token: int, num_left: int, sampling: Sampling, generator) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context

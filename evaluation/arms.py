@@ -1,6 +1,6 @@
 """The arms of a comparison: each turns a prompt into a counted answer.
 
-A new arm is a row in `ARMS` or, for another tree or verifier, no change at all: `TREE+VERIFIER` is a method.
+A new arm is a row in `ARMS` or, for another tree or verifier, no change at all: `TREE+VERIFIER` is an arm.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Request:
         return Sampling(self.temperature)
 
 
-Method = Callable[[Models, EvalConfig, Request], Generation]
+Arm = Callable[[Models, EvalConfig, Request], Generation]
 
 
 def _autoregressive(models: Models, _config: EvalConfig, request: Request) -> Generation:
@@ -57,7 +57,7 @@ def _autoregressive(models: Models, _config: EvalConfig, request: Request) -> Ge
 def _speculative(spec: str, models: Models, request: Request) -> Generation:
     """Draft and verify as `spec` (TREE+VERIFIER) says, with the head."""
     if models.head is None:
-        raise ValueError(f"method '{spec}' needs a draft head: name one with --head")
+        raise ValueError(f"arm '{spec}' needs a draft head: name one with --head")
     drafting = parse_drafting(spec)
     target, clock = models.target, PhaseClock(models.target.device)
     session = Session(target, EagleDrafter(models.head, target.embed, drafting.policy))
@@ -73,11 +73,11 @@ def _peer(models: Models, request: Request, **speculation) -> Generation:
 
 def _assisted(models: Models, request: Request) -> Generation:
     if models.assistant is None:
-        raise ValueError("method 'hf_assisted' needs a small language model: name one with --assistant")
+        raise ValueError("arm 'hf_assisted' needs a small language model: name one with --assistant")
     return _peer(models, request, assistant=models.assistant)
 
 
-ARMS: dict[str, Method] = {
+ARMS: dict[str, Arm] = {
     "autoregressive": _autoregressive,
     "hf_generate": lambda models, _config, request: _peer(models, request),
     "hf_prompt_lookup": lambda models, config, request: _peer(
@@ -89,14 +89,14 @@ DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}"}  # arms 
 BASELINE, PEER_BASELINE = "autoregressive", "hf_generate"
 
 
-def find_method(name: str, config: EvalConfig) -> Method:
+def find_arm(name: str, config: EvalConfig) -> Arm:
     """The arm of that name, or of that `TREE+VERIFIER`. Raises ValueError for names that mean nothing."""
     if name in ARMS:
         return ARMS[name]
     spec = drafting_spec(name, config)
     if spec is None:
         known = ", ".join([*ARMS, *DRAFTING])
-        raise ValueError(f"unknown method '{name}': choose from {known}, or write TREE+VERIFIER")
+        raise ValueError(f"unknown arm '{name}': choose from {known}, or write TREE+VERIFIER")
     parse_drafting(spec)  # refuse a wrong one before anything is loaded
     return lambda models, _config, request: _speculative(spec, models, request)
 

@@ -33,8 +33,8 @@ class Difference:
 def compared(rows: Mapping[Key, Row]) -> Iterator[tuple[Row, Row]]:
     """Greedy answers beside the baseline's answer to the same prompt. Later turns may have other prompts: left out."""
     for key, row in rows.items():
-        base = rows.get(key._replace(method=BASELINE))
-        if key.temperature == 0 and key.method != BASELINE and base and base.prompt_tokens == row.prompt_tokens:
+        base = rows.get(key._replace(arm=BASELINE))
+        if key.temperature == 0 and key.arm != BASELINE and base and base.prompt_tokens == row.prompt_tokens:
             yield row, base
 
 
@@ -61,20 +61,20 @@ def measure_differences(rows: Mapping[Key, Row], target: Target, folder: Path) -
 
 
 def summarise_equality(rows: Mapping[Key, Row], differences: Iterable[Difference]) -> list[dict[str, Any]]:
-    """Counts and gaps by task and method."""
+    """Counts and gaps by task and arm."""
     counts: dict[tuple[str, str], int] = {}
     for row, _ in compared(rows):
-        counts[row.key.task, row.key.method] = counts.get((row.key.task, row.key.method), 0) + 1
+        counts[row.key.task, row.key.arm] = counts.get((row.key.task, row.key.arm), 0) + 1
     listed = list(differences)
-    return [_equality_row(task, method, num, listed) for (task, method), num in sorted(counts.items())]
+    return [_equality_row(task, arm, num, listed) for (task, arm), num in sorted(counts.items())]
 
 
-def _equality_row(task: str, method: str, num_compared: int, differences: list[Difference]) -> dict[str, Any]:
-    own = [d for d in differences if (d.key.task, d.key.method) == (task, method)]
+def _equality_row(task: str, arm: str, num_compared: int, differences: list[Difference]) -> dict[str, Any]:
+    own = [d for d in differences if (d.key.task, d.key.arm) == (task, arm)]
     gaps = sorted(abs(d.gap) for d in own if d.gap is not None)
     return {
         "task": task,
-        "method": method,
+        "arm": arm,
         "compared": num_compared,
         "equal": num_compared - len(own),
         "median_gap": gaps[len(gaps) // 2] if gaps else None,

@@ -22,7 +22,7 @@ class EvalConfig:
 
     output: str = _selects("runs/evaluation", "directory of the rows, the summary and the report")
     tasks: tuple[str, ...] = _selects(("mt_bench", "gsm8k", "humaneval"), "benchmarks")
-    methods: tuple[str, ...] = _selects(
+    arms: tuple[str, ...] = _selects(
         ("autoregressive", "eagle3", "hsd"), "arms: names in evaluation/arms.py, or TREE+VERIFIER"
     )
     temperatures: tuple[float, ...] = _selects((0.0, 1.0), "0 is greedy")
@@ -41,7 +41,7 @@ class EvalConfig:
     tree: str = option(
         "auto", "tree policy of hsd, as chain:depth=4; 'auto' or 'budgeted' alone takes what was measured here"
     )
-    verifier: str = option("hsd", "verifier of hsd, a name in hsd_verify.METHODS")
+    verifier: str = option("hsd", "verifier of hsd, a name in hsd_verify.VERIFIERS")
     max_new_tokens: int = option(256, "cap on every answer")
     prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round")
     system: str | None = option(None, "system prompt; the chat template's own by default")
@@ -58,7 +58,7 @@ class EvalConfig:
             _check_at_least_one(name, getattr(self, name))
         for name in ("limit", "threads"):
             _check_at_least_one(name, 1 if getattr(self, name) is None else getattr(self, name))
-        for name in ("tasks", "methods", "temperatures"):
+        for name in ("tasks", "arms", "temperatures"):
             _check_list(name, getattr(self, name))
         if min(self.temperatures) < 0:
             raise ValueError(f"temperatures holds {min(self.temperatures)}, it must be 0 (greedy) or larger")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eagle.checkpoints.flat import fingerprint
 from eagle.loading import load_head, load_target
 from eagle.planner import tuned_spec, tuned_tree
-from evaluation.arms import Models, drafting_spec, find_method
+from evaluation.arms import Models, drafting_spec, find_arm
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
 from evaluation.report.document import write_report
@@ -39,8 +39,8 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     Raises ValueError when the self-check fails or the directory holds another run, FileNotFoundError for models and
     benchmarks that are not there.
     """
-    for name in config.methods:
-        find_method(name, config)
+    for name in config.arms:
+        find_arm(name, config)
     questions = load_all(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -62,7 +62,7 @@ def load_models(config: EvalConfig) -> Models:
     """The target, and the head and the assistant where an arm needs them."""
     dtype = getattr(torch, config.dtype) if config.dtype else None
     target = load_target(config.target, dtype, config.device)
-    head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.methods) else None
+    head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.arms) else None
     return Models(target, head, load_target(config.assistant, dtype, config.device).model if config.assistant else None)
 
 
@@ -96,7 +96,7 @@ def describe_models(models: Models) -> dict[str, str | int]:
 
 def run_self_check(config: EvalConfig, console: Console) -> list[Check]:
     """Check every arm that drafts, at every temperature; raises ValueError when one is not lossless."""
-    specs = dict.fromkeys(spec for spec in (drafting_spec(m, config) for m in config.methods) if spec)
+    specs = dict.fromkeys(spec for spec in (drafting_spec(m, config) for m in config.arms) if spec)
     checks = []
     with single_thread():
         for spec, temperature in product(specs, config.temperatures):
@@ -131,7 +131,7 @@ def play(runner: Runner, questions: dict[str, list[Question]], console: Console)
         bar = progress.add_task("answers", total=sum(len(c.keys) for c in conversations))
 
         def advance(row: Row) -> None:
-            progress.update(bar, advance=1, description=f"{row.key.task} {row.key.method} t={row.key.temperature:g}")
+            progress.update(bar, advance=1, description=f"{row.key.task} {row.key.arm} t={row.key.temperature:g}")
 
         return runner.run(conversations, advance)
 

@@ -21,7 +21,7 @@ class ExactTau:
     def __init__(self, end_token_ids: frozenset[int], greedy: bool):
         self._end_ids = end_token_ids
         # with one-hot laws every verifier is the greedy one; above temperature 0 the greedy one does not apply
-        self._methods = [m for m in hsd_verify.METHODS if (m == GREEDY) == greedy]
+        self._methods = [m for m in hsd_verify.VERIFIERS if (m == GREEDY) == greedy]
         self._rounds = 0
         self._sums: dict[str, float] = defaultdict(float)
         self._applied: dict[str, int] = defaultdict(int)
@@ -34,13 +34,13 @@ class ExactTau:
         counted = counted_nodes(round_.tree, self._end_ids)  # (N,)
         self._rounds += 1
         self._add_bound(round_, counted)
-        for method in self._methods:
+        for verifier in self._methods:
             try:
-                reach = hsd_verify.law(round_.tree, round_.target_probs, method).reach  # (N,)
+                reach = hsd_verify.law(round_.tree, round_.target_probs, verifier).reach  # (N,)
             except ValueError:
                 continue  # this verifier does not apply to this tree, and says so
-            self._sums[method] += float(reach.double()[counted].sum())
-            self._applied[method] += 1
+            self._sums[verifier] += float(reach.double()[counted].sum())
+            self._applied[verifier] += 1
 
     @property
     def sums(self) -> dict[str, float]:

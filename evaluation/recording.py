@@ -56,7 +56,7 @@ class Generation:
     emitted: tuple[int, ...]  # a round
     finish: str
     seconds: Seconds
-    shapes: tuple[TreeShape, ...] = ()  # a round; empty for methods without trees
+    shapes: tuple[TreeShape, ...] = ()  # a round; empty for arms without trees
     exact: dict[str, float] = field(default_factory=dict)  # verifier -> expected accepted tokens of all rounds
     bound: float | None = None  # sum of p(v) over the rounds, on deterministic trees
 

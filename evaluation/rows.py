@@ -1,4 +1,4 @@
-"""One JSON line for every (task, question, turn, method, temperature, seed), and the directory that keeps them."""
+"""One JSON line for every (task, question, turn, arm, temperature, seed), and the directory that keeps them."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Key(NamedTuple):
     task: str
     question: str
     turn: int  # from 0
-    method: str
+    arm: str
     temperature: float
     seed: int  # from 0; the generator's own seed is the row's draw_seed
 

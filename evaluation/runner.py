@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from eagle.chat import Message, encode_prompt, render_prompt
-from evaluation.arms import Method, Models, Request, find_method
+from evaluation.arms import Arm, Models, Request, find_arm
 from evaluation.eval_config import EvalConfig
 from evaluation.rows import Key, Row, RunDirectory, is_degenerate
 from evaluation.tasks import Question, Task, find_task, load_questions, parse_sources
@@ -19,25 +19,25 @@ WARM_UP_TOKENS = 16
 WARM_UP_PROMPT = "Count from one to twenty in words."
 
 
-class Conversation(NamedTuple):
+class Trial(NamedTuple):
     """One question put to one arm: the unit that is played from its first turn to its last."""
 
     task: Task
     question: Question
-    method: str
+    arm: str
     temperature: float
     seed: int
 
     def key(self, turn: int) -> Key:
-        return Key(self.task.name, self.question.id, turn, self.method, self.temperature, self.seed)
+        return Key(self.task.name, self.question.id, turn, self.arm, self.temperature, self.seed)
 
     @property
     def keys(self) -> list[Key]:
         return [self.key(turn) for turn in range(len(self.question.turns))]
 
 
-def plan(config: EvalConfig, questions: dict[str, list[Question]] | None = None) -> list[Conversation]:
-    """Every conversation in the order of play.
+def plan(config: EvalConfig, questions: dict[str, list[Question]] | None = None) -> list[Trial]:
+    """Every trial in the order of play.
 
     Tasks advance together, so that a run cut short is short everywhere, and the arms of a question follow each other
     in an order that rotates, so that a machine that slows down slows all of them.
@@ -45,13 +45,13 @@ def plan(config: EvalConfig, questions: dict[str, list[Question]] | None = None)
     questions = questions or load_all(config)
     tasks = [[(find_task(name), question) for question in questions[name]] for name in config.tasks]
     played = [entry for same_rank in zip_longest(*tasks) for entry in same_rank if entry is not None]
-    conversations = []
+    trials = []
     for number, (task, question) in enumerate(played):
         for temperature in config.temperatures:
             for seed in range(config.num_seeds(temperature)):
-                arms = rotated(config.methods, number + seed)
-                conversations += [Conversation(task, question, arm, temperature, seed) for arm in arms]
-    return conversations
+                arms = rotated(config.arms, number + seed)
+                trials += [Trial(task, question, arm, temperature, seed) for arm in arms]
+    return trials
 
 
 def load_all(config: EvalConfig) -> dict[str, list[Question]]:
@@ -73,66 +73,66 @@ def draw_seed(run_seed: int, seed: int, task: str, question: str, turn: int) -> 
 
 @dataclass(frozen=True)
 class Runner:
-    """Plays conversations with one set of models and writes their rows into one directory."""
+    """Plays trials with one set of models and writes their rows into one directory."""
 
     config: EvalConfig
     models: Models
     directory: RunDirectory
 
-    def run(self, conversations: Sequence[Conversation], progress: Callable[[Row], None]) -> dict[Key, Row]:
+    def run(self, trials: Sequence[Trial], progress: Callable[[Row], None]) -> dict[Key, Row]:
         """Play what is missing; returns the rows that were asked for. `progress` hears of every row, old ones too."""
         done = self.directory.rows()
-        missing = [c for c in conversations if not all(key in done for key in c.keys)]
+        missing = [c for c in trials if not all(key in done for key in c.keys)]
         self._warm_up(missing)
-        for conversation in conversations:
-            for row in self._play(conversation, done):
+        for trial in trials:
+            for row in self._play(trial, done):
                 done[row.key] = row
                 progress(row)
-        wanted = {key for conversation in conversations for key in conversation.keys}
+        wanted = {key for trial in trials for key in trial.keys}
         return {key: row for key, row in done.items() if key in wanted}
 
-    def _play(self, conversation: Conversation, done: dict[Key, Row]) -> Iterator[Row]:
+    def _play(self, trial: Trial, done: dict[Key, Row]) -> Iterator[Row]:
         messages: list[Message] = []
         if self.config.system is not None:
             messages.append({"role": "system", "content": self.config.system})
-        for key, turn in zip(conversation.keys, conversation.question.turns, strict=True):
+        for key, turn in zip(trial.keys, trial.question.turns, strict=True):
             messages.append({"role": "user", "content": turn})
             row = done.get(key)
             if row is None:
-                row = self._answer(conversation, key, messages)
+                row = self._answer(trial, key, messages)
                 self.directory.append(row)
             messages.append({"role": "assistant", "content": row.text})
             yield row
 
-    def _answer(self, conversation: Conversation, key: Key, messages: list[Message]) -> Row:
+    def _answer(self, trial: Trial, key: Key, messages: list[Message]) -> Row:
         prompt_ids = self._prompt_ids(messages)
         seed = draw_seed(self.config.seed, key.seed, key.task, key.question, key.turn)
         request = Request(prompt_ids, key.temperature, self.config.max_new_tokens, seed)
-        generation = self._method(key.method)(self.models, self.config, request)
+        generation = self._arm(key.arm)(self.models, self.config, request)
         generation.check(self.models.target.end_token_ids, self.config.max_new_tokens)
         text = self._text(generation.tokens)
-        score = conversation.task.score
+        score = trial.task.score
         return Row(
             key=key,
             draw_seed=seed,
             prompt_tokens=tuple(prompt_ids),
             generation=generation,
             text=text,
-            correct=None if score is None else score(conversation.question, text),
+            correct=None if score is None else score(trial.question, text),
             degenerate=is_degenerate(generation.tokens),
             config=self.directory.config,
             versions=versions(),
         )
 
-    def _warm_up(self, conversations: Sequence[Conversation]) -> None:
+    def _warm_up(self, trials: Sequence[Trial]) -> None:
         """A short answer of every arm that still has work, thrown away: first calls compile and allocate."""
         prompt_ids = self._prompt_ids([{"role": "user", "content": WARM_UP_PROMPT}])
-        for method, temperature in dict.fromkeys((c.method, c.temperature) for c in conversations):
+        for arm, temperature in dict.fromkeys((c.arm, c.temperature) for c in trials):
             request = Request(prompt_ids, temperature, min(WARM_UP_TOKENS, self.config.max_new_tokens), seed=0)
-            self._method(method)(self.models, self.config, request)
+            self._arm(arm)(self.models, self.config, request)
 
-    def _method(self, name: str) -> Method:
-        return find_method(name, self.config)
+    def _arm(self, name: str) -> Arm:
+        return find_arm(name, self.config)
 
     def _prompt_ids(self, messages: list[Message]) -> list[int]:
         tokenizer = self._tokenizer

@@ -1,19 +1,19 @@
 """Lossless verification of draft trees: tensors in, an exact law or one verdict out. Needs torch alone.
 
-`law(tree, target_probs, method)` is the exact law of a verifier's outcome, `verify` one draw from it, `verify_greedy`
-what it comes to at temperature 0, `law_batch` and `verify_batch` the same for padded trees, `METHODS` the verifiers,
+`law(tree, target_probs, verifier)` is the exact law of a verifier's outcome, `verify` one draw from it, `verify_greedy`
+what it comes to at temperature 0, `law_batch` and `verify_batch` the same for padded trees, `VERIFIERS` the verifiers,
 `DraftTree` what was drafted and how, and `hsd_verify.exact.enumerate` the definition of lossless, as code.
 """
 
 from hsd_verify.batch import law_batch, verify_batch
 from hsd_verify.exact import enumerate
 from hsd_verify.outcome import Law, Verdict
-from hsd_verify.topology import DraftTree
-from hsd_verify.verifiers import METHODS, law, verify
+from hsd_verify.tree import DraftTree
+from hsd_verify.verifiers import VERIFIERS, law, verify
 from hsd_verify.walk import verify_greedy
 
 __all__ = [
-    "METHODS",
+    "VERIFIERS",
     "DraftTree",
     "Law",
     "Verdict",

@@ -14,19 +14,20 @@ from hsd_verify import checks
 from hsd_verify.draw import draw
 from hsd_verify.outcome import Law, Verdict, verdict_of
 from hsd_verify.recursion import law_of_tree, weigh_forest
-from hsd_verify.topology import PADDING, DraftTree, Forest
+from hsd_verify.topology import PADDING, Forest
+from hsd_verify.tree import DraftTree
 from hsd_verify.verifiers import find_rule
 
 
-def law_batch(trees: Sequence[DraftTree], target_probs: Tensor, method: str = "hsd") -> list[Law]:
+def law_batch(trees: Sequence[DraftTree], target_probs: Tensor, verifier: str = "hsd") -> list[Law]:
     """Law of every tree; target_probs (B, N, V), of whose rows tree b reads its first `num_nodes`.
 
-    `hsd` weighs all trees in one pass over the levels, provided that they agree on `replacement`; the other methods go
-    tree by tree. Raises `ValueError` as `law` does, the message opening with the number of the tree.
+    `hsd` weighs all trees in one pass over the levels, provided that they agree on `replacement`; the others go tree by
+    tree. Raises `ValueError` as `law` does, the message opening with the number of the tree.
     """
-    rule = find_rule(method)
+    rule = find_rule(verifier)
     totals = [_checked(b, tree, target_probs) for b, tree in enumerate(trees)]  # B of (N_b,)
-    if method == "hsd" and len({tree.replacement for tree in trees}) == 1:
+    if verifier == "hsd" and len({tree.replacement for tree in trees}) == 1:
         return _hsd_laws(trees, target_probs, totals)
     return [rule(tree, target_probs[b, : tree.num_nodes], totals[b]) for b, tree in enumerate(trees)]
 
@@ -34,12 +35,12 @@ def law_batch(trees: Sequence[DraftTree], target_probs: Tensor, method: str = "h
 def verify_batch(
     trees: Sequence[DraftTree],
     target_probs: Tensor,
-    method: str = "hsd",
+    verifier: str = "hsd",
     generators: Sequence[torch.Generator | None] | None = None,
 ) -> list[Verdict]:
     """One verdict a tree, row b drawn from `generators[b]`: what `verify` answers to that row and generator alone."""
     generators = [None] * len(trees) if generators is None else generators
-    laws = law_batch(trees, target_probs, method)
+    laws = law_batch(trees, target_probs, verifier)
     drawn = [draw(law, generator) for law, generator in zip(laws, generators, strict=True)]
     return [verdict_of(tree, *outcome) for tree, outcome in zip(trees, drawn, strict=True)]
 

@@ -10,28 +10,26 @@ of the memory traffic. A row is read twice, for its sum and for its minimum.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from hsd_verify.topology import DraftTree
+from hsd_verify.topology import Forest, runs
 
 # How far a row may sum from 1. A float32 softmax over 130,000 tokens is off by a few 1e-6 in the worst case, and a
 # float64 one by 1e-15; a forgotten temperature, mask or renormalisation is off by orders of magnitude more.
 SUM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
-def check_tree(tree: DraftTree) -> None:
+def check_tree(tree: Forest) -> None:
     """Raise `ValueError` unless the tree is well formed and every sampled node could have been drawn."""
     _check_structure(tree)
     if any(tree.sampled_list):
         _check_proposals(tree)
 
 
-def check_target(tree: DraftTree, target_probs: Tensor, leaves: bool = True) -> Tensor:
+def check_target(tree: Forest, target_probs: Tensor, leaves: bool = True) -> Tensor:
     """Sum of every target row, (N,); raises `ValueError` unless `target_probs` (N, V) holds laws fitting the tree.
 
     `leaves=False` reads the rows of nodes with children only, and reports 1 for the others.
@@ -48,7 +46,7 @@ def check_target(tree: DraftTree, target_probs: Tensor, leaves: bool = True) -> 
     return totals
 
 
-def check_rows(tree: DraftTree, probs: Tensor, nodes: Sequence[int]) -> Tensor:
+def check_rows(tree: Forest, probs: Tensor, nodes: Sequence[int]) -> Tensor:
     """Row sums (n,) of the target's laws of some nodes, probs (n, V); raises `ValueError` where they do not fit."""
     check_dtype(probs, "target_probs")
     if probs.dim() != 2 or len(probs) != len(nodes):
@@ -74,7 +72,7 @@ def _refuse_wrong_row(name: str, nodes: Sequence[int], totals: Tensor, lowest: T
             raise ValueError(_describe_row(name, nodes[row], total, low))
 
 
-def _check_fit(tree: DraftTree, target_probs: Tensor) -> None:
+def _check_fit(tree: Forest, target_probs: Tensor) -> None:
     num_nodes, shape = tree.num_nodes, tuple(target_probs.shape)
     if len(shape) != 2 or shape[0] != num_nodes:
         raise ValueError(
@@ -84,7 +82,7 @@ def _check_fit(tree: DraftTree, target_probs: Tensor) -> None:
     _check_vocabulary(tree, target_probs)
 
 
-def _check_vocabulary(tree: DraftTree, target_probs: Tensor) -> None:
+def _check_vocabulary(tree: Forest, target_probs: Tensor) -> None:
     vocab_size = target_probs.shape[1]
     if tree.draft_probs is not None:
         _check_alike(tree.draft_probs, target_probs)
@@ -121,7 +119,7 @@ def _describe_row(name: str, node: int, total: float, lowest: float) -> str:
     return f"{where} sums to {total}, not 1: renormalise after temperature, top-k and top-p, or pass a softmax"
 
 
-def _check_structure(tree: DraftTree) -> None:
+def _check_structure(tree: Forest) -> None:
     for name in ("parents", "tokens", "sampled"):
         _check_vector(name, getattr(tree, name), tree.parents.numel())
     assert tree.sampled is not None, "DraftTree fills it in"
@@ -146,7 +144,7 @@ def _check_vector(name: str, vector: Tensor, length: int) -> None:
         raise ValueError(f"{name} is {vector.dtype}: pass integers (int64)")
 
 
-def _check_proposals(tree: DraftTree) -> None:
+def _check_proposals(tree: Forest) -> None:
     if tree.draft_probs is None:
         node = tree.sampled_list.index(True)
         raise ValueError(f"node {node} is sampled but draft_probs is None: pass the law it was drawn from")
@@ -163,16 +161,7 @@ def _check_proposals(tree: DraftTree) -> None:
         _check_distinct(tree, drawn)
 
 
-def runs(nodes: Sequence[int]) -> Iterator[slice]:
-    """Ascending nodes as slices of consecutive ones: a slice of rows is a view, an index copies them."""
-    start = 0
-    for place in range(1, len(nodes) + 1):
-        if place == len(nodes) or nodes[place] != nodes[place - 1] + 1:
-            yield slice(nodes[start], nodes[place - 1] + 1)
-            start = place
-
-
-def _check_positive(tree: DraftTree, drawn: list[int]) -> None:
+def _check_positive(tree: Forest, drawn: list[int]) -> None:
     parents, tokens = [tree.parent_list[c] for c in drawn], [tree.token_list[c] for c in drawn]
     for child, parent, token, prob in zip(
         drawn, parents, tokens, tree.proposals[parents, tokens].tolist(), strict=True
@@ -184,7 +173,7 @@ def _check_positive(tree: DraftTree, drawn: list[int]) -> None:
             )
 
 
-def _check_distinct(tree: DraftTree, drawn: list[int]) -> None:
+def _check_distinct(tree: Forest, drawn: list[int]) -> None:
     seen: set[tuple[int, int]] = set()
     for child in drawn:
         parent, token = tree.parent_list[child], tree.token_list[child]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 
 def draw(law: Law, generator: torch.Generator | None = None) -> tuple[int, int]:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hsd_verify.checks import SUM_TOLERANCE
 from hsd_verify.draw import draw_index
-from hsd_verify.target_rows import Rows
+from hsd_verify.target_rows import TargetRows
 
 ROUNDING = 1e-5  # of a float32 sum over the vocabulary, relative to the mass; bounds are widened by it
 
@@ -61,7 +61,7 @@ class _Open:
         return uniform * (mass + self.slack) < mass
 
 
-def hsd_verdict(rows: Rows, uniforms: Tensor) -> tuple[int, int]:
+def hsd_verdict(rows: TargetRows, uniforms: Tensor) -> tuple[int, int]:
     """Last accepted node and next token at given numbers in [0, 1), `uniforms` (N + 1,): one a node, one for the token.
 
     Meant for a CPU: every pass waits for its result.
@@ -72,7 +72,7 @@ def hsd_verdict(rows: Rows, uniforms: Tensor) -> tuple[int, int]:
 
 
 class _Walk:
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: TargetRows) -> None:
         self.tree, self.rows = rows.tree, rows
         self.target_at = rows.entries()
         self.scratch = torch.empty_like(rows.probs[0])  # (V,)

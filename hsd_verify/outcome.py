@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 
 @dataclass(frozen=True, eq=False)

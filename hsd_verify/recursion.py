@@ -19,7 +19,8 @@ from torch import Tensor
 
 from hsd_verify.outcome import Law, law_from_fire
 from hsd_verify.siblings import Siblings, residual_of, weigh_children
-from hsd_verify.topology import DraftTree, Forest
+from hsd_verify.topology import Forest
+from hsd_verify.tree import DraftTree
 
 
 def hsd_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from hsd_verify import checks
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 FormLaws = Callable[[Tensor | slice], Tensor]  # nodes, (n,) int64 or a slice -> their laws (n, V)
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class TargetRows:
     """Checked laws of the nodes with children, and a way to the others."""
 
     tree: DraftTree
@@ -28,14 +28,14 @@ class Rows:
     form: FormLaws
 
     @classmethod
-    def given(cls, tree: DraftTree, target_probs: Tensor) -> Rows:
+    def given(cls, tree: DraftTree, target_probs: Tensor) -> TargetRows:
         """All rows (N, V). Raises `ValueError` as `checks.check_target` does; rows of leaves are not read."""
         totals = checks.check_target(tree, target_probs, leaves=False).tolist()
         place = [node if children else -1 for node, children in enumerate(tree.children)]
         return cls(tree, target_probs, place, totals, target_probs.__getitem__)
 
     @classmethod
-    def formed(cls, tree: DraftTree, form: FormLaws) -> Rows:
+    def formed(cls, tree: DraftTree, form: FormLaws) -> TargetRows:
         """Rows made where they are read, so that those of most leaves never are. Raises `ValueError` likewise."""
         inner = [node for node, children in enumerate(tree.children) if children] or [0]
         probs = form(torch.tensor(inner, device=tree.parents.device))  # (n, V)

@@ -1,4 +1,4 @@
-"""Draft trees: which nodes exist, how each was proposed, and in which order siblings are tested.
+"""The structure of trees: levels, families, and the order in which siblings are tested and nodes may fire.
 
 Letters: N nodes including the root, V vocabulary, K most sampled siblings, M most placed siblings.
 
@@ -8,14 +8,12 @@ tokens, `Family`) is kept as tensors, on the device the tree came with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
-
-from hsd_verify import checks
 
 CANCELLING = 0.1  # below this, 1 minus drawn probabilities has lost a digit of float32: sum what remains instead
 PADDING = -2  # parent of an entry that only fills a batch
@@ -153,7 +151,7 @@ class Forest:
     @cached_property
     def inner_runs(self) -> tuple[slice, ...]:
         """Nodes that have children, as slices of consecutive ones."""
-        return tuple(checks.runs([node for node, children in enumerate(self.children) if children]))
+        return tuple(runs([node for node, children in enumerate(self.children) if children]))
 
     def entries(self, probs: Tensor, place: Tensor | None = None) -> Tensor:
         """(N,) what probs (N, V) gives to the token of every node after its parent; of no meaning at roots.
@@ -223,29 +221,6 @@ class Forest:
         return torch.tensor(nodes, dtype=torch.int64, device=self.parents.device)
 
 
-@dataclass(frozen=True, eq=False)
-class DraftTree(Forest):
-    """One drafted tree with everything a verifier must know about how it was proposed.
-
-    `parents`      (N,) int64, `parents[0] = -1` and `parents[i] < i`
-    `tokens`       (N,) int64; `tokens[0]` is the root's own token, already part of the text
-    `sampled`      (N,) bool: node i was drawn at random (False: placed deterministically). None: all deterministic
-    `draft_probs`  (N, V) float: row v is the law of the first sampled child of v, without the tokens of its
-                   deterministic siblings; rows of nodes without sampled children are not read. None: nothing sampled
-    `replacement`  sampled siblings are i.i.d. draws (duplicates stay separate nodes); default: without replacement
-
-    Raises `ValueError` naming the node, the value and the remedy when the tree could not have been drafted this way.
-    """
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__  # the dataclass is frozen for everyone else
-        put(self, "parents", torch.as_tensor(self.parents))
-        put(self, "tokens", torch.as_tensor(self.tokens, device=self.parents.device))
-        sampled = torch.zeros_like(self.parents, dtype=torch.bool) if self.sampled is None else self.sampled
-        put(self, "sampled", torch.as_tensor(sampled, device=self.parents.device))
-        checks.check_tree(self)
-
-
 def _as_slice(nodes: list[int]) -> slice | None:
     return slice(nodes[0], nodes[-1] + 1) if nodes == list(range(nodes[0], nodes[-1] + 1)) else None
 
@@ -260,3 +235,12 @@ def _first_of_token(siblings: list[int], tokens: list[int]) -> list[bool]:
     return [
         child != 0 and token not in tokens[:j] for j, (child, token) in enumerate(zip(siblings, tokens, strict=True))
     ]
+
+
+def runs(nodes: Sequence[int]) -> Iterator[slice]:
+    """Ascending nodes as slices of consecutive ones: a slice of rows is a view, an index copies them."""
+    start = 0
+    for place in range(1, len(nodes) + 1):
+        if place == len(nodes) or nodes[place] != nodes[place - 1] + 1:
+            yield slice(nodes[start], nodes[place - 1] + 1)
+            start = place

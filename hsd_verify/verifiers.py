@@ -20,13 +20,13 @@ from hsd_verify.published.naive import naive_law
 from hsd_verify.published.tokenwise import tokenwise_law
 from hsd_verify.published.traversal import traversal_law
 from hsd_verify.recursion import hsd_law
-from hsd_verify.target_rows import FormLaws, Rows
-from hsd_verify.topology import DraftTree
+from hsd_verify.target_rows import FormLaws, TargetRows
+from hsd_verify.tree import DraftTree
 from hsd_verify.walk import greedy_law, walk_law
 
 Rule = Callable[[DraftTree, Tensor, Tensor], Law]  # tree, target_probs (N, V), its row sums (N,) -> law
 
-METHODS: dict[str, Rule] = {
+VERIFIERS: dict[str, Rule] = {
     "greedy": greedy_law,
     "walk": walk_law,
     "tokenwise": tokenwise_law,
@@ -39,22 +39,22 @@ METHODS: dict[str, Rule] = {
 }
 
 
-def law(tree: DraftTree, target_probs: Tensor, method: str = "hsd") -> Law:
+def law(tree: DraftTree, target_probs: Tensor, verifier: str = "hsd") -> Law:
     """Exact law of a verifier's outcome on one tree; target_probs (N, V), row v = the target's law after node v.
 
-    Raises `ValueError` when a target row is not a law, when the method does not apply to the tree (the message says
-    which do), or when there is no such method.
+    Raises `ValueError` when a target row is not a law, when the verifier does not apply to the tree (the message says
+    which do), or when there is no such verifier.
     """
-    return find_rule(method)(tree, target_probs, checks.check_target(tree, target_probs))
+    return find_rule(verifier)(tree, target_probs, checks.check_target(tree, target_probs))
 
 
 def verify(
     tree: DraftTree,
     target_probs: Tensor | FormLaws,
-    method: str = "hsd",
+    verifier: str = "hsd",
     generator: torch.Generator | None = None,
 ) -> Verdict:
-    """Draw how much of the tree is kept and what follows it: one draw from `law(tree, target_probs, method)`.
+    """Draw how much of the tree is kept and what follows it: one draw from `law(tree, target_probs, verifier)`.
 
     `target_probs` (N, V), or a function that forms the rows of the nodes it is asked for, an index (n,) or a slice ->
     (n, V): half of a tree are leaves, and the row of one is needed only where the verdict ends.
@@ -63,15 +63,15 @@ def verify(
     law that the draw depends on; on an accelerator, where waiting for every small result costs more than the passes it
     saves, the law is formed. The same numbers from the generator give the same verdict.
     """
-    rule = find_rule(method)
+    rule = find_rule(verifier)
     with torch.inference_mode():  # a third of the time of these many small operations is bookkeeping for gradients
-        is_lazy = method == "hsd" and tree.parents.is_cpu
+        is_lazy = verifier == "hsd" and tree.parents.is_cpu
         if not isinstance(target_probs, Tensor):
             if is_lazy:
-                return _verify_lazily(Rows.formed(tree, target_probs), generator)
+                return _verify_lazily(TargetRows.formed(tree, target_probs), generator)
             target_probs = target_probs(slice(None))  # all of them; a slice copies nothing
         if is_lazy and target_probs.is_cpu:
-            return _verify_lazily(Rows.given(tree, target_probs), generator)
+            return _verify_lazily(TargetRows.given(tree, target_probs), generator)
         totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
         node, token = draw_at(rule(tree, target_probs, totals), take_uniforms(tree, target_probs.device, generator))
         if not tree.children[node]:
@@ -79,13 +79,13 @@ def verify(
     return verdict_of(tree, node, token)
 
 
-def _verify_lazily(rows: Rows, generator: torch.Generator | None) -> Verdict:
+def _verify_lazily(rows: TargetRows, generator: torch.Generator | None) -> Verdict:
     uniforms = take_uniforms(rows.tree, rows.probs.device, generator)  # (N + 1,)
     return verdict_of(rows.tree, *hsd_verdict(rows, uniforms))
 
 
-def find_rule(method: str) -> Rule:
-    """The rule of a method; raises `ValueError` naming the methods there are."""
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
-    return METHODS[method]
+def find_rule(verifier: str) -> Rule:
+    """The rule of a verifier; raises `ValueError` naming the verifiers there are."""
+    if verifier not in VERIFIERS:
+        raise ValueError(f"no verifier {verifier!r}: choose one of {', '.join(VERIFIERS)}")
+    return VERIFIERS[verifier]

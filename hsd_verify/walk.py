@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law, Verdict, verdict_of
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 
 def walk_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
@@ -39,7 +39,7 @@ def greedy_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
         node = int((peaks != 1).nonzero()[0])
         raise ValueError(
             f"target_probs[{node}] (node {node}) peaks at {float(peaks[node])}, greedy needs one-hot rows: "
-            "pass one_hot(logits.argmax(-1)), or use method 'walk' or 'hsd' above temperature 0"
+            "pass one_hot(logits.argmax(-1)), or use verifier 'walk' or 'hsd' above temperature 0"
         )
     return walk_law(tree, target_probs, totals)
 
@@ -47,7 +47,7 @@ def greedy_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
 def verify_greedy(tree: DraftTree, best: Tensor) -> Verdict:
     """`verify` at temperature 0 from the target's best tokens, `best` (N,), without forming N one-hot rows of V.
 
-    What every method does with those rows: descend while the best token is a child. Raises `ValueError` unless there
+    What every verifier does with those rows: descend while the best token is a child. Raises `ValueError` unless there
     is one token a node.
     """
     if best.shape != tree.parents.shape:

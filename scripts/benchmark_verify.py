@@ -29,7 +29,7 @@ import hsd_verify
 from hsd_verify.draw import draw_index
 from hsd_verify.exact.reference import reference_law
 
-METHODS_BY_TREE = {
+VERIFIERS_BY_TREE = {
     "placed": ("walk", "tokenwise", "hsd"),
     "hybrid": ("walk", "tokenwise", "hsd"),
     "sampled": ("walk", "tokenwise", "traversal", "hsd"),
@@ -46,12 +46,12 @@ class Config:
 
     nodes: tuple[int, ...] = (32,)  # N, the root included
     vocab: tuple[int, ...] = (49152,)  # V
-    trees: tuple[str, ...] = tuple(METHODS_BY_TREE)
+    trees: tuple[str, ...] = tuple(VERIFIERS_BY_TREE)
     threads: int = 1
     rounds: int = 30  # calls of every candidate on every drafted tree
     drafts: int = 3  # drafted trees of one shape, from consecutive seeds
     seed: int = 0
-    methods: tuple[str, ...] = tuple(hsd_verify.METHODS)  # those of them are timed that apply to the tree
+    verifiers: tuple[str, ...] = tuple(hsd_verify.VERIFIERS)  # those of them are timed that apply to the tree
     reference: bool = True  # also call the plain reference, once
     forward: bool = False  # also time a SmolLM2-135M-sized forward (random weights, bf16) over N tokens
 
@@ -161,16 +161,16 @@ def time_in_turn(candidates: dict[str, Callable[[], object]], rounds: int) -> Ti
 
 
 def time_draft(shape: str, num_nodes: int, vocab: int, seed: int, config: Config) -> Times:
-    """One drafted tree: times of building it, every method and the EAGLE loop."""
+    """One drafted tree: times of building it, every verifier and the EAGLE loop."""
     case = make_case(shape, num_nodes, vocab, seed)
     tree, generator = case.build(), torch.Generator().manual_seed(seed)
     candidates: dict[str, Callable[[], object]] = {
         "build": lambda: prepared(case.build()),
         "eagle": lambda: eagle_loop(tree, case.target_probs, generator),
     }
-    for method in METHODS_BY_TREE[shape]:
-        if method in config.methods:
-            candidates[method] = partial(hsd_verify.verify, tree, case.target_probs, method, generator)
+    for verifier in VERIFIERS_BY_TREE[shape]:
+        if verifier in config.verifiers:
+            candidates[verifier] = partial(hsd_verify.verify, tree, case.target_probs, verifier, generator)
     times = time_in_turn(candidates, config.rounds)
     if config.reference and seed == config.seed:
         start = time.process_time()
@@ -230,11 +230,11 @@ def parse() -> Config:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=Config.nodes)
     parser.add_argument("--vocab", type=int, nargs="+", default=Config.vocab)
-    parser.add_argument("--trees", nargs="+", choices=METHODS_BY_TREE, default=Config.trees)
+    parser.add_argument("--trees", nargs="+", choices=VERIFIERS_BY_TREE, default=Config.trees)
     parser.add_argument("--threads", type=int, default=Config.threads)
     parser.add_argument("--rounds", type=int, default=Config.rounds)
     parser.add_argument("--drafts", type=int, default=Config.drafts)
-    parser.add_argument("--methods", nargs="+", choices=list(hsd_verify.METHODS), default=Config.methods)
+    parser.add_argument("--verifiers", nargs="+", choices=list(hsd_verify.VERIFIERS), default=Config.verifiers)
     parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=Config.reference)
     parser.add_argument("--seed", type=int, default=Config.seed)
     parser.add_argument("--forward", action="store_true")

@@ -1,7 +1,7 @@
 """Measure tau, speed and accuracy on MT-Bench, GSM8K and HumanEval, with intervals, and write a report.
 
     python scripts/evaluate.py --config configs/eval/quick.yaml
-    python scripts/evaluate.py --tasks gsm8k --methods autoregressive eagle3 hsd --temperatures 0 1 --limit 10 \\
+    python scripts/evaluate.py --tasks gsm8k --arms autoregressive eagle3 hsd --temperatures 0 1 --limit 10 \\
         --output runs/gsm8k
 
 Killed and started again, the same command does only what is missing.

@@ -144,8 +144,8 @@ def test_prompts_that_cannot_be_decoded_are_refused(target):
 def test_options_are_checked():
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
         DecodeOptions(max_new_tokens=0)
-    with pytest.raises(ValueError, match=r"unknown method 'fast': choose one of .*hsd"):
-        DecodeOptions(method="fast")
+    with pytest.raises(ValueError, match=r"unknown verifier 'fast': choose one of .*hsd"):
+        DecodeOptions(verifier="fast")
     with pytest.raises(ValueError, match="temperature is -1"):
         Sampling(temperature=-1)
 

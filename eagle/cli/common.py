@@ -37,7 +37,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=sampling.top_p, help="1: off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--method", choices=list(hsd_verify.METHODS), default=options.method, help="verifier")
+    parser.add_argument("--verifier", choices=list(hsd_verify.VERIFIERS), default=options.verifier, help="verifier")
     parser.add_argument("--system", help="system prompt (default: the template's own)")
     parser.add_argument("--template", help="FastChat conversation template, for a tokenizer without one")
     parser.add_argument("--stop", action="append", default=[], help="stop string; may be given several times")
@@ -46,7 +46,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
 def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Target | None = None) -> Chat:
     """A conversation as the flags describe it; `plain` leaves the head out."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
-    options = DecodeOptions(sampling, args.max_new_tokens, args.method)
+    options = DecodeOptions(sampling, args.max_new_tokens, args.verifier)
     policy = parse_policy(args.tree)
     target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
     head = None if plain else load_head(args.head, target)

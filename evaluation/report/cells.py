@@ -1,4 +1,4 @@
-"""Rows of one (task, method, temperature) as sums a question, from which every reported number is a ratio.
+"""Rows of one (task, arm, temperature) as sums a question, from which every reported number is a ratio.
 
 Letters: Q questions of the task, B resamples.
 """

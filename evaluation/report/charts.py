@@ -43,10 +43,10 @@ def draw_plots(summary: dict[str, Any], folder: Path) -> dict[str, Path]:
     return files
 
 
-def colours(methods: Sequence[str]) -> dict[str, str]:
-    """A colour a method, the same one in every picture and in the page."""
-    others = iter(OTHER_COLOURS * len(methods))
-    return {method: KNOWN_COLOURS.get(method) or next(others) for method in dict.fromkeys(methods)}
+def colours(arms: Sequence[str]) -> dict[str, str]:
+    """A colour an arm, the same one in every picture and in the page."""
+    others = iter(OTHER_COLOURS * len(arms))
+    return {arm: KNOWN_COLOURS.get(arm) or next(others) for arm in dict.fromkeys(arms)}
 
 
 def _tau(results: list[Result]) -> Figure | None:
@@ -64,7 +64,7 @@ def _tau(results: list[Result]) -> Figure | None:
 
 
 def _speedup(results: list[Result]) -> Figure | None:
-    faster = [r for r in results if r.get("speedup") is not None and r["method"] != BASELINE]
+    faster = [r for r in results if r.get("speedup") is not None and r["arm"] != BASELINE]
     figure = _grouped(faster, "speedup", f"decoding speed, {BASELINE} = 1")
     for axis in figure.axes if figure else ():
         axis.axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
@@ -74,16 +74,16 @@ def _speedup(results: list[Result]) -> Figure | None:
 
 
 def _grouped(results: list[Result], name: str, label: str) -> Figure | None:
-    """Bars by task and method with whiskers, a panel a temperature."""
+    """Bars by task and arm with whiskers, a panel a temperature."""
     panels = _panels(results)
     if not panels:
         return None
     figure = Figure(figsize=(PANEL_WIDTH * len(panels) + 0.6, HEIGHT), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    palette = colours([r["method"] for r in results])
+    palette = colours([r["arm"] for r in results])
     for axis, (temperature, rows) in zip(axes, panels.items(), strict=True):
         for row, x, width in _positions(rows):
-            axis.bar(x, row[name], width * 0.9, color=palette[row["method"]], zorder=2)
+            axis.bar(x, row[name], width * 0.9, color=palette[row["arm"]], zorder=2)
             _whisker(axis, x, row, name)
         tasks = list(dict.fromkeys(row["task"] for row in rows))
         axis.set_xticks(range(len(tasks)), tasks, **STYLE)
@@ -111,10 +111,10 @@ def _survival(results: list[Result]) -> Figure | None:
     size = (PANEL_WIDTH * 0.8 * len(tasks) + 0.6, 2.6 * len(temperatures) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(temperatures), len(tasks), sharex=True, sharey=True, squeeze=False)
-    palette = colours([r["method"] for r in drafting])
+    palette = colours([r["arm"] for r in drafting])
     for row in drafting:
         axis = axes[temperatures.index(row["temperature"])][tasks.index(row["task"])]
-        _survival_line(axis, row, palette[row["method"]])
+        _survival_line(axis, row, palette[row["arm"]])
     for i, temperature in enumerate(temperatures):
         axes[i][0].set_ylabel(f"share of rounds, T = {temperature:g}", **STYLE)
     for j, task in enumerate(tasks):
@@ -142,7 +142,7 @@ def _shares(results: list[Result]) -> Figure | None:
     figure = Figure(figsize=(PANEL_WIDTH * 2 + 0.6, 0.34 * len(shown) + 1.0), layout="constrained")
     axis = figure.subplots()
     labels = [
-        f"{r['method']}   T = {r['temperature']:g}" + ("" if r["task"] == MEAN else f"   {r['task']}") for r in shown
+        f"{r['arm']}   T = {r['temperature']:g}" + ("" if r["task"] == MEAN else f"   {r['task']}") for r in shown
     ]
     left = np.zeros(len(shown))
     for phase in SHARES:
@@ -168,16 +168,16 @@ def _panels(results: list[Result]) -> dict[float, list[Result]]:
 
 
 def _positions(rows: list[Result]) -> list[tuple[Result, float, float]]:
-    """Each row with the centre and the width of its bar: a group a task, methods side by side."""
+    """Each row with the centre and the width of its bar: a group a task, arms side by side."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    width = min(0.8 / len(methods), 0.3)
-    offset = -(len(methods) - 1) / 2
-    return [(r, tasks.index(r["task"]) + (offset + methods.index(r["method"])) * width, width) for r in rows]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    width = min(0.8 / len(arms), 0.3)
+    offset = -(len(arms) - 1) / 2
+    return [(r, tasks.index(r["task"]) + (offset + arms.index(r["arm"])) * width, width) for r in rows]
 
 
 def _legend(figure: Figure, palette: dict[str, str]) -> None:
-    handles = [Patch(color=colour, label=method) for method, colour in palette.items()]
+    handles = [Patch(color=colour, label=arm) for arm, colour in palette.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6), frameon=False, fontsize=8)
 
 

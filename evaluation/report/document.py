@@ -72,7 +72,7 @@ def _cards(results: Sequence[Result]) -> str:
     pool = [r for r in results if r["task"] == MEAN] or list(results)
     cards = []
     for temperature in dict.fromkeys(r["temperature"] for r in pool):
-        rivals = [r for r in pool if r["temperature"] == temperature and r.get("speedup") and r["method"] != BASELINE]
+        rivals = [r for r in pool if r["temperature"] == temperature and r.get("speedup") and r["arm"] != BASELINE]
         if rivals:
             cards.append(_card(max(rivals, key=lambda r: r["speedup"])))
     return "".join(cards)
@@ -81,7 +81,7 @@ def _cards(results: Sequence[Result]) -> str:
 def _card(row: Result) -> str:
     peer = f"{spread(row, PEER_SPEEDUP)} &times; {PEER_BASELINE}" if row.get(PEER_SPEEDUP) else ""
     details = [spread(row, "speedup").partition(" ")[2], peer, f"tau {number(row['tau'])}"]
-    words = html.escape(f"{row['method']} against plain decoding, temperature {row['temperature']:g}")
+    words = html.escape(f"{row['arm']} against plain decoding, temperature {row['temperature']:g}")
     return (
         f'<div class="card"><b>{number(row["speedup"])}&times;</b><span>{words}</span>'
         f"<small>{' · '.join(filter(None, details))}</small></div>"
@@ -89,11 +89,11 @@ def _card(row: Result) -> str:
 
 
 def _results(results: Sequence[Result]) -> str:
-    headers = ("task", "T", "method", "tau", "exact", "bound", "tokens/pass", "tokens/s")
-    palette = colours([r["method"] for r in results])
+    headers = ("task", "T", "arm", "tau", "exact", "bound", "tokens/pass", "tokens/s")
+    palette = colours([r["arm"] for r in results])
     rows = [
         (
-            r["task"], f"{r['temperature']:g}", _chip(r["method"], palette), spread(r, "tau"), number(r["tau_exact"]),
+            r["task"], f"{r['temperature']:g}", _chip(r["arm"], palette), spread(r, "tau"), number(r["tau_exact"]),
             number(r["tau_bound"]), number(r["block_efficiency"]), number(r["tokens_per_s"], 1), spread(r, "speedup"),
             spread(r, PEER_SPEEDUP), percent(r["accuracy"]),
         )
@@ -103,10 +103,10 @@ def _results(results: Sequence[Result]) -> str:
 
 
 def _times(results: Sequence[Result]) -> str:
-    headers = ("task", "T", "method", *SHARES, "first token, s", "tokens/s, all time", f"x {BASELINE}, all time")
+    headers = ("task", "T", "arm", *SHARES, "first token, s", "tokens/s, all time", f"x {BASELINE}, all time")
     rows = [
         (
-            r["task"], f"{r['temperature']:g}", html.escape(r["method"]),
+            r["task"], f"{r['temperature']:g}", html.escape(r["arm"]),
             *(percent(r.get(f"{phase}_share"), 1) for phase in SHARES), number(r["prefill_s"]),
             number(r["tokens_per_s_total"], 1), spread(r, "speedup_total"),
         )
@@ -119,7 +119,7 @@ def _exact(results: Sequence[Result]) -> str:
     cells = [r for r in results if len(r.get("tau_exact_by_verifier") or {}) > 1]
     names = sorted({name for r in cells for name in r["tau_exact_by_verifier"]})
     rows = [
-        (r["task"], f"{r['temperature']:g}", html.escape(r["method"]), number(r["tau_bound"], 3))
+        (r["task"], f"{r['temperature']:g}", html.escape(r["arm"]), number(r["tau_bound"], 3))
         + tuple(number(r["tau_exact_by_verifier"].get(name), 3) for name in names)
         for r in cells
     ]
@@ -129,7 +129,7 @@ def _exact(results: Sequence[Result]) -> str:
 def _comparisons(comparisons: Sequence[Result]) -> str:
     rows = [
         (
-            r["task"], f"{r['temperature']:g}", html.escape(f"{r['method']} - {r['against']}"),
+            r["task"], f"{r['temperature']:g}", html.escape(f"{r['arm']} - {r['against']}"),
             spread(r, "tau_difference"), spread(r, "speed_ratio"),
         )
         for r in comparisons
@@ -139,24 +139,24 @@ def _comparisons(comparisons: Sequence[Result]) -> str:
 
 def _equality(equality: Sequence[Result]) -> str:
     rows = [
-        (r["task"], html.escape(r["method"]), f"{r['equal']} of {r['compared']}", number(r["median_gap"], 3),
+        (r["task"], html.escape(r["arm"]), f"{r['equal']} of {r['compared']}", number(r["median_gap"], 3),
          number(r["largest_gap"], 3))
         for r in equality
     ]  # fmt: skip
-    return _table(("task", "method", "equal to plain decoding", "median gap", "largest gap"), rows)
+    return _table(("task", "arm", "equal to plain decoding", "median gap", "largest gap"), rows)
 
 
 def _flagged(results: Sequence[Result]) -> str:
     rows = [
         (
-            r["task"], f"{r['temperature']:g}", html.escape(r["method"]), r["num_answers"], r["capped"],
+            r["task"], f"{r['temperature']:g}", html.escape(r["arm"]), r["num_answers"], r["capped"],
             r["degenerate"], r["stalled"], spread(r, "tau"), spread(r["without_flagged"], "tau"), spread(r, "speedup"),
             spread(r["without_flagged"], "speedup"), r["without_flagged"]["num_answers"],
         )
         for r in results
         if r.get("without_flagged")
     ]  # fmt: skip
-    headers = ("task", "T", "method", "answers", "capped", "degenerate", "stalled", "tau", "tau without")
+    headers = ("task", "T", "arm", "answers", "capped", "degenerate", "stalled", "tau", "tau without")
     return _table((*headers, "speed-up", "speed-up without", "answers left"), rows)
 
 
@@ -185,8 +185,8 @@ def _figure(file: Path, caption: str) -> str:
     )
 
 
-def _chip(method: str, palette: Mapping[str, str]) -> str:
-    return f'<i style="background:{palette[method]}"></i>{html.escape(method)}'
+def _chip(arm: str, palette: Mapping[str, str]) -> str:
+    return f'<i style="background:{palette[arm]}"></i>{html.escape(arm)}'
 
 
 def _table(headers: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -19,7 +19,7 @@ def write_answers(rows: Mapping[Key, Row], folder: Path, target_name: str) -> li
     arms: dict[str, dict[str, list[Row]]] = {}
     for key, row in rows.items():
         if key.task == "mt_bench":
-            model_id = _file_name(f"{target_name}-{key.method}-t{key.temperature:g}")
+            model_id = _file_name(f"{target_name}-{key.arm}-t{key.temperature:g}")
             arms.setdefault(model_id, {}).setdefault(key.question, []).append(row)
     return [_write(folder / FOLDER, model_id, questions) for model_id, questions in sorted(arms.items())]
 

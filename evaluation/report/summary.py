@@ -1,4 +1,4 @@
-"""Rows -> `summary.json`: a flat row of numbers with intervals for every task, method and temperature."""
+"""Rows -> `summary.json`: a flat row of numbers with intervals for every task, arm and temperature."""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from evaluation.rows import Key, Row
 
 MEAN = "mean of tasks"
 FIELDS = (
-    "task", "method", "temperature", "num_questions", "num_seeds", "rounds", "tokens", "tau", "tau_low", "tau_high",
+    "task", "arm", "temperature", "num_questions", "num_seeds", "rounds", "tokens", "tau", "tau_low", "tau_high",
     "tau_exact", "tau_bound", "block_efficiency", "tokens_per_s", "speedup", "speedup_low", "speedup_high", "accuracy",
 )  # fmt: skip
 SHARES = (*PHASES, "rest")
@@ -26,7 +26,7 @@ STALLED = 3.0
 
 class CellKey(NamedTuple):
     task: str
-    method: str
+    arm: str
     temperature: float
 
 
@@ -38,7 +38,7 @@ def make_cells(rows: Mapping[Key, Row], num_resamples: int) -> Cells:
     """Group the rows; all arms of a task share its questions and resamples, at every temperature."""
     grouped: dict[CellKey, list[Row]] = {}
     for row in rows.values():
-        grouped.setdefault(CellKey(row.key.task, row.key.method, row.key.temperature), []).append(row)
+        grouped.setdefault(CellKey(row.key.task, row.key.arm, row.key.temperature), []).append(row)
     questions = {task: sorted({k.question for k in rows if k.task == task}) for task in {k.task for k in rows}}
     resamples = {
         task: Resamples(len(names), num_resamples, seed=zlib.crc32(task.encode())) for task, names in questions.items()
@@ -56,7 +56,7 @@ def summarise(rows: Mapping[Key, Row], config: EvalConfig) -> dict[str, list[Res
 
 
 def _in_order(table: Cells, config: EvalConfig) -> list[CellKey]:
-    wanted = [CellKey(t, m, float(temp)) for t in config.tasks for temp in config.temperatures for m in config.methods]
+    wanted = [CellKey(t, m, float(temp)) for t in config.tasks for temp in config.temperatures for m in config.arms]
     return [key for key in wanted if key in table]
 
 
@@ -80,8 +80,8 @@ def _samples(key: CellKey, table: Cells, config: EvalConfig) -> dict[str, Array]
 
 def _speedups(key: CellKey, table: Cells) -> dict[str, Array]:
     speeds = {}
-    for name, method in (("speedup", BASELINE), (f"speedup_{PEER_BASELINE}", PEER_BASELINE)):
-        base = table.get(key._replace(method=method))
+    for name, arm in (("speedup", BASELINE), (f"speedup_{PEER_BASELINE}", PEER_BASELINE)):
+        base = table.get(key._replace(arm=arm))
         if base is not None:
             speeds[name] = cells.speedup(table[key], base)
             speeds[f"{name}_total"] = cells.speedup(table[key], base, cells.total_tokens_per_s)
@@ -90,7 +90,7 @@ def _speedups(key: CellKey, table: Cells) -> dict[str, Array]:
 
 def own_verifier(key: CellKey, config: EvalConfig) -> str | None:
     """The verifier an arm decides with; at temperature 0 all of them are the greedy one."""
-    spec = drafting_spec(key.method, config)
+    spec = drafting_spec(key.arm, config)
     return None if spec is None else GREEDY if key.temperature == 0 else spec.rpartition("+")[2]
 
 
@@ -171,13 +171,13 @@ def _at_least(count: int) -> Callable[[Row], float]:
 
 def _num_stalled(key: CellKey, table: Cells) -> int:
     """Answers whose passes took over three times as long as the arm's fastest anywhere: the machine was busy."""
-    passes = [seconds for k, cell in table.items() if k.method == key.method for seconds in cell.seconds_per_pass]
+    passes = [seconds for k, cell in table.items() if k.arm == key.arm for seconds in cell.seconds_per_pass]
     return sum(seconds > STALLED * min(passes) for seconds in table[key].seconds_per_pass)
 
 
 def _without_flagged(key: CellKey, table: Cells, config: EvalConfig) -> Result:
     """The headline numbers on answers that are neither capped nor degenerate."""
-    base = table.get(key._replace(method=BASELINE))
+    base = table.get(key._replace(arm=BASELINE))
     cell = table[key].only(table[key].unflagged())
     numbers = {"tau": cells.tau(cell), "tokens_per_s": cells.tokens_per_s(cell)}
     numbers["accuracy"] = cell.ratio(lambda row: row.correct, lambda row: row.correct is not None)
@@ -189,26 +189,26 @@ def _without_flagged(key: CellKey, table: Cells, config: EvalConfig) -> Result:
 def _means(samples: dict[CellKey, dict[str, Array]]) -> list[Result]:
     """The plain mean over tasks, where every task has the arm. Tasks are resampled independently."""
     tasks = {key.task for key in samples}
-    arms = dict.fromkeys((key.method, key.temperature) for key in samples)
+    arms = dict.fromkeys((key.arm, key.temperature) for key in samples)
     results = []
-    for method, temperature in arms if len(tasks) > 1 else ():
-        parts = [sample for key, sample in samples.items() if (key.method, key.temperature) == (method, temperature)]
+    for arm, temperature in arms if len(tasks) > 1 else ():
+        parts = [sample for key, sample in samples.items() if (key.arm, key.temperature) == (arm, temperature)]
         names = [name for name in parts[0] if all(name in part for part in parts)]
         if len(parts) == len(tasks):
             means = {name: np.mean([part[name] for part in parts], axis=0) for name in names if name != "accuracy"}
-            key = CellKey(MEAN, method, temperature)
+            key = CellKey(MEAN, arm, temperature)
             results.append({**dict.fromkeys(FIELDS), **key._asdict(), **_spread_all(means)})
     return results
 
 
 def _comparisons(table: Cells, ordered: Sequence[CellKey]) -> list[Result]:
     """Every two arms that draft, on the same questions: difference in tau and ratio of speeds."""
-    drafting = [key for key in ordered if key.method not in (BASELINE, PEER_BASELINE)]
+    drafting = [key for key in ordered if key.arm not in (BASELINE, PEER_BASELINE)]
     return [
         _compare(key, other, table)
         for i, other in enumerate(drafting)
         for key in drafting[i + 1 :]
-        if key._replace(method="") == other._replace(method="")
+        if key._replace(arm="") == other._replace(arm="")
     ]
 
 
@@ -216,7 +216,7 @@ def _compare(key: CellKey, other: CellKey, table: Cells) -> Result:
     shared = table[key].answers & table[other].answers
     cell, base = table[key].only(shared), table[other].only(shared)
     numbers = {"tau_difference": cells.tau(cell) - cells.tau(base), "speed_ratio": cells.speedup(cell, base)}
-    return {**key._asdict(), "against": other.method, "num_answers": len(shared), **_spread_all(numbers)}
+    return {**key._asdict(), "against": other.arm, "num_answers": len(shared), **_spread_all(numbers)}
 
 
 def _spread_all(samples: dict[str, Array]) -> Result:

@@ -14,7 +14,7 @@ PEER_SPEEDUP = f"speedup_{PEER_BASELINE}"
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """A block a task and temperature, narrow enough for 80 columns; brackets are 95 % intervals."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
+    table.add_column("arm", no_wrap=True)
     for name in ("tau", "exact", "tok/s", "x plain", "x hf", "acc"):
         table.add_column(name, justify="right", no_wrap=True)
     before = None
@@ -30,7 +30,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
-        row["method"],
+        row["arm"],
         spread(row, "tau"),
         number(row.get("tau_exact")),
         number(row.get("tokens_per_s"), 1),

@@ -77,7 +77,7 @@ def _session(target: Target, head: DraftHead, drafting: Drafting) -> Session:
 def _text(session: Session, drafting: Drafting, sampling: Sampling, prompt: list[int], seed: int) -> Text:
     """The first tokens of a session that could go on longer, so that trees are not cut to the length."""
     length = GREEDY_LENGTH if sampling.greedy else LENGTH
-    options = DecodeOptions(sampling, max_new_tokens=4 * length, method=drafting.verifier, ignore_end=True)
+    options = DecodeOptions(sampling, max_new_tokens=4 * length, verifier=drafting.verifier, ignore_end=True)
     tokens: list[int] = []
     for step in session.decode(prompt, options, seeded(seed)):
         tokens += step.tokens

@@ -41,7 +41,7 @@ USUAL = tuple(label for label in SAMPLINGS if label != "0.8")
 
 
 @dataclass(frozen=True)
-class Arm:
+class TreeArm:
     """A policy with a node budget."""
 
     name: str
@@ -53,7 +53,7 @@ class Arm:
 class Plan:
     """What is measured on every context; rows depend on all of it."""
 
-    arms: tuple[Arm, ...]
+    arms: tuple[TreeArm, ...]
     samplings: tuple[str, ...] = USUAL
     verifiers: tuple[str, ...] = ("walk", "hsd", "tokenwise")
     num_draws: int = 2  # trees of a policy that draws
@@ -66,7 +66,7 @@ class Plan:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 
 
-def read_arms(path: Path, budgets: Iterable[int] | None = None) -> tuple[Arm, ...]:
+def read_arms(path: Path, budgets: Iterable[int] | None = None) -> tuple[TreeArm, ...]:
     """The arms of a YAML file: `arms: {name: {tree: .., field: .., at: {budget: {field: ..}}}}`, `budgets: [..]`.
 
     An arm gets `num_nodes` from the budget unless `at` says which fields stand for it; an arm with `at` is left out
@@ -78,12 +78,12 @@ def read_arms(path: Path, budgets: Iterable[int] | None = None) -> tuple[Arm, ..
     return tuple(arm for arm in arms if arm is not None)
 
 
-def _arm(name: str, fields: dict[str, Any], budget: int) -> Arm | None:
+def _arm(name: str, fields: dict[str, Any], budget: int) -> TreeArm | None:
     at = fields.pop("at", None)
     if at is not None and budget not in at:
         return None
     own = {"num_nodes": budget} if at is None else at[budget]
-    return Arm(name, budget, make_policy(fields.pop("tree", name), **fields, **own))
+    return TreeArm(name, budget, make_policy(fields.pop("tree", name), **fields, **own))
 
 
 def measure(target: Target, source: DraftSource, context: Context, plan: Plan) -> list[dict[str, Any]]:
@@ -104,8 +104,8 @@ def measure(target: Target, source: DraftSource, context: Context, plan: Plan) -
         ]
 
 
-def _jobs(context: Context, plan: Plan) -> Iterator[tuple[Arm, str, int, int]]:
-    """Arm, sampling, number of the draw and its seed."""
+def _jobs(context: Context, plan: Plan) -> Iterator[tuple[TreeArm, str, int, int]]:
+    """TreeArm, sampling, number of the draw and its seed."""
     for label in plan.samplings:
         if not belongs(context.temperature, SAMPLINGS[label].temperature):
             continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,9 +27,7 @@ from hsd_verify.exact.processes import (
     without_replacement,
 )
 from hsd_verify.published import naive
-
-if TYPE_CHECKING:
-    from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 __all__ = [
     "Drafting",
@@ -48,11 +45,11 @@ __all__ = [
     "without_replacement",
 ]
 
-Process = Callable[[Text], Iterable[tuple[float, "DraftTree"]]]
+Process = Callable[[Text], Iterable[tuple[float, DraftTree]]]
 Target = Model | Mapping[Text, Tensor] | Tensor
 
 
-def output_law(drafting: Process, target: Target, method: str, length: int) -> Tensor:
+def output_law(drafting: Process, target: Target, verifier: str, length: int) -> Tensor:
     """Exact law of the first `length` tokens a decode loop emits, as a tensor of shape `(V,) * length`.
 
     `drafting(prefix)` lists `(probability, DraftTree)` pairs for the text emitted so far, a tuple that starts empty;
@@ -61,9 +58,9 @@ def output_law(drafting: Process, target: Target, method: str, length: int) -> T
     from the text so far to (V,), a mapping with the same keys, or one (V,) tensor for every text. Rounds are chained:
     after each verdict the process is asked for trees that follow the longer text.
 
-    Raises `ValueError` when the method refuses one of the trees.
+    Raises `ValueError` when the verifier refuses one of the trees.
     """
-    return _law_after((), drafting, as_model(target), method, length)
+    return _law_after((), drafting, as_model(target), verifier, length)
 
 
 def text_law(target: Target, length: int, prefix: Text = ()) -> Tensor:
@@ -80,11 +77,11 @@ def total_variation(law: Tensor, other: Tensor) -> float:
     return float((law - other).abs().sum()) / 2
 
 
-def expected_tau(drafting: Process, target: Target, method: str, prefix: Text = ()) -> float:
+def expected_tau(drafting: Process, target: Target, verifier: str, prefix: Text = ()) -> float:
     """Exact expected number of accepted draft tokens in the round after `prefix`."""
     model = as_model(target)
     return sum(
-        prob * verifiers.law(tree, target_rows(tree, model, prefix), method).expected_tau
+        prob * verifiers.law(tree, target_rows(tree, model, prefix), verifier).expected_tau
         for prob, tree in drafting(prefix)
     )
 
@@ -102,38 +99,38 @@ def as_model(target: Target) -> Model:
     return target.__getitem__ if isinstance(target, Mapping) else target
 
 
-def _law_after(prefix: Text, drafting: Process, target: Model, method: str, length: int) -> Tensor:
+def _law_after(prefix: Text, drafting: Process, target: Model, verifier: str, length: int) -> Tensor:
     """Law of the next `length` tokens, `(V,) * length`; after each outcome of one round comes another round."""
     if length == 0:
         return torch.ones((), dtype=torch.float64)
     law = torch.zeros((target(prefix).shape[0],) * length, dtype=torch.float64)
-    for emitted, prob in _round(prefix, drafting, target, method, length).items():
-        law[emitted] += prob * _law_after(prefix + emitted, drafting, target, method, length - len(emitted))
+    for emitted, prob in _round(prefix, drafting, target, verifier, length).items():
+        law[emitted] += prob * _law_after(prefix + emitted, drafting, target, verifier, length - len(emitted))
     return law
 
 
-def _round(prefix: Text, drafting: Process, target: Model, method: str, length: int) -> dict[Text, float]:
+def _round(prefix: Text, drafting: Process, target: Model, verifier: str, length: int) -> dict[Text, float]:
     """Probability of what one round emits, cut to `length` tokens."""
     emitted: dict[Text, float] = defaultdict(float)
     for prob, tree in drafting(prefix):
         rows = target_rows(tree, target, prefix)  # (N, V)
-        for text, mass in _emissions(prefix, tree, rows, drafting, target, method):
+        for text, mass in _emissions(prefix, tree, rows, drafting, target, verifier):
             emitted[text[:length]] += prob * mass
     return {text: mass for text, mass in emitted.items() if mass > 0}
 
 
 def _emissions(
-    prefix: Text, tree: DraftTree, rows: Tensor, drafting: Process, target: Model, method: str
+    prefix: Text, tree: DraftTree, rows: Tensor, drafting: Process, target: Model, verifier: str
 ) -> Iterator[tuple[Text, float]]:
     """What one round emits on one tree, with probabilities: the accepted path and the token after it."""
-    if method == "naive":
+    if verifier == "naive":
         if not isinstance(drafting, Drafting):
             raise ValueError(
-                "method 'naive' resamples with the draft model: pass a `Drafting`, e.g. chain(draft, depth)"
+                "verifier 'naive' resamples with the draft model: pass a `Drafting`, e.g. chain(draft, depth)"
             )
         yield from naive.emissions(tree, rows, target, drafting.draft, prefix)
         return
-    law = verifiers.law(tree, rows, method)
+    law = verifiers.law(tree, rows, verifier)
     for node, stop in enumerate(law.stop.tolist()):
         if stop > 0:
             accepted = tree.path_tokens(node)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 Text = tuple[int, ...]
 Model = Callable[[Text], Tensor]  # text so far -> (V,) law of the next token

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 Numbers = list[float]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hsd_verify.outcome import Law, law_from_fire
 from hsd_verify.refusals import require_chain
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 
 def block_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hsd_verify.outcome import Law
 from hsd_verify.refusals import require_paths
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from hsd_verify.outcome import Law
 from hsd_verify.published.chain import hierarchical_law, scaled_difference
 from hsd_verify.refusals import require_chain
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 Text = tuple[int, ...]
 Model = Callable[[Text], Tensor]  # text so far -> (V,) law of the next token
@@ -33,8 +33,8 @@ def naive_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     """
     if max(tree.depth) > 1:
         raise ValueError(
-            f"method 'naive' resamples outside the tree after node 0 of a path of {max(tree.depth)} tokens: use "
-            "hsd_verify.published.naive.emissions or enumerate.output_law, which have the models, or method 'hsd'"
+            f"verifier 'naive' resamples outside the tree after node 0 of a path of {max(tree.depth)} tokens: use "
+            "hsd_verify.published.naive.emissions or enumerate.output_law, which have the models, or verifier 'hsd'"
         )
     return scan_law(tree, target_probs)
 

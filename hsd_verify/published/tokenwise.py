@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hsd_verify.outcome import Law
 from hsd_verify.siblings import residual_of, weigh_children
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 
 def tokenwise_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hsd_verify.outcome import Law, law_from_fire
 from hsd_verify.refusals import require_without_replacement
-from hsd_verify.topology import DraftTree
+from hsd_verify.tree import DraftTree
 
 
 def traversal_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:

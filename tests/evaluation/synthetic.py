@@ -13,7 +13,7 @@ def synthetic_row(
     task: str = "gsm8k",
     question: str = "q0",
     turn: int = 0,
-    method: str = "hsd",
+    arm: str = "hsd",
     temperature: float = 1.0,
     seed: int = 0,
     finish: str = "stop",
@@ -39,7 +39,7 @@ def synthetic_row(
         exact=exact or {},
         bound=bound,
     )
-    key = Key(task, question, turn, method, temperature, seed)
+    key = Key(task, question, turn, arm, temperature, seed)
     return Row(key, 0, tuple(prompt), generation, text, correct, degenerate, "config", {"torch": "0"})
 
 
@@ -52,25 +52,25 @@ def synthetic_run(tasks=("mt_bench", "gsm8k", "humaneval"), num_questions=30, nu
             ease = chance.uniform(0.4, 0.75)
             for temperature in (0.0, 1.0):
                 for seed in range(num_seeds if temperature else 1):
-                    for method, passes_per_s in speeds.items():
-                        drafts = method in ("eagle3", "hsd")
-                        chance_now = ease - 0.08 * temperature + 0.03 * (method == "hsd")
+                    for arm, passes_per_s in speeds.items():
+                        drafts = arm in ("eagle3", "hsd")
+                        chance_now = ease - 0.08 * temperature + 0.03 * (arm == "hsd")
                         accepted = [_run(chance, chance_now) if drafts else 0 for _ in range(40)]
                         tau = chance_now * (1 - chance_now**5) / (1 - chance_now)
-                        verifier = "greedy" if temperature == 0 else "walk" if method == "eagle3" else "hsd"
+                        verifier = "greedy" if temperature == 0 else "walk" if arm == "eagle3" else "hsd"
                         rows.append(
                             synthetic_row(
                                 accepted,
                                 decode_s=len(accepted) / passes_per_s * chance.uniform(0.97, 1.03),
                                 task=task,
                                 question=f"q{question}",
-                                method=method,
+                                arm=arm,
                                 temperature=temperature,
                                 seed=seed,
                                 finish=chance.choice(["stop", "stop", "length"]),
                                 correct=None if task == "mt_bench" else chance.random() < 0.3,
                                 exact={verifier: 40 * tau, "tokenwise": 38 * tau} if drafts else None,
-                                bound=40 * tau if method == "eagle3" else None,
+                                bound=40 * tau if arm == "eagle3" else None,
                             )
                         )
     return {row.key: row for row in rows}

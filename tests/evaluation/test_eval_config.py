@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eagle.options import build, load, parse
-from evaluation.arms import find_method
+from evaluation.arms import find_arm
 from evaluation.eval_config import EvalConfig, config_hash
 from evaluation.tasks import find_task
 
@@ -18,8 +18,8 @@ def test_every_file_loads_names_real_things_and_opens_with_its_command(file):
     config = load(EvalConfig, file)
     for task in config.tasks:
         find_task(task)
-    for method in config.methods:
-        find_method(method, config)
+    for arm in config.arms:
+        find_arm(arm, config)
     assert file.read_text().splitlines()[0] == f"# python scripts/evaluate.py --config configs/eval/{file.name}"
 
 
@@ -51,7 +51,7 @@ def test_every_field_is_a_flag_and_explains_itself(capsys):
         ({"seeds": 1.5}, "seeds is 1.5, expected a whole number"),
         ({"temperatures": ["warm"]}, "temperatures is 'warm', expected float"),
         ({"temperatures": [-1]}, "temperatures holds -1"),
-        ({"methods": []}, "methods is"),
+        ({"arms": []}, "arms is"),
         ({"tasks": ["gsm8k", "gsm8k"]}, "each once"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
     ],
@@ -65,11 +65,11 @@ def test_the_hash_follows_what_rows_depend_on_and_nothing_else():
     def name(**values):
         return config_hash(EvalConfig(**values).identity)
 
-    assert name() == name(limit=3, output="x", methods=("hsd",), seeds=9)
+    assert name() == name(limit=3, output="x", arms=("hsd",), seeds=9)
     assert len({name(), name(tree="chain"), name(max_new_tokens=3), name(seed=1), name(head="x")}) == 5
 
 
-@pytest.mark.parametrize("method", ["medusa", "eagle+nothing", "oak+walk", "+walk"])
-def test_unknown_methods_are_refused_by_name(method):
-    with pytest.raises(ValueError, match=r"unknown method|write TREE\+VERIFIER|unknown tree"):
-        find_method(method, EvalConfig())
+@pytest.mark.parametrize("arm", ["medusa", "eagle+nothing", "oak+walk", "+walk"])
+def test_unknown_methods_are_refused_by_name(arm):
+    with pytest.raises(ValueError, match=r"unknown arm|write TREE\+VERIFIER|unknown tree"):
+        find_arm(arm, EvalConfig())

@@ -69,27 +69,27 @@ def test_a_verifier_that_refuses_one_tree_is_left_out(monkeypatch):
     def picky(tree, target_probs, totals):
         if tree.num_nodes == 6:
             raise ValueError("not this one")
-        return hsd_verify.METHODS["walk"](tree, target_probs, totals)
+        return hsd_verify.VERIFIERS["walk"](tree, target_probs, totals)
 
-    monkeypatch.setitem(hsd_verify.METHODS, "picky", picky)
+    monkeypatch.setitem(hsd_verify.VERIFIERS, "picky", picky)
     small = DraftTree(torch.tensor([-1, 0]), torch.tensor([0, 1]))
     assert "picky" in exact_of(seen(small, PROBS[:2], ())).sums
     assert "picky" not in exact_of(seen(small, PROBS[:2], ()), seen(TREE, PROBS, ())).sums
 
 
-@pytest.mark.parametrize(("policy", "method"), [(EagleTree(8, 3, 3), "walk"), (SampledChain(3), "hsd")])
-def test_the_sampled_count_is_as_near_as_chance_allows(target, policy, method):
+@pytest.mark.parametrize(("policy", "verifier"), [(EagleTree(8, 3, 3), "walk"), (SampledChain(3), "hsd")])
+def test_the_sampled_count_is_as_near_as_chance_allows(target, policy, verifier):
     """Accepted less expected is a sum of bounded, centred differences: |sum| > t has probability below
     2 exp(-t^2 / (2 n 3^2)) (Hoeffding and Azuma, depth 3). t is chosen for a false alarm of one in a million."""
     session = Session(target, tiny_drafter(target, policy))
-    options = DecodeOptions(Sampling(1.0), max_new_tokens=150, method=method)
+    options = DecodeOptions(Sampling(1.0), max_new_tokens=150, verifier=verifier)
     exact, accepted, rounds = ExactTau(NO_END, greedy=False), 0, 0
     for step in session.decode(random_ids(9), options, seeded(3)):
         if step.round is not None:
             exact.add(step.round)
             accepted, rounds = accepted + step.num_accepted, rounds + 1
-    assert abs(accepted - exact.sums[method]) < math.sqrt(2 * rounds * 9 * math.log(2e6))
-    assert exact.sums[method] > 0
+    assert abs(accepted - exact.sums[verifier]) < math.sqrt(2 * rounds * 9 * math.log(2e6))
+    assert exact.sums[verifier] > 0
 
 
 def test_at_temperature_zero_expected_is_what_was_accepted(target):

@@ -31,8 +31,8 @@ from tests.tiny import random_ids, tiny_head, tiny_target
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def greedy(method, tokens, prompt=(1, 2), question="a"):
-    row = synthetic_row([0] * (len(tokens) - 1), method=method, temperature=0.0, tokens=tokens, prompt=prompt)
+def greedy(arm, tokens, prompt=(1, 2), question="a"):
+    row = synthetic_row([0] * (len(tokens) - 1), arm=arm, temperature=0.0, tokens=tokens, prompt=prompt)
     key = row.key._replace(question=question)
     return key, type(row)(**{**vars(row), "key": key})
 
@@ -101,9 +101,9 @@ def test_plots_without_data_are_left_out(tmp_path):
     assert list(draw_plots(lonely, tmp_path)) == ["shares"]
 
 
-def test_every_method_has_a_colour_of_its_own():
-    methods = ["autoregressive", "hf_generate", "eagle3", "hsd", "a+walk", "b+walk", "hf_assisted"]
-    assert len(set(colours(methods).values())) == len(methods)
+def test_every_arm_has_a_colour_of_its_own():
+    arms = ["autoregressive", "hf_generate", "eagle3", "hsd", "a+walk", "b+walk", "hf_assisted"]
+    assert len(set(colours(arms).values())) == len(arms)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_one_call_from_a_configuration_to_a_report(tiny_models, tmp_path, monkey
     questions = {"gsm8k": [Question(f"g{i}", (f"w{i} w5",), {"expected": "4"}) for i in range(2)]}
     monkeypatch.setattr(evaluate_module, "load_all", lambda config: questions)
     config = EvalConfig(
-        output=str(tmp_path), tasks=("gsm8k",), methods=("autoregressive", "hf_generate", "eagle3", "hsd"),
+        output=str(tmp_path), tasks=("gsm8k",), arms=("autoregressive", "hf_generate", "eagle3", "hsd"),
         seeds=2, max_new_tokens=12, resamples=50,
     )  # fmt: skip
     console = Console(record=True, width=80)
@@ -160,7 +160,7 @@ def test_another_head_in_the_same_directory_is_refused(tiny_models, tmp_path, mo
     monkeypatch.setattr(
         evaluate_module, "load_all", lambda config: {"gsm8k": [Question("g", ("w1",), {"expected": "4"})]}
     )
-    config = EvalConfig(output=str(tmp_path), tasks=("gsm8k",), methods=("hsd",), temperatures=(0.0,), max_new_tokens=4)
+    config = EvalConfig(output=str(tmp_path), tasks=("gsm8k",), arms=("hsd",), temperatures=(0.0,), max_new_tokens=4)
     evaluate(config, Console(quiet=True), tiny_models)
     other = Models(tiny_models.target, tiny_head(tiny_models.target, seed=1))
     with pytest.raises(ValueError, match="head_weights"):

@@ -14,8 +14,8 @@ from evaluation.tasks import TASKS, Question
 from tests.evaluation.words import WordTokenizer
 from tests.tiny import tiny_head, tiny_target
 
-METHODS = ("autoregressive", "hf_generate", "hf_prompt_lookup", "eagle3", "hsd", "chain:depth=2+tokenwise")
-CONFIG = EvalConfig(tasks=("mt_bench", "gsm8k"), methods=METHODS, seeds=2, max_new_tokens=8)
+ARM_NAMES = ("autoregressive", "hf_generate", "hf_prompt_lookup", "eagle3", "hsd", "chain:depth=2+tokenwise")
+CONFIG = EvalConfig(tasks=("mt_bench", "gsm8k"), arms=ARM_NAMES, seeds=2, max_new_tokens=8)
 QUESTIONS = {
     "mt_bench": [Question("m0", ("w5 w6 w7", "w8")), Question("m1", ("w9 w10", "w11 w12"))],
     "gsm8k": [Question("g0", ("w1 w2 w3",), {"expected": "4"})],
@@ -49,7 +49,7 @@ def whole(models, tmp_path_factory) -> dict[Key, Row]:
 
 def test_there_is_a_row_for_everything_asked(whole):
     turns_and_seeds = (2 + 2 + 1) * (1 + 2)  # turns of all questions; one seed at temperature 0, two above
-    assert len(whole) == turns_and_seeds * len(METHODS)
+    assert len(whole) == turns_and_seeds * len(ARM_NAMES)
     assert all(len(row.generation.tokens) == 8 and row.capped for row in whole.values())
     assert {row.correct for key, row in whole.items() if key.task == "gsm8k"} <= {True, False}
     assert {row.correct for key, row in whole.items() if key.task == "mt_bench"} == {None}
@@ -59,7 +59,7 @@ def test_greedy_arms_agree_and_the_second_turn_continues_the_arms_own_first_answ
     tokenizer = WordTokenizer()
     for key, row in whole.items():
         if key.temperature == 0:
-            assert row.generation.tokens == whole[key._replace(method="autoregressive")].generation.tokens, key
+            assert row.generation.tokens == whole[key._replace(arm="autoregressive")].generation.tokens, key
         if key.turn == 1:
             first = whole[key._replace(turn=0)]
             question = next(q for q in QUESTIONS["mt_bench"] if q.id == key.question)
@@ -77,11 +77,11 @@ def test_seeds_follow_from_run_question_turn_and_repetition_alone(whole):
 
 def test_arms_of_a_question_follow_each_other_and_take_turns_at_being_first():
     order = plan(CONFIG, QUESTIONS)
-    blocks = [order[i : i + len(METHODS)] for i in range(0, len(order), len(METHODS))]
-    assert all({c.method for c in block} == set(METHODS) for block in blocks)
+    blocks = [order[i : i + len(ARM_NAMES)] for i in range(0, len(order), len(ARM_NAMES))]
+    assert all({c.arm for c in block} == set(ARM_NAMES) for block in blocks)
     assert all(len({(c.task.name, c.question.id, c.temperature, c.seed) for c in block}) == 1 for block in blocks)
-    assert len({block[0].method for block in blocks}) > 2
-    assert [c.task.name for c in order[:: 3 * len(METHODS)]] == ["mt_bench", "gsm8k", "mt_bench"]
+    assert len({block[0].arm for block in blocks}) > 2
+    assert [c.task.name for c in order[:: 3 * len(ARM_NAMES)]] == ["mt_bench", "gsm8k", "mt_bench"]
 
 
 class _Killed(Exception):
@@ -108,37 +108,37 @@ def test_a_killed_run_goes_on_where_it_stopped(models, whole, tmp_path, after):
 
 
 def test_a_complete_run_plays_nothing(models, tmp_path, monkeypatch):
-    config = replace(CONFIG, tasks=("gsm8k",), methods=("autoregressive",))
+    config = replace(CONFIG, tasks=("gsm8k",), arms=("autoregressive",))
     run(models, tmp_path, config)
     monkeypatch.setattr(Runner, "_answer", lambda *_: pytest.fail("played again"))
-    monkeypatch.setattr(Runner, "_method", lambda *_: pytest.fail("warmed up for nothing"))
+    monkeypatch.setattr(Runner, "_arm", lambda *_: pytest.fail("warmed up for nothing"))
     assert len(run(models, tmp_path, config)) == 3
 
 
 def test_more_may_be_asked_for_later_and_less_reports_less(models, tmp_path):
-    small = replace(CONFIG, tasks=("gsm8k",), methods=("autoregressive",), seeds=1)
+    small = replace(CONFIG, tasks=("gsm8k",), arms=("autoregressive",), seeds=1)
     assert len(run(models, tmp_path, small)) == 2
-    assert len(run(models, tmp_path, replace(small, seeds=3, methods=("autoregressive", "hsd")))) == 8
+    assert len(run(models, tmp_path, replace(small, seeds=3, arms=("autoregressive", "hsd")))) == 8
     assert len(run(models, tmp_path, small)) == 2
 
 
 @pytest.mark.parametrize("change", [{"max_new_tokens": 9}, {"tree": "chain"}, {"seed": 7}])
 def test_another_configuration_in_the_same_directory_is_refused(models, tmp_path, change):
-    run(models, tmp_path, replace(CONFIG, tasks=("gsm8k",), methods=("autoregressive",)))
+    run(models, tmp_path, replace(CONFIG, tasks=("gsm8k",), arms=("autoregressive",)))
     (name,) = change
     with pytest.raises(ValueError, match=rf"{name}: .* there, .* now.*choose another --output"):
         runner(models, tmp_path, replace(CONFIG, **change))
 
 
 def test_an_arm_that_lacks_its_model_says_which_flag_gives_it(models, tmp_path):
-    for method, flag in (("hsd", "--head"), ("hf_assisted", "--assistant")):
-        config = replace(CONFIG, methods=(method,))
+    for arm, flag in (("hsd", "--head"), ("hf_assisted", "--assistant")):
+        config = replace(CONFIG, arms=(arm,))
         with pytest.raises(ValueError, match=flag):
             run(Models(models.target), tmp_path, config)
 
 
 def test_rows_say_what_they_depend_on(whole):
-    row = next(row for row in whole.values() if row.key.method == "hsd").to_json()
+    row = next(row for row in whole.values() if row.key.arm == "hsd").to_json()
     assert {"torch", "transformers"} <= row["versions"].keys() and len(row["config"]) == 12
     assert {"prefill", "draft", "target", "verify", "rest", "decode", "total"} == row["seconds"].keys()
     assert all(len(shape) == 3 and shape[0] >= 1 for shape in row["shapes"]) and len(row["shapes"]) == row["rounds"]

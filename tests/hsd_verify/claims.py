@@ -24,9 +24,9 @@ def models(seed: int):
     return random_model(VOCAB, seed), random_model(VOCAB, 100 + seed)
 
 
-def mean_tau(make: Callable, method: str) -> float:
+def mean_tau(make: Callable, verifier: str) -> float:
     """Expected accepted draft tokens of one round, averaged over the instances."""
-    taus = [exact.expected_tau(make(draft), target, method) for target, draft in map(models, SEEDS)]
+    taus = [exact.expected_tau(make(draft), target, verifier) for target, draft in map(models, SEEDS)]
     return sum(taus) / len(taus)
 
 
@@ -67,8 +67,8 @@ TREES = {
 
 def main() -> None:
     print(f"expected tau, mean over {len(SEEDS)} pairs of random laws, V = {VOCAB}")
-    for name, (make, methods) in TREES.items():
-        print(f"  {name}: " + "  ".join(f"{method} {mean_tau(make, method):.4f}" for method in methods))
+    for name, (make, verifiers) in TREES.items():
+        print(f"  {name}: " + "  ".join(f"{verifier} {mean_tau(make, verifier):.4f}" for verifier in verifiers))
     print(f"  chain of 3, naive HSD (resamples the rest of the block outside the tree): {naive_tau():.4f}")
     print("largest total variation from the target, chain of 3")
     print(f"  capped HSD {distance(capped):.1e}, last acceptance uncapped {distance(uncapped_last_acceptance):.4f}")

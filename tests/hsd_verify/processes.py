@@ -30,7 +30,7 @@ PROCESSES = {
 }
 
 CHAINS = {"chain", "single"}
-# Processes a method verifies besides every chain; None: all of them.
+# Processes a verifier verifies besides every chain; None: all of them.
 APPLIES = {
     "greedy": set(),
     "walk": None,

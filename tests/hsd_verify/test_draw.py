@@ -60,7 +60,7 @@ def test_nodes_of_probability_zero_never_end_a_verdict(uniform):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_greedy_verification_needs_no_laws(seed):
-    """Half of the best tokens are children's, so that paths are entered; every method that applies must agree."""
+    """Half of the best tokens are children's, so that paths are entered; every verifier that applies must agree."""
     tree, target = random_case(seed, 9, 12)
     best = target.argmax(-1)  # (N,)
     for node in range(0, tree.num_nodes, 2):
@@ -68,8 +68,8 @@ def test_greedy_verification_needs_no_laws(seed):
             best[node] = tree.tokens[tree.children[node][-1]]
     found = hsd_verify.verify_greedy(tree, best)
     rows = torch.nn.functional.one_hot(best, target.shape[1]).double()
-    for method in ("greedy", "walk", "tokenwise", "hsd"):
-        expected = hsd_verify.verify(tree, rows, method)
+    for verifier in ("greedy", "walk", "tokenwise", "hsd"):
+        expected = hsd_verify.verify(tree, rows, verifier)
         assert (found.path.tolist(), found.next_token) == (expected.path.tolist(), expected.next_token)
 
 

@@ -22,10 +22,10 @@ def outcome(law):
     return torch.stack([stop * law.residual(v) for v, stop in enumerate(law.stop)])
 
 
-def assert_same_law(drafting, target, method, other):
+def assert_same_law(drafting, target, verifier, other):
     for _, tree in drafting(()):
         rows = exact.target_rows(tree, target)
-        first, second = hsd_verify.law(tree, rows, method), hsd_verify.law(tree, rows, other)
+        first, second = hsd_verify.law(tree, rows, verifier), hsd_verify.law(tree, rows, other)
         assert torch.allclose(outcome(first), outcome(second), rtol=0, atol=EXACT)
 
 
@@ -89,8 +89,8 @@ def test_on_a_deterministic_tree_every_node_is_accepted_with_its_target_probabil
 
 @pytest.mark.parametrize("laws", ["random-3", "random-4", "peaked-3", "equal", "zero-mass", "tiny"])
 @pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("method", ["walk", "tokenwise", "hsd"])
-def test_no_method_accepts_more_than_the_bound(method, process, laws):
+@pytest.mark.parametrize("verifier", ["walk", "tokenwise", "hsd"])
+def test_no_method_accepts_more_than_the_bound(verifier, process, laws):
     """`E[tau] <= sum_u min(p(u), Pr[u in tree])` over texts u; met with equality on deterministic trees."""
     target, draft = LAWS[laws]
     drafting = PROCESSES[process](draft)
@@ -99,7 +99,7 @@ def test_no_method_accepts_more_than_the_bound(method, process, laws):
         for text in {tree.path_tokens(v) for v in range(1, tree.num_nodes)}:
             present[text] = present.get(text, 0.0) + prob
     bound = sum(min(path_prob(target, text), prob) for text, prob in present.items())
-    tau = exact.expected_tau(drafting, target, method)
+    tau = exact.expected_tau(drafting, target, verifier)
     assert tau <= bound + EXACT
     if "deterministic" in process or process == "exhausted-placed":
         assert tau == pytest.approx(bound, rel=0, abs=EXACT)

@@ -9,7 +9,7 @@ import hsd_verify
 from hsd_verify import lazy
 from hsd_verify.draw import draw_at
 from hsd_verify.exact import enumerate as exact
-from hsd_verify.target_rows import Rows
+from hsd_verify.target_rows import TargetRows
 from tests.hsd_verify.processes import LAWS, PROCESSES
 from tests.hsd_verify.trees import random_case
 
@@ -26,10 +26,10 @@ def some_trees(process, draft, number):
 
 
 def lazy_draw(tree, target, uniforms):
-    return lazy.hsd_verdict(Rows.given(tree, target), uniforms)
+    return lazy.hsd_verdict(TargetRows.given(tree, target), uniforms)
 
 
-def implied_stop(tree, target, make_rows=Rows.given):
+def implied_stop(tree, target, make_rows=TargetRows.given):
     """Law of the stop (N,) that the lazy walk follows, read off its verdicts alone.
 
     Asked in post-order, node v ends the verdict iff its number is below some threshold. With the numbers of all other
@@ -84,10 +84,10 @@ def test_also_on_degenerate_laws(process, laws):
 
 
 def formed(tree, target):
-    return Rows.formed(tree, target.__getitem__)
+    return TargetRows.formed(tree, target.__getitem__)
 
 
-@pytest.mark.parametrize("make_rows", [Rows.given, formed])
+@pytest.mark.parametrize("make_rows", [TargetRows.given, formed])
 @pytest.mark.parametrize(("seed", "replacement", "scale"), CASES)
 def test_its_verdicts_follow_the_law_exactly(seed, replacement, scale, make_rows):
     tree, target = random_case(seed, 3 + seed % 5, 9, replacement, scale)
@@ -147,9 +147,9 @@ def test_a_long_chain_takes_few_passes(uniform, monkeypatch):
     assert len(passes) <= 9
 
 
-@pytest.mark.parametrize("method", ["hsd", "tokenwise"])
+@pytest.mark.parametrize("verifier", ["hsd", "tokenwise"])
 @pytest.mark.parametrize("seed", range(6))
-def test_rows_may_be_formed_where_they_are_read(seed, method):
+def test_rows_may_be_formed_where_they_are_read(seed, verifier):
     """The same verdict as from all rows; `hsd` asks for the nodes with children at once and for one leaf at most."""
     tree, target = random_case(seed, 2 + 2 * seed, 11, seed % 2 == 1)
     leaves = {node for node, children in enumerate(tree.children) if not children}
@@ -162,10 +162,10 @@ def test_rows_may_be_formed_where_they_are_read(seed, method):
     for number in range(20):
         asked.clear()
         drawn, given = (
-            hsd_verify.verify(tree, laws, method, torch.Generator().manual_seed(number)) for laws in (form, target)
+            hsd_verify.verify(tree, laws, verifier, torch.Generator().manual_seed(number)) for laws in (form, target)
         )
         assert drawn.path.tolist() == given.path.tolist() and drawn.next_token == given.next_token
-        if method == "hsd":
+        if verifier == "hsd":
             assert not leaves & set(asked[0])
             assert asked[1:] == ([[drawn.node]] if drawn.node in leaves else [])
 

@@ -9,30 +9,30 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hsd_verify import METHODS
+from hsd_verify import VERIFIERS
 from hsd_verify.exact import enumerate as exact
 from tests.hsd_verify.models import fixed_model, random_model, warped_model
 from tests.hsd_verify.processes import APPLIES, LAWS, PROCESSES
 
 EXACT = 1e-12
 
-PAIRS = [(m, p) for m in METHODS for p in PROCESSES if APPLIES[m] is None or p in APPLIES[m]]
-REFUSED = [(m, p) for m in METHODS for p in PROCESSES if m != "greedy" and (m, p) not in PAIRS]
+PAIRS = [(m, p) for m in VERIFIERS for p in PROCESSES if APPLIES[m] is None or p in APPLIES[m]]
+REFUSED = [(m, p) for m in VERIFIERS for p in PROCESSES if m != "greedy" and (m, p) not in PAIRS]
 
 
 @pytest.mark.parametrize("laws", LAWS)
-@pytest.mark.parametrize(("method", "process"), PAIRS)
-def test_every_method_is_lossless_where_it_applies(method, process, laws):
+@pytest.mark.parametrize(("verifier", "process"), PAIRS)
+def test_every_method_is_lossless_where_it_applies(verifier, process, laws):
     target, draft = LAWS[laws]
-    law = exact.output_law(PROCESSES[process](draft), target, method, 2)
+    law = exact.output_law(PROCESSES[process](draft), target, verifier, 2)
     assert exact.total_variation(law, exact.text_law(target, 2)) < EXACT
 
 
-@pytest.mark.parametrize(("method", "process"), REFUSED)
-def test_other_processes_are_refused_with_the_methods_that_apply(method, process):
+@pytest.mark.parametrize(("verifier", "process"), REFUSED)
+def test_other_processes_are_refused_with_the_methods_that_apply(verifier, process):
     target, draft = LAWS["random-4"]
     with pytest.raises(ValueError, match=r"node \d.*'hsd', 'tokenwise' and 'walk' verify every tree|naive"):
-        exact.output_law(PROCESSES[process](draft), target, method, 2)
+        exact.output_law(PROCESSES[process](draft), target, verifier, 2)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -52,17 +52,17 @@ def test_greedy_refuses_a_softmax():
         exact.output_law(PROCESSES["chain"](draft), target, "greedy", 1)
 
 
-@pytest.mark.parametrize("method", ["hsd", "tokenwise", "walk"])
+@pytest.mark.parametrize("verifier", ["hsd", "tokenwise", "walk"])
 @pytest.mark.parametrize(
     "parents", [[-1, 0, 0, 1, 1], [-1, 0, 1, 1, 2], [-1, 0, 1, 2, 0]], ids=lambda p: "".join(map(str, p[1:]))
 )
 @pytest.mark.parametrize("seed", range(4))
-def test_random_shapes_and_mixtures(method, parents, seed):
+def test_random_shapes_and_mixtures(verifier, parents, seed):
     generator = torch.Generator().manual_seed(seed)
     sampled = [False, *(torch.rand(4, generator=generator) < 0.6).tolist()]
     drafting = exact.Drafting(random_model(3, 20 + seed), parents, sampled, replacement=seed % 2 == 0)
     target = random_model(3, 40 + seed)
-    assert exact.total_variation(exact.output_law(drafting, target, method, 3), exact.text_law(target, 3)) < EXACT
+    assert exact.total_variation(exact.output_law(drafting, target, verifier, 3), exact.text_law(target, 3)) < EXACT
 
 
 @pytest.mark.parametrize("process", ["hybrid-two-sampled", "single"])

@@ -18,13 +18,13 @@ def in_float32(tree):
     return hsd_verify.DraftTree(tree.parents, tree.tokens, tree.sampled, draft, tree.replacement)
 
 
-@pytest.mark.parametrize("method", ["walk", "tokenwise", "hsd"])
+@pytest.mark.parametrize("verifier", ["walk", "tokenwise", "hsd"])
 @pytest.mark.parametrize("scale", [0.1, 3.0, 12.0], ids=["flat", "typical", "peaked"])
 @pytest.mark.parametrize("vocab", [49_152, 128_256])
-def test_float32_stays_close_to_the_reference(vocab, scale, method):
+def test_float32_stays_close_to_the_reference(vocab, scale, verifier):
     tree, target = random_case(1, 10, vocab, scale=scale)
-    reference = outcome(hsd_verify.law(tree, target, method))  # (N, V)
-    joint = outcome(hsd_verify.law(in_float32(tree), target.float(), method))  # (N, V)
+    reference = outcome(hsd_verify.law(tree, target, verifier))  # (N, V)
+    joint = outcome(hsd_verify.law(in_float32(tree), target.float(), verifier))  # (N, V)
     assert not joint.isnan().any()
     assert float((joint.double() - reference).abs().sum()) / 2 < FLOAT32_BOUND
 
@@ -41,14 +41,14 @@ def test_no_token_outside_the_support_in_float32(replacement):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", ["hsd", "block", "hsd_capped", "traversal", "tokenwise"])
-def test_a_long_chain_of_tiny_probabilities_does_not_underflow_to_nan(method, dtype):
+@pytest.mark.parametrize("verifier", ["hsd", "block", "hsd_capped", "traversal", "tokenwise"])
+def test_a_long_chain_of_tiny_probabilities_does_not_underflow_to_nan(verifier, dtype):
     """Forty tokens the target gives 1e-30 each: their joint probability, 1e-1200, is no double."""
     num_nodes = 41
     target = torch.tensor([1e-30, 0.25, 0.75], dtype=dtype).expand(num_nodes, 3)
     draft = torch.tensor([0.5, 0.5, 0], dtype=dtype).expand(num_nodes, 3)
     parents, tokens = torch.arange(num_nodes) - 1, torch.zeros(num_nodes, dtype=torch.int64)
-    law = hsd_verify.law(hsd_verify.DraftTree(parents, tokens, parents >= 0, draft), target, method)
+    law = hsd_verify.law(hsd_verify.DraftTree(parents, tokens, parents >= 0, draft), target, verifier)
     joint = outcome(law)
     assert not joint.isnan().any()
     assert float(joint.sum()) == pytest.approx(1, abs=1e-6)

@@ -25,9 +25,9 @@ quick = settings(max_examples=40, deadline=None)  # no deadline: the machine may
 
 
 @quick
-@given(case=cases, method=st.sampled_from(EVERY_TREE))
-def test_laws_are_laws(case, method):
-    law = hsd_verify.law(*case, method)
+@given(case=cases, verifier=st.sampled_from(EVERY_TREE))
+def test_laws_are_laws(case, verifier):
+    law = hsd_verify.law(*case, verifier)
     joint = outcome(law)
     assert (joint >= 0).all()
     assert float(joint.sum()) == pytest.approx(1, abs=EXACT)
@@ -36,8 +36,8 @@ def test_laws_are_laws(case, method):
 
 
 @quick
-@given(case=cases, method=st.sampled_from(EVERY_TREE), seed=st.integers(0, 99))
-def test_permuting_the_vocabulary_permutes_the_law(case, method, seed):
+@given(case=cases, verifier=st.sampled_from(EVERY_TREE), seed=st.integers(0, 99))
+def test_permuting_the_vocabulary_permutes_the_law(case, verifier, seed):
     tree, target = case
     order = torch.randperm(target.shape[1], generator=torch.Generator().manual_seed(seed))  # new id -> old id
     renamed = hsd_verify.DraftTree(
@@ -47,13 +47,13 @@ def test_permuting_the_vocabulary_permutes_the_law(case, method, seed):
         None if tree.draft_probs is None else tree.draft_probs[:, order],
         tree.replacement,
     )
-    law, permuted = outcome(hsd_verify.law(tree, target, method)), hsd_verify.law(renamed, target[:, order], method)
+    law, permuted = outcome(hsd_verify.law(tree, target, verifier)), hsd_verify.law(renamed, target[:, order], verifier)
     assert torch.allclose(outcome(permuted), law[:, order], rtol=0, atol=EXACT)
 
 
 @quick
-@given(case=cases, method=st.sampled_from(EVERY_TREE), data=st.data())
-def test_a_placed_child_of_probability_zero_changes_nothing(case, method, data):
+@given(case=cases, verifier=st.sampled_from(EVERY_TREE), data=st.data())
+def test_a_placed_child_of_probability_zero_changes_nothing(case, verifier, data):
     tree, target = case
     parent = data.draw(st.integers(0, tree.num_nodes - 1))
     wide = torch.cat([target, torch.zeros(len(target), 1, dtype=target.dtype)], dim=1)  # (N, V + 1): a token never used
@@ -66,16 +66,16 @@ def test_a_placed_child_of_probability_zero_changes_nothing(case, method, data):
         None if draft is None else torch.nn.functional.pad(draft, (0, 1, 0, 1)),
         tree.replacement,
     )
-    before = outcome(hsd_verify.law(tree, target, method))
-    after = outcome(hsd_verify.law(padded, torch.cat([wide, new_row]), method))
+    before = outcome(hsd_verify.law(tree, target, verifier))
+    after = outcome(hsd_verify.law(padded, torch.cat([wide, new_row]), verifier))
     assert torch.allclose(after[:-1, :-1], before, rtol=0, atol=EXACT)
     assert float(after[-1].sum() + after[:, -1].sum()) == 0
 
 
 @quick
-@given(case=cases, method=st.sampled_from(EVERY_TREE), seed=st.integers(0, 99))
-def test_one_generator_state_gives_one_verdict(case, method, seed):
-    first, second = (hsd_verify.verify(*case, method, torch.Generator().manual_seed(seed)) for _ in range(2))
+@given(case=cases, verifier=st.sampled_from(EVERY_TREE), seed=st.integers(0, 99))
+def test_one_generator_state_gives_one_verdict(case, verifier, seed):
+    first, second = (hsd_verify.verify(*case, verifier, torch.Generator().manual_seed(seed)) for _ in range(2))
     assert first.path.tolist() == second.path.tolist()
     assert first.next_token == second.next_token
 
@@ -83,22 +83,22 @@ def test_one_generator_state_gives_one_verdict(case, method, seed):
 @quick
 @given(
     seeds=st.lists(st.integers(0, 10_000), min_size=1, max_size=4),
-    method=st.sampled_from(EVERY_TREE),
+    verifier=st.sampled_from(EVERY_TREE),
     replacement=st.booleans(),
 )
-def test_a_batch_equals_its_rows(seeds, method, replacement):
+def test_a_batch_equals_its_rows(seeds, verifier, replacement):
     rows = [random_case(seed, 3 + seed % 5, 9, replacement) for seed in seeds]
     num_nodes = max(tree.num_nodes for tree, _ in rows)
     batch = torch.full((len(rows), num_nodes, 9), torch.nan, dtype=torch.float64)  # padding that must never be read
     for padded, (tree, target) in zip(batch, rows, strict=True):
         padded[: tree.num_nodes] = target
     trees = [tree for tree, _ in rows]
-    for law, (tree, target) in zip(hsd_verify.law_batch(trees, batch, method), rows, strict=True):
-        assert torch.allclose(outcome(law), outcome(hsd_verify.law(tree, target, method)), rtol=0, atol=EXACT)
+    for law, (tree, target) in zip(hsd_verify.law_batch(trees, batch, verifier), rows, strict=True):
+        assert torch.allclose(outcome(law), outcome(hsd_verify.law(tree, target, verifier)), rtol=0, atol=EXACT)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    verdicts = hsd_verify.verify_batch(trees, batch, method, generators)
+    verdicts = hsd_verify.verify_batch(trees, batch, verifier, generators)
     for verdict, seed, (tree, target) in zip(verdicts, seeds, rows, strict=True):
-        alone = hsd_verify.verify(tree, target, method, torch.Generator().manual_seed(seed))
+        alone = hsd_verify.verify(tree, target, verifier, torch.Generator().manual_seed(seed))
         assert (verdict.path.tolist(), verdict.next_token) == (alone.path.tolist(), alone.next_token)
 
 

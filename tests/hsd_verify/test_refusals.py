@@ -98,7 +98,7 @@ def test_a_placed_token_outside_the_vocabulary():
 
 
 def test_unknown_methods_list_the_known_ones():
-    with pytest.raises(ValueError, match=r"no method 'best'.*greedy.*hsd"):
+    with pytest.raises(ValueError, match=r"no verifier 'best'.*greedy.*hsd"):
         hsd_verify.law(make(), torch.tensor([ROW] * 3), "best")
 
 

@@ -90,11 +90,11 @@ def _joint_draws(weights: Tensor) -> list[tuple[float, tuple[int, ...]]]:
     return [(math.prod(p for p, _ in draws), tuple(x for _, x in draws)) for draws in product(*rows)]
 
 
-def round_law(trees: Iterator[tuple[float, DraftTree]], target: Model, length: int, method: str = "hsd") -> Tensor:
+def round_law(trees: Iterator[tuple[float, DraftTree]], target: Model, length: int, verifier: str = "hsd") -> Tensor:
     """Law (V,) * length of the text after one round, everything after the round drawn from the target."""
     law = torch.zeros((len(target(())),) * length, dtype=torch.float64)
     for prob, tree in trees:
-        outcome = hsd_verify.law(tree, target_rows(tree, target), method)
+        outcome = hsd_verify.law(tree, target_rows(tree, target), verifier)
         for node, stop in enumerate(outcome.stop.tolist()):
             if stop > 0:
                 _add_continuations(law, tree, node, prob * stop * outcome.residual(node), target)

@@ -11,20 +11,20 @@ from evaluation.report.summary import FIELDS, MEAN, summarise
 from evaluation.rows import Key, Row
 from tests.evaluation.synthetic import synthetic_row, synthetic_run
 
-CONFIG = EvalConfig(tasks=("gsm8k",), methods=("autoregressive", "hf_generate", "eagle3", "hsd"), temperatures=(1.0,))
+CONFIG = EvalConfig(tasks=("gsm8k",), arms=("autoregressive", "hf_generate", "eagle3", "hsd"), temperatures=(1.0,))
 
 
 def summarised(rows: Iterable[Row], config: EvalConfig = CONFIG) -> dict[tuple, dict]:
     results = summarise({row.key: row for row in rows}, config)["results"]
-    return {(r["task"], r["method"], r["temperature"]): r for r in results}
+    return {(r["task"], r["arm"], r["temperature"]): r for r in results}
 
 
 def plain_and_drafted(**changes) -> list[Row]:
     """Two questions of six tokens after the first: plain decoding takes 2 s and 4 s, drafting 1 s and 2 s."""
     rows = []
     for question, seconds in (("a", 1.0), ("b", 2.0)):
-        rows.append(synthetic_row([0] * 6, 2 * seconds, question=question, method="autoregressive"))
-        rows.append(synthetic_row([2, 1, 0], seconds, question=question, method="hsd", **changes))
+        rows.append(synthetic_row([0] * 6, 2 * seconds, question=question, arm="autoregressive"))
+        rows.append(synthetic_row([2, 1, 0], seconds, question=question, arm="hsd", **changes))
     return rows
 
 
@@ -47,7 +47,7 @@ def test_the_prefill_counts_in_total_time_only():
 
 def test_every_promised_field_is_in_every_row_and_the_whole_is_json():
     rows = synthetic_run(num_questions=4)
-    config = EvalConfig(methods=CONFIG.methods, resamples=50)
+    config = EvalConfig(arms=CONFIG.arms, resamples=50)
     whole = summarise(rows, config)
     assert len(whole["results"]) == 3 * 4 * 2 + 4 * 2
     assert all(set(FIELDS) <= row.keys() for row in whole["results"])
@@ -64,7 +64,7 @@ def test_speed_is_compared_on_the_answers_both_arms_gave():
     """A run that was cut short: the baseline has not seen the slow question. Compared over all answers the drafting arm
     would look slower than it is."""
     rows = [
-        synthetic_row([0] * 6, 2.0, question="a", method="autoregressive"),
+        synthetic_row([0] * 6, 2.0, question="a", arm="autoregressive"),
         synthetic_row([2, 1, 0], 1.0, question="a"),
         synthetic_row([2, 1, 0], 50.0, question="slow"),
     ]
@@ -76,7 +76,7 @@ def test_without_a_baseline_there_is_no_speedup():
 
 
 def test_the_mean_of_tasks_is_the_plain_mean():
-    config = EvalConfig(tasks=("gsm8k", "mt_bench"), methods=("hsd",), temperatures=(1.0,))
+    config = EvalConfig(tasks=("gsm8k", "mt_bench"), arms=("hsd",), temperatures=(1.0,))
     rows = [synthetic_row([3]), synthetic_row([0, 0], task="mt_bench")]
     assert summarised(rows, config)[MEAN, "hsd", 1.0]["tau"] == pytest.approx(1.5)
 
@@ -92,16 +92,16 @@ def test_an_expectation_that_some_rows_lack_is_not_reported():
 
 def test_greedy_rows_report_the_greedy_expectation():
     rows = [synthetic_row([2, 1], temperature=0.0, exact={"greedy": 3.0}, bound=3.0)]
-    row = summarised(rows, EvalConfig(tasks=("gsm8k",), methods=("hsd",), temperatures=(0.0,)))["gsm8k", "hsd", 0.0]
+    row = summarised(rows, EvalConfig(tasks=("gsm8k",), arms=("hsd",), temperatures=(0.0,)))["gsm8k", "hsd", 0.0]
     assert row["tau"] == row["tau_exact"] == row["tau_bound"] == 1.5
 
 
 def test_flagged_answers_are_counted_and_left_out_of_both_arms():
     rows = plain_and_drafted()
     rows += [
-        synthetic_row([0] * 6, 1.0, question="c", method="autoregressive"),
+        synthetic_row([0] * 6, 1.0, question="c", arm="autoregressive"),
         synthetic_row([5, 5], 9.0, question="c", degenerate=True),
-        synthetic_row([0] * 6, 1.0, question="d", method="autoregressive", finish="length"),
+        synthetic_row([0] * 6, 1.0, question="d", arm="autoregressive", finish="length"),
         synthetic_row([0, 0], 9.0, question="d"),
     ]
     row = summarised(rows)["gsm8k", "hsd", 1.0]
@@ -119,12 +119,12 @@ def test_a_machine_that_was_busy_is_noticed():
 def test_differences_between_arms_are_paired():
     """One arm accepts exactly one token more a round on every question, however much questions differ."""
     rows = [
-        synthetic_row([base + extra] * 5, question=f"q{base}", method=method)
+        synthetic_row([base + extra] * 5, question=f"q{base}", arm=arm)
         for base in range(6)
-        for method, extra in (("eagle3", 0), ("hsd", 1))
+        for arm, extra in (("eagle3", 0), ("hsd", 1))
     ]
     (found,) = summarise({row.key: row for row in rows}, CONFIG)["comparisons"]
-    assert (found["method"], found["against"]) == ("hsd", "eagle3")
+    assert (found["arm"], found["against"]) == ("hsd", "eagle3")
     spread = [found[name] for name in ("tau_difference", "tau_difference_low", "tau_difference_high")]
     assert spread == pytest.approx([1, 1, 1])
 

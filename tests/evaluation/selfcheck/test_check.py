@@ -19,7 +19,7 @@ from hsd_verify import DraftTree, Law
 
 def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Tensor) -> Law:
     """Accepts too much: the walk, but half of the probability goes to the deepest node."""
-    law = hsd_verify.METHODS["walk"](tree, target_probs, totals)
+    law = hsd_verify.VERIFIERS["walk"](tree, target_probs, totals)
     deepest = max(range(tree.num_nodes), key=lambda node: tree.depth[node])
     stop = law.stop / 2
     stop[deepest] += 0.5
@@ -28,7 +28,7 @@ def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Te
 
 @pytest.fixture
 def planted(monkeypatch) -> Drafting:
-    monkeypatch.setitem(hsd_verify.METHODS, "over_accepting", over_accepting)
+    monkeypatch.setitem(hsd_verify.VERIFIERS, "over_accepting", over_accepting)
     return parse_drafting("eagle:num_nodes=4,depth=3,top_k=1+over_accepting")
 
 

@@ -17,13 +17,17 @@ from evaluation.trees import comparison, laboratory
 from evaluation.trees.contexts import Context, RecordConfig, read_contexts
 from evaluation.trees.early_exit import EarlyExit
 from evaluation.trees.fit import fit
-from evaluation.trees.laboratory import Arm, Plan, measure, read_arms, read_rows, run
+from evaluation.trees.laboratory import Plan, TreeArm, measure, read_arms, read_rows, run
 from evaluation.trees.shared import Collector, Growing, HeadSource, PathScores, tree_paths
 from tests.tiny import random_ids, tiny_head
 
 CONFIGS = Path(__file__).parents[3] / "configs/trees"
 WARM = Sampling(1.0)
-ARMS = (Arm("eagle", 8, EagleTree(8, 4, 3)), Arm("eagle", 16, EagleTree(16, 4, 3)), Arm("hybrid", 12, hybrid(12)))
+ARMS = (
+    TreeArm("eagle", 8, EagleTree(8, 4, 3)),
+    TreeArm("eagle", 16, EagleTree(16, 4, 3)),
+    TreeArm("hybrid", 12, hybrid(12)),
+)
 
 
 def context(number: int, temperature: float = 1.0) -> Context:
@@ -80,7 +84,7 @@ def test_rows_hold_the_exact_law_and_a_bound(target, source):
 
 def test_the_bound_of_random_trees_holds_on_average(target, source):
     """Mean over 60 draws; the difference to tau is far above its standard error where overlap is small."""
-    rows = measure(target, source, context(3), Plan((Arm("hybrid", 6, hybrid(6)),), ("1",), ("hsd",), num_draws=60))
+    rows = measure(target, source, context(3), Plan((TreeArm("hybrid", 6, hybrid(6)),), ("1",), ("hsd",), num_draws=60))
     tau = sum(row["tau"]["hsd"] for row in rows) / 60
     assert tau <= sum(row["bound"] for row in rows) / 60 + 0.03
 
