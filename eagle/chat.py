@@ -10,6 +10,7 @@ from eagle.decode import DecodeOptions, Finish, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
+from eagle.planner import plan
 from eagle.sampling import seeded
 from eagle.stats import DecodeStats
 from eagle.text import Detokenizer, StopStrings
@@ -78,7 +79,9 @@ class Chat:
         stop: Sequence[str] = (),
         seed: int = 0,
     ):
-        drafter = EagleDrafter(head, target.embed, policy or AutoTree()) if head is not None else None
+        drafter = None
+        if head is not None:
+            drafter = EagleDrafter(head, target.embed, plan(policy or AutoTree(), target, head))
         self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
         self.template, self._system = template, system
         self.session = Session(target, drafter)

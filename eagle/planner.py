@@ -1,10 +1,11 @@
-"""How large a tree pays on this machine: milliseconds of a round's parts, measured once and remembered.
+"""Which tree pays: the milliseconds of this machine, put together with what was measured of the head.
 
-    measure       a target pass over 1 .. 64 nodes and a draft step, a few seconds
-    load_costs    the same, from a file in the user's cache directory where this machine, target and dtype were measured
-    best_budget   the smallest node budget with (nearly) the most predicted tokens a second
-    tuned_tree    the default tree with the budgets that pay here
-    tuned_spec    any tree by name; `auto` and `budgeted` get the numbers of this machine
+    measure_costs   a target pass over 1 .. 64 nodes and a draft step, a few seconds
+    load_costs      the same, from a file in the user's cache where this machine, target and dtype were measured before
+    plan            a policy with what it leaves open filled in: the default tree, `budgeted`
+    plan_reference  EAGLE's tree with the budget that pays at temperature 0
+
+Numbers of the head are in its `drafting.json` (`eagle.trees.fitted`). Without it trees keep neutral defaults.
 
 Letters: N tree nodes including the root.
 """
@@ -17,7 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +30,11 @@ from eagle.engine.masks import ancestor_matrix, chain_parents
 from eagle.engine.target import Target
 from eagle.loading import cache_dir
 from eagle.sampling import Sampling, seeded
-from eagle.trees.automatic import AutoTree
+from eagle.trees.automatic import AutoTree, partly_sampled, placed
+from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
+from eagle.trees.fitted import HeadFit
+from eagle.trees.protocols import TreePolicy
 from eagle.trees.valued import ValuedTree
 
 NUM_NODES = (1, 8, 16, 32, 64)
@@ -41,14 +45,49 @@ DRAFT_LEVELS = 5
 READ_NODES = 4  # of a level, as trees of a dozen nodes have it
 FORMAT = 2  # of the files: counts up when something else is measured
 KNEE = 0.99  # of the best rate: measurements repeat to 1 %, and of sizes as good as that the smallest is the safest
-# N -> accepted tokens and draft steps of a round of N nodes: scripts/compare_trees.py on 98 held-out contexts, fifth
-# head, temperature 1 and 0. Another head moves all of them together, the best budget little.
-EXPECTED_TAU = {
-    4: (0.93, 2.0), 6: (1.19, 2.9), 8: (1.38, 3.3), 12: (1.53, 4.1), 16: (1.69, 4.6), 32: (2.02, 5.8), 60: (2.20, 6.9),
-}  # fmt: skip
-EXPECTED_GREEDY_TAU = {
-    4: (1.35, 2.0), 6: (1.76, 2.8), 8: (2.02, 3.2), 12: (2.29, 3.8), 16: (2.45, 4.2), 32: (2.84, 5.2), 60: (3.04, 6.0),
-}  # fmt: skip
+
+
+def plan(policy: TreePolicy, target: Target, head: DraftHead, directory: Path | None = None) -> TreePolicy:
+    """The policy with what it leaves open filled in for this head and machine; any other policy as it is.
+
+    `directory` holds measured costs, by default a folder of the user's cache.
+    """
+    if isinstance(policy, AutoTree) and head.fit is not None and not policy.trees:
+        return _plan_auto(policy, head.fit, load_costs(target, head, directory))
+    if isinstance(policy, BudgetedTree) and policy.cost is None:
+        return _plan_budgeted(policy, head.fit, load_costs(target, head, directory))
+    return policy
+
+
+def plan_reference(target: Target, head: DraftHead, directory: Path | None = None) -> TreePolicy:
+    """EAGLE's deterministic tree as the default has it at temperature 0, for every temperature."""
+    policy = plan(AutoTree(), target, head, directory)
+    assert isinstance(policy, AutoTree)
+    return policy.choose(Sampling())
+
+
+def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
+    """At every measured temperature the tree with the most tokens a second; sizes that the policy names stay."""
+    trees = tuple((temperature, _best_tree(policy, fit, temperature, costs)) for temperature in fit.temperatures)
+    return replace(policy, trees=trees)
+
+
+def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
+    """The deterministic tree, unless the partly sampled one is faster by more than measurements scatter."""
+    kinds = {name: rounds.by_size for name, rounds in fit.at(temperature).items()}
+    fastest = {name: max(_rate(costs, size, sizes) for size in sizes) for name, sizes in kinds.items()}
+    if KNEE * fastest.get("mixed", 0.0) > fastest["eagle"]:
+        return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"]), fit.acceptance)
+    return placed(policy.greedy_nodes or policy.num_nodes or best_budget(costs, kinds["eagle"]))
+
+
+def _plan_budgeted(policy: BudgetedTree, fit: HeadFit | None, costs: CostModel) -> BudgetedTree:
+    """Costs of the machine; acceptance and the rate that the default tree reaches where the head has numbers."""
+    if fit is None:
+        return replace(policy, cost=costs)
+    sizes = [rounds.by_size for rounds in fit.at(fit.temperatures[-1]).values()]
+    rate = policy.rate or max(_rate(costs, size, by_size) for by_size in sizes for size in by_size)
+    return replace(policy, cost=costs, rate=rate, slots=replace(policy.slots, acceptance=fit.acceptance))
 
 
 def load_costs(target: Target, head: DraftHead | None = None, directory: Path | None = None) -> CostModel:
@@ -60,34 +99,14 @@ def load_costs(target: Target, head: DraftHead | None = None, directory: Path | 
     try:
         return CostModel(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError, TypeError, ValueError):
-        costs = measure(target, head)
+        costs = measure_costs(target, head)
         _write(path, costs)
         return costs
 
 
-def tuned_tree(target: Target, head: DraftHead, directory: Path | None = None) -> AutoTree:
-    """The default tree at the knee of tokens a second on this machine, with and without sampling."""
-    costs = load_costs(target, head, directory)
-    return AutoTree(best_budget(costs, EXPECTED_TAU), best_budget(costs, EXPECTED_GREEDY_TAU))
-
-
-def tuned_spec(spec: str, target: Target, head: DraftHead, directory: Path | None = None) -> str:
-    """`auto` and `budgeted` written out with what was measured on this machine; every other tree as it is."""
-    if spec == "auto":
-        tree = tuned_tree(target, head, directory)
-        return f"auto:num_nodes={tree.num_nodes},greedy_nodes={tree.num_for_greedy}"
-    if spec == "budgeted":
-        costs = load_costs(target, head, directory)
-        rate = max(_rate(costs, num_nodes, EXPECTED_TAU) for num_nodes in EXPECTED_TAU)
-        sizes, times = ("+".join(map(str, numbers)) for numbers in (costs.num_nodes, costs.target_ms))
-        measured = f"cost.num_nodes={sizes},cost.target_ms={times},cost.draft_step_ms={costs.draft_step_ms}"
-        return f"budgeted:rate={rate:.4f},{measured}"
-    return spec
-
-
 @torch.inference_mode()
-def measure(target: Target, head: DraftHead | None = None) -> CostModel:
-    """Medians of a few passes each. Without a head the draft step keeps its default. Changes neither model."""
+def measure_costs(target: Target, head: DraftHead | None = None) -> CostModel:
+    """Medians of a few passes each. Without a head the draft step is not counted. Changes neither model."""
     deadline = time.perf_counter() + MAX_SECONDS
     prefix = torch.arange(min(PREFIX_TOKENS, target.context_limit - max(NUM_NODES)), device=target.device)
     cache = target.new_cache()

@@ -4,10 +4,11 @@ A new arm is a row in `ARMS` or, for another tree or verifier, no change at all:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
+from eagle import planner
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
@@ -15,7 +16,7 @@ from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
 from evaluation import peers
-from evaluation.drafting import parse_drafting
+from evaluation.drafting import Drafting, parse_drafting
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import ExactTau
 from evaluation.recording import Generation, record
@@ -28,6 +29,18 @@ class Models:
     target: Target
     head: DraftHead | None = None
     assistant: PreTrainedModel | None = None
+
+    def drafting(self, spec: str) -> Drafting:
+        """`TREE+VERIFIER` for this head on this machine: `auto`, `budgeted` and `eagle` alone get the sizes that pay.
+
+        Raises ValueError for specs that mean nothing, and without a head.
+        """
+        drafting = parse_drafting(spec)
+        if self.head is None:
+            raise ValueError(f"arm '{spec}' needs a draft head: name one with --head")
+        if spec.rpartition("+")[0] == "eagle":
+            return replace(drafting, policy=planner.plan_reference(self.target, self.head))
+        return replace(drafting, policy=planner.plan(drafting.policy, self.target, self.head))
 
 
 @dataclass(frozen=True)
@@ -56,9 +69,8 @@ def _autoregressive(models: Models, _config: EvalConfig, request: Request) -> Ge
 
 def _speculative(spec: str, models: Models, request: Request) -> Generation:
     """Draft and verify as `spec` (TREE+VERIFIER) says, with the head."""
-    if models.head is None:
-        raise ValueError(f"arm '{spec}' needs a draft head: name one with --head")
-    drafting = parse_drafting(spec)
+    drafting = models.drafting(spec)
+    assert models.head is not None, "drafting was planned for one"
     target, clock = models.target, PhaseClock(models.target.device)
     session = Session(target, EagleDrafter(models.head, target.embed, drafting.policy))
     options = DecodeOptions(request.sampling, request.max_new_tokens, drafting.verifier)

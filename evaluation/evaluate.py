@@ -5,7 +5,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eagle.checkpoints.flat import fingerprint
 from eagle.loading import load_head, load_target
-from eagle.planner import tuned_spec, tuned_tree
-from evaluation.arms import Models, drafting_spec, find_arm
+from evaluation.arms import DRAFTING, Models, drafting_spec, find_arm
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
 from evaluation.report.document import write_report
@@ -45,9 +44,9 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     if config.threads:
         torch.set_num_threads(config.threads)
     models = models or load_models(config)
-    config = with_budgets(config, models)
-    checks = run_self_check(config, console) if config.verify_lossless else []
-    directory = RunDirectory(Path(config.output), {**config.identity, **describe_models(models)})
+    checks = run_self_check(config, models, console) if config.verify_lossless else []
+    identity = {**config.identity, **describe_models(models), **describe_trees(config, models)}
+    directory = RunDirectory(Path(config.output), identity)
     rows = play(Runner(config, models, directory), questions, console)
     summary = make_summary(rows, config, models, checks, directory.path)
     (directory.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -66,18 +65,12 @@ def load_models(config: EvalConfig) -> Models:
     return Models(target, head, load_target(config.assistant, dtype, config.device).model if config.assistant else None)
 
 
-def with_budgets(config: EvalConfig, models: Models) -> EvalConfig:
-    """Trees named without a budget get the one that pays on this machine, measured once.
-
-    `eagle3` has at every temperature the tree that both arms have at 0.
-    """
+def describe_trees(config: EvalConfig, models: Models) -> dict[str, str]:
+    """The trees that the options come to with the numbers of this head and machine."""
     if models.head is None:
-        return config
-    eagle3_tree = config.eagle3_tree
-    if eagle3_tree == "eagle":
-        greedy = tuned_tree(models.target, models.head).greedy
-        eagle3_tree = f"eagle:num_nodes={greedy.num_nodes},depth={greedy.depth},top_k={greedy.top_k}"
-    return replace(config, tree=tuned_spec(config.tree, models.target, models.head), eagle3_tree=eagle3_tree)
+        return {}
+    specs = {name: drafting_spec(name, config) for name in DRAFTING}
+    return {f"tree of {name}": str(models.drafting(spec).policy) for name, spec in specs.items() if spec}
 
 
 def describe_models(models: Models) -> dict[str, str | int]:
@@ -94,13 +87,13 @@ def describe_models(models: Models) -> dict[str, str | int]:
     return described
 
 
-def run_self_check(config: EvalConfig, console: Console) -> list[Check]:
+def run_self_check(config: EvalConfig, models: Models, console: Console) -> list[Check]:
     """Check every arm that drafts, at every temperature; raises ValueError when one is not lossless."""
     specs = dict.fromkeys(spec for spec in (drafting_spec(m, config) for m in config.arms) if spec)
     checks = []
     with single_thread():
         for spec, temperature in product(specs, config.temperatures):
-            for check in check_lossless(spec, temperature):
+            for check in check_lossless(spec, models.drafting(spec), temperature):
                 checks.append(check)
                 console.print(_sentence(check))
     refuse_failed(checks)
@@ -155,6 +148,7 @@ def conditions(config: EvalConfig, models: Models) -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
         "options": asdict(config),
         **describe_models(models),
+        **describe_trees(config, models),
         "machine": f"{_processor()}, {platform.system()}",
         "python": platform.python_version(),
         **versions(),

@@ -1,9 +1,13 @@
-"""Costs are measured once per machine, target and dtype, and a damaged file is measured again."""
+"""Costs are measured once per machine, target and dtype; with the numbers of a head they decide the tree."""
 
 import pytest
 
 from eagle import planner
-from eagle.trees import AutoTree, BudgetedTree, CostModel, parse_policy
+from eagle.chat import Chat
+from eagle.sampling import Sampling
+from eagle.trees import Acceptance, AutoTree, BudgetedTree, CostModel, SampledChain
+from eagle.trees.automatic import partly_sampled, placed
+from eagle.trees.fitted import Expected, HeadFit
 from tests.tiny import tiny_head
 
 
@@ -16,7 +20,7 @@ def measured(monkeypatch):
         calls.append(target)
         return CostModel((1, 8), (10.0, 12.0), 1.5)
 
-    monkeypatch.setattr(planner, "measure", measure)
+    monkeypatch.setattr(planner, "measure_costs", measure)
     return calls
 
 
@@ -44,7 +48,7 @@ def test_a_damaged_file_is_replaced(target, measured, tmp_path, damage):
 
 def test_measuring_covers_target_and_head(target, monkeypatch):
     monkeypatch.setattr(planner, "MAX_SECONDS", 0.0)  # one run of each
-    costs = planner.measure(target, tiny_head(target))
+    costs = planner.measure_costs(target, tiny_head(target))
     assert costs.num_nodes == planner.NUM_NODES
     assert list(costs.target_ms) == sorted(costs.target_ms) and costs.target_ms[0] > 0
     assert costs.draft_step_ms >= 0
@@ -56,21 +60,65 @@ def test_the_best_budget_follows_the_costs():
     assert planner.best_budget(CostModel((1, 8, 16), (20.0, 20.0, 60.0)), expected) == 8
     assert planner.best_budget(CostModel((1, 64), (20.0, 20.0)), {8: (1.0, 5), 16: (1.01, 5), 32: (1.0, 5)}) == 8
     with pytest.raises(ValueError, match="expected is empty"):
-        planner.best_budget(CostModel(), {})
+        planner.best_budget(CostModel((1, 64), (20.0, 20.0)), {})
 
 
-def test_the_default_tree_takes_the_budgets_that_pay(target, measured, tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "EXPECTED_TAU", {8: (1.0, 1), 16: (9.0, 1)})
-    monkeypatch.setattr(planner, "EXPECTED_GREEDY_TAU", {8: (1.0, 1), 16: (1.01, 1)})
-    assert planner.tuned_tree(target, tiny_head(target), tmp_path) == AutoTree(16, 8)
+def fit(**sizes) -> HeadFit:
+    """Numbers of a head: `name_temperature=by_size`."""
+    expected = []
+    for name, by_size in sizes.items():
+        tree, _, temperature = name.partition("_")
+        taus, steps = zip(*by_size.values(), strict=True)
+        expected.append(Expected(float(temperature), tree, tuple(by_size), taus, steps))
+    return HeadFit(Acceptance(placed=(0.9,)), tuple(expected), head="0" * 12)
 
 
-def test_trees_by_name_take_the_numbers_of_the_machine(target, measured, tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "EXPECTED_TAU", {8: (1.0, 2), 4: (0.1, 2)})
-    monkeypatch.setattr(planner, "EXPECTED_GREEDY_TAU", {4: (1.0, 1)})
-    specs = [planner.tuned_spec(name, target, tiny_head(target), tmp_path) for name in ("auto", "budgeted")]
-    auto, budgeted = map(parse_policy, specs)
-    assert auto == AutoTree(8, 4)
-    assert isinstance(budgeted, BudgetedTree) and budgeted.cost == CostModel((1, 8), (10.0, 12.0), 1.5)
-    assert budgeted.rate == round((1 + 1.0) / (12.0 + 2 * 1.5), 4)
-    assert planner.tuned_spec("chain:depth=3", target, tiny_head(target), tmp_path) == "chain:depth=3"
+def fitted_head(target, **sizes):
+    head = tiny_head(target)
+    head.fit = fit(**sizes)
+    return head
+
+
+def test_the_default_tree_takes_the_budgets_that_pay(target, measured, tmp_path):
+    head = fitted_head(target, eagle_0={8: (1.0, 1), 16: (1.01, 1)}, eagle_1={8: (1.0, 1)}, mixed_1={16: (9.0, 1)})
+    tree = planner.plan(AutoTree(), target, head, tmp_path)
+    assert tree.choose(Sampling(0.0)) == placed(8) == planner.plan_reference(target, head, tmp_path)
+    assert tree.choose(Sampling(0.9)) == partly_sampled(16, head.fit.acceptance)
+    named = planner.plan(AutoTree(num_nodes=12, greedy_nodes=5), target, head, tmp_path)
+    assert [named.choose(Sampling(t)).num_nodes for t in (0.0, 1.0)] == [5, 12]
+
+
+def test_a_tree_that_samples_must_be_faster_by_more_than_the_measurements_scatter(target, measured, tmp_path):
+    for tau, kind in ((1.0, "eagle"), (1.01, "eagle"), (1.1, "mixed")):
+        head = fitted_head(target, eagle_1={8: (1.0, 1)}, mixed_1={8: (tau, 1)})
+        tree = planner.plan(AutoTree(), target, head, tmp_path).choose(Sampling(1.0))
+        assert tree == (placed(8) if kind == "eagle" else partly_sampled(8, head.fit.acceptance))
+
+
+def test_a_head_without_numbers_keeps_neutral_trees_and_nothing_is_measured(target, measured, tmp_path):
+    assert planner.plan(AutoTree(), target, tiny_head(target), tmp_path) == AutoTree()
+    assert planner.plan_reference(target, tiny_head(target), tmp_path) == placed()
+    assert not measured
+
+
+def test_a_budgeted_tree_takes_the_numbers_of_the_machine_and_of_the_head(target, measured, tmp_path):
+    head = fitted_head(target, eagle_1={4: (0.1, 2)}, mixed_1={8: (1.0, 2), 4: (0.1, 2)})
+    tree = planner.plan(BudgetedTree(), target, head, tmp_path)
+    assert tree.cost == CostModel((1, 8), (10.0, 12.0), 1.5)
+    assert tree.rate == (1 + 1.0) / (12.0 + 2 * 1.5)
+    assert tree.slots.acceptance == head.fit.acceptance
+    bare = planner.plan(BudgetedTree(), target, tiny_head(target), tmp_path)
+    assert bare.cost == tree.cost and bare.rate is None
+    chain = SampledChain(3)
+    assert planner.plan(chain, target, head, tmp_path) is chain
+
+
+def test_a_budgeted_tree_without_costs_says_where_they_come_from(target):
+    with pytest.raises(ValueError, match=r"needs cost, the milliseconds of this machine: see eagle\.planner\.plan"):
+        BudgetedTree().grow(None, Sampling(1.0), 3)
+
+
+def test_a_chat_drafts_with_the_planned_tree(target, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(planner, "cache_dir", lambda: tmp_path)
+    head = fitted_head(target, eagle_0={6: (1.0, 1)})
+    assert Chat(target, head).session.drafter.policy.choose(Sampling()) == placed(6)

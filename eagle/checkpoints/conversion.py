@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from eagle.checkpoints.flat import read_head, write_checkpoint
+from eagle.checkpoints.flat import read_head, write_checkpoint, write_fit
 from eagle.checkpoints.formats import flat_config
 from eagle.checkpoints.speculators import from_flat
 from eagle.engine.target import Target
@@ -23,4 +23,7 @@ def convert(source: str | Path, output: str | Path, layout: str, target: Target 
         if target is None:
             raise ValueError("the speculators layout names its target: pass it with --target")
         config, state = from_flat(config, state, target.name, (target.model.config.architectures or ["unknown"])[0])
-    return write_checkpoint(output, config, {name: tensor.detach() for name, tensor in state.items()})
+    directory = write_checkpoint(output, config, {name: tensor.detach() for name, tensor in state.items()})
+    if head.fit is not None:
+        write_fit(directory, head.fit)
+    return directory

@@ -7,6 +7,7 @@ SpecForge and AngelSlim alike, and heads of speculators too. `eagle.checkpoints.
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,10 @@ from eagle.checkpoints.formats import Config, State, flat_config, head_config, v
 from eagle.checkpoints.speculators import is_speculators, to_flat
 from eagle.drafters.head import DraftHead, HeadConfig
 from eagle.engine.target import Target, default_feature_layers
+from eagle.trees.fitted import HeadFit
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
+FIT = "drafting.json"  # what was measured of the head
 EMBEDDING = "embed_tokens.weight"
 NAMES_SHOWN = 10
 
@@ -59,7 +62,8 @@ def load_head(
 
 def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
     """As `load_head`, with every tensor in the dtype it is stored in."""
-    config, state = read_checkpoint(source)
+    directory = local_directory(source)
+    config, state = read_checkpoint(directory)
     if is_speculators(config):
         config, state = to_flat(config, state)
     shape = head_config(config, state, default_feature_layers(len(target.layers)) if target else None)
@@ -68,7 +72,32 @@ def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
     _release_embedding(state, target)
     head = DraftHead(shape, vocabulary(state, shape))
     _fill(head, state)
+    head.fit = read_fit(directory, head)
     return head
+
+
+def read_fit(directory: Path, head: DraftHead) -> HeadFit | None:
+    """What was measured of the head, None where it was not. Numbers of other weights are left out with a warning.
+
+    Raises ValueError for a file that cannot be read, naming it.
+    """
+    path = directory / FIT
+    if not path.is_file():
+        return None
+    try:
+        fit = HeadFit.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}; remove it, or measure with `eagle-hsd trees fit`") from None
+    if fit.head != fingerprint(head):
+        warnings.warn(f"{path} was measured with other weights: ignored, `eagle-hsd trees fit` measures", stacklevel=2)
+        return None
+    return fit
+
+
+def write_fit(directory: Path, fit: HeadFit) -> Path:
+    """Write the numbers beside the head they were measured with; returns the file."""
+    write_json(directory / FIT, fit.to_json())
+    return directory / FIT
 
 
 def fingerprint(head: DraftHead) -> str:
@@ -108,7 +137,7 @@ def cast_parameters(head: DraftHead, dtype: torch.dtype) -> DraftHead:
 
 def read_checkpoint(source: str | Path) -> tuple[Config, State]:
     """The raw config and tensors of a directory or a Hugging Face id. Raises FileNotFoundError."""
-    directory = _local_directory(source)
+    directory = local_directory(source)
     config_file, weights, old = directory / CONFIG, directory / WEIGHTS, directory / OLD_WEIGHTS
     if not config_file.is_file() or not (weights.is_file() or old.is_file()):
         raise FileNotFoundError(
@@ -154,12 +183,13 @@ def drop_cut_line(path: Path) -> None:
         file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
 
-def _local_directory(source: str | Path) -> Path:
+def local_directory(source: str | Path) -> Path:
+    """The directory, or the fetched files of a Hugging Face id. Raises FileNotFoundError."""
     directory = Path(source).expanduser()
     if directory.is_dir():
         return directory
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, OLD_WEIGHTS]))
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, OLD_WEIGHTS, FIT]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"no draft head at '{source}': neither a directory nor a Hugging Face id that can be fetched ({error})"

@@ -15,7 +15,6 @@ from eagle.chat import Chat, Piece
 from eagle.decode import DecodeOptions
 from eagle.engine.target import Target
 from eagle.loading import load_head, load_target
-from eagle.planner import tuned_spec
 from eagle.sampling import Sampling
 from eagle.trees import POLICIES, parse_policy
 
@@ -53,7 +52,7 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     return Chat(
         target,
         head,
-        parse_policy(tuned_spec(args.tree, target, head)) if head else policy,
+        policy,
         options=options,
         system=args.system,
         template=args.template,

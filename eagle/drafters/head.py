@@ -29,6 +29,7 @@ from transformers.models.llama.modeling_llama import (
     apply_rotary_pos_emb,
 )
 
+from eagle.trees.fitted import HeadFit
 from eagle.vocab import DraftVocabulary
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -142,6 +143,7 @@ class DraftHead(nn.Module):
     def __init__(self, config: HeadConfig, vocabulary: DraftVocabulary | None = None):
         super().__init__()
         self.config = config
+        self.fit: HeadFit | None = None  # what was measured of these weights; `eagle.planner` reads it
         self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
         self.midlayer = HeadLayer(config)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)

@@ -12,11 +12,11 @@ from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
 from eagle.trees.protocols import Proposer, TreePolicy, check_at_least
-from eagle.trees.valued import FITTED, ValuedTree
+from eagle.trees.valued import Acceptance, ValuedTree
 from hsd_verify import DraftTree
 
 DEFAULT_NUM_NODES = 16
-SAMPLED_FROM = 0.5  # the temperature: partly sampled trees win at 0.6 and above and lose at 0.3 (docs/trees.md)
+SAMPLED_FROM = 0.7  # the temperature, for heads without numbers of their own: docs/trees.md
 
 
 def hybrid(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
@@ -34,29 +34,39 @@ def sampled(num_nodes: int = DEFAULT_NUM_NODES, **fields: Any) -> ValuedTree:
     return ValuedTree(num_nodes, **{"max_sampled": 8, "max_placed": 0, "descendants": 0.2, **fields})
 
 
+def placed(num_nodes: int = DEFAULT_NUM_NODES) -> EagleTree:
+    """EAGLE's deterministic tree, as the default has it."""
+    return EagleTree(num_nodes, depth=8, top_k=8)
+
+
+def partly_sampled(num_nodes: int = DEFAULT_NUM_NODES, acceptance: Acceptance | None = None) -> ValuedTree:
+    """Placed and drawn children by value, as the default has it; `acceptance` of the head, None: neutral numbers."""
+    return mixed(num_nodes, max_sampled=6, covered=0.8, descendants=0.3, acceptance=acceptance or Acceptance())
+
+
 @dataclass(frozen=True)
 class AutoTree:
-    """The policy measured best for the temperature: deterministic where it is low, partly sampled above."""
+    """The policy measured best for the temperature: deterministic where it is low, partly sampled above.
 
-    num_nodes: int = DEFAULT_NUM_NODES  # with the root
-    greedy_nodes: int | None = None  # of the deterministic tree; None: num_nodes
+    `eagle.planner.plan` fills in trees from the numbers of the head and of the machine. Without them every size is
+    `DEFAULT_NUM_NODES` and trees are partly sampled from temperature `SAMPLED_FROM` on.
+    """
+
+    num_nodes: int | None = None  # with the root; None: what pays
+    greedy_nodes: int | None = None  # of the deterministic tree; None: num_nodes, or what pays
+    trees: tuple[tuple[float, TreePolicy], ...] = ()  # temperature, its tree; the nearest temperature serves
 
     def __post_init__(self) -> None:
-        check_at_least(num_nodes=(self.num_nodes, 1), greedy_nodes=(self.num_for_greedy, 1))
-
-    @property
-    def num_for_greedy(self) -> int:
-        return self.num_nodes if self.greedy_nodes is None else self.greedy_nodes
-
-    @property
-    def greedy(self) -> EagleTree:
-        """The tree at temperature 0 and near it."""
-        return EagleTree(self.num_for_greedy, depth=8, top_k=8)
+        for name in ("num_nodes", "greedy_nodes"):
+            if getattr(self, name) is not None:
+                check_at_least(**{name: (getattr(self, name), 1)})
 
     def choose(self, sampling: Sampling) -> TreePolicy:
+        if self.trees:
+            return min(self.trees, key=lambda entry: abs(entry[0] - sampling.temperature))[1]
         if sampling.temperature < SAMPLED_FROM:
-            return self.greedy
-        return mixed(self.num_nodes, max_sampled=6, covered=0.8, descendants=0.3, acceptance=FITTED)
+            return placed(self.greedy_nodes or self.num_nodes or DEFAULT_NUM_NODES)
+        return partly_sampled(self.num_nodes or DEFAULT_NUM_NODES)
 
     def grow(
         self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None

@@ -22,7 +22,7 @@ from eagle.trees.costs import CostModel
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer
 from eagle.trees.sapling import Families, Frontier
-from eagle.trees.valued import FITTED, ValuedTree
+from eagle.trees.valued import ValuedTree
 from hsd_verify import DraftTree
 
 
@@ -31,10 +31,10 @@ class BudgetedTree:
     """A valued tree whose size and depth follow from predicted gain and measured cost, round by round."""
 
     slots: ValuedTree = field(
-        default_factory=lambda: ValuedTree(64, threshold=0.005, depth=10, max_sampled=6, acceptance=FITTED)
+        default_factory=lambda: ValuedTree(64, threshold=0.005, depth=10, max_sampled=6)
     )  # its threshold and caps hold
-    cost: CostModel = field(default_factory=CostModel)
-    rate: float = 0.1  # tokens a millisecond, in the long run
+    cost: CostModel | None = None  # of this machine; None: `eagle.planner` fills it in
+    rate: float | None = None  # tokens a millisecond, in the long run; None: those of plain decoding
     promise: float = 0.6  # predicted gain of a level and those below it per value of the nodes it grows from
 
     def __post_init__(self) -> None:
@@ -43,15 +43,18 @@ class BudgetedTree:
                 object.__setattr__(self, name, kind(**getattr(self, name)))
         if self.slots.threshold is None:
             raise ValueError("slots has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
-        for name in ("rate", "promise"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be larger than 0")
+        for name, value in (("rate", self.rate), ("promise", self.promise)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, it must be larger than 0")
 
     def grow(
         self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
     ) -> DraftTree:
+        if self.cost is None:
+            raise ValueError("a budgeted tree needs cost, the milliseconds of this machine: see eagle.planner.plan")
         slots, drawing, predicting = self.slots.settled(sampling)
-        rule = _Ledger(slots, self.cost, self.rate, self.promise)
+        rate = self.rate or 1 / float(self.cost.target_at(torch.tensor(1)))
+        rule = _Ledger(slots, self.cost, rate, self.promise)
         growth = Growth(rule, proposer, drawing, self.slots.draw, generator, predicting)
         return growth.tree(min(slots.depth, max_depth))
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CostModel:
-    """Measured by `eagle.planner`; the defaults are a two-core CPU with bf16 instructions and a 135M target."""
+    """What one machine takes for one target and head; measured by `eagle.planner`, there are no numbers for all."""
 
-    num_nodes: tuple[int, ...] = (1, 8, 16, 32, 64)  # ascending
-    target_ms: tuple[float, ...] = (22.0, 24.0, 38.0, 50.0, 85.0)  # one pass over so many nodes
-    draft_step_ms: float = 3.0  # reading one level of the tree with the head
+    num_nodes: tuple[int, ...]  # ascending
+    target_ms: tuple[float, ...]  # one pass over so many nodes
+    draft_step_ms: float = 0.0  # reading one level of the tree with the head; 0: not counted
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_nodes", tuple(self.num_nodes))  # YAML and JSON lists
@@ -24,7 +24,7 @@ class CostModel:
         if len(self.num_nodes) != len(self.target_ms) or len(self.num_nodes) < 2 or not ascending:
             raise ValueError(
                 f"num_nodes {self.num_nodes} and target_ms {self.target_ms} must be two lists of one length, "
-                "at least 2, the first ascending: measure again with eagle.planner.measure"
+                "at least 2, the first ascending: measure again with eagle.planner.measure_costs"
             )
 
     def target_at(self, num_nodes: Tensor) -> Tensor:

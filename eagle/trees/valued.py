@@ -68,21 +68,6 @@ class Acceptance:
         return self.placed[min(level, len(self.placed) - 1)]
 
 
-# The fourth head at temperatures 0.6 and 1, smoothed by hand: scripts/compare_trees.py --held-out --fit.
-FITTED = Acceptance(
-    sampled=(
-        (
-            (0.30, 0.10, 0.05, 0.04, 0.02),
-            (0.44, 0.12, 0.06, 0.04, 0.03),
-            (0.62, 0.13, 0.06, 0.03, 0.02),
-            (0.83, 0.09, 0.03, 0.02, 0.01),
-        ),
-    ),
-    placed=(1.0,),
-    confidence=(0.15, 0.35, 0.65),
-)
-
-
 @dataclass(frozen=True)
 class ValuedTree:
     """Placed children and sampled ones at every node, as many of each as their values ask for.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evaluation.drafting import parse_drafting
+from evaluation.drafting import Drafting
 from evaluation.selfcheck.counting import check_by_chi_square, check_greedy
 from evaluation.selfcheck.enumeration import check_by_enumeration
 
@@ -19,9 +19,8 @@ class Check:
     finding: str
 
 
-def check_lossless(spec: str, temperature: float) -> list[Check]:
-    """Both checks of `TREE+VERIFIER` at one temperature."""
-    drafting = parse_drafting(spec)
+def check_lossless(spec: str, drafting: Drafting, temperature: float) -> list[Check]:
+    """Both checks of `TREE+VERIFIER` as it is planned, at one temperature."""
     counting = check_greedy if temperature == 0 else check_by_chi_square
     outcomes = {"enumeration": check_by_enumeration(drafting, temperature), "counting": counting(drafting, temperature)}
     return [Check(spec, temperature, name, *outcome) for name, outcome in outcomes.items()]

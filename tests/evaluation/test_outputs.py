@@ -13,7 +13,10 @@ import torch
 from rich.console import Console
 
 from eagle import planner
-from eagle.trees import AutoTree, parse_policy
+from eagle.sampling import Sampling
+from eagle.trees import Acceptance, CostModel, parse_policy
+from eagle.trees.automatic import partly_sampled, placed
+from eagle.trees.fitted import Expected, HeadFit
 from evaluation import evaluate as evaluate_module
 from evaluation.arms import Models
 from evaluation.equality import first_difference, measure_differences, summarise_equality
@@ -113,20 +116,26 @@ def tiny_models() -> Models:
     return Models(target, tiny_head(target))
 
 
+COSTS = CostModel((1, 64), (20.0, 40.0), 2.0)
+
+
 @pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch):
     """What pays here is a matter of the machine; the tests decide."""
-    for module in (planner, evaluate_module):
-        monkeypatch.setattr(module, "tuned_tree", lambda *_: AutoTree(6, 4))
+    monkeypatch.setattr(planner, "load_costs", lambda *_: COSTS)
 
 
 def test_trees_without_a_budget_get_the_one_that_pays_here(tiny_models):
-    bare = evaluate_module.with_budgets(EvalConfig(), tiny_models)
-    assert (bare.tree, bare.eagle3_tree) == ("auto:num_nodes=6,greedy_nodes=4", "eagle:num_nodes=4,depth=8,top_k=8")
-    assert parse_policy(bare.tree) == AutoTree(6, 4) and parse_policy(bare.eagle3_tree).num_nodes == 4
-    named = EvalConfig(tree="chain:depth=2", eagle3_tree="eagle:num_nodes=9")
-    assert evaluate_module.with_budgets(named, tiny_models) == named
-    assert evaluate_module.with_budgets(EvalConfig(), replace(tiny_models, head=None)) == EvalConfig()
+    rounds = Expected(0.0, "eagle", (4, 6), (1.0, 1.01), (1.0, 5.0)), Expected(1.0, "mixed", (6,), (2.0,), (1.0,))
+    tiny_models.head.fit = HeadFit(Acceptance(), (*rounds, replace(rounds[0], temperature=1.0)), "")
+    policy = tiny_models.drafting("auto+hsd").policy
+    assert [policy.choose(Sampling(t)) for t in (0.0, 1.0)] == [placed(4), partly_sampled(6)]
+    assert tiny_models.drafting("eagle+walk").policy == placed(4)
+    assert tiny_models.drafting("budgeted+hsd").policy.cost == COSTS
+    for named in ("chain:depth=2", "eagle:num_nodes=9"):
+        assert tiny_models.drafting(f"{named}+hsd").policy == parse_policy(named)
+    with pytest.raises(ValueError, match="needs a draft head"):
+        replace(tiny_models, head=None).drafting("auto+hsd")
 
 
 def test_one_call_from_a_configuration_to_a_report(tiny_models, tmp_path, monkeypatch):

@@ -42,7 +42,8 @@ def fewer_prompts(monkeypatch):
     monkeypatch.setattr(counting, "NUM_GREEDY_PROMPTS", 4)
 
 
-SPECS = ["auto+hsd", "eagle+walk", "chain:depth=2+hsd", "without_replacement:branching=2+2+hsd", "budgeted+hsd"]
+BUDGETED = "budgeted:cost.num_nodes=1+64,cost.target_ms=20+40,cost.draft_step_ms=3+hsd"
+SPECS = ["auto+hsd", "eagle+walk", "chain:depth=2+hsd", "without_replacement:branching=2+2+hsd", BUDGETED]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -118,7 +119,8 @@ def test_a_failed_check_stops_before_measuring_and_an_undecided_one_does_not():
 
 
 def test_both_checks_are_made_of_an_arm(fewer_prompts):
-    checks = check_lossless("chain:depth=1+hsd", 0.0)
+    spec = "chain:depth=1+hsd"
+    checks = check_lossless(spec, parse_drafting(spec), 0.0)
     assert [(c.name, c.passed) for c in checks] == [("enumeration", True), ("counting", True)]
 
 

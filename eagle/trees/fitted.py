@@ -1,0 +1,74 @@
+"""What was measured of one draft head: how often its slots are accepted, and what a tree of each size is worth.
+
+The numbers stand in `drafting.json` beside the head, written by `eagle-hsd trees fit`, and belong to its weights:
+another head accepts other numbers of tokens. `eagle.planner` puts them together with the milliseconds of the machine.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from eagle.trees.valued import Acceptance
+
+FORMAT = 1  # counts up when a field changes its meaning
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Rounds of one kind of tree at one temperature, a number a node budget."""
+
+    temperature: float
+    tree: str  # "eagle" or "mixed", as in `eagle.trees.automatic`
+    num_nodes: tuple[int, ...]  # node budgets with the root, ascending
+    tau: tuple[float, ...]  # accepted tokens of a round, without the bonus token
+    steps: tuple[float, ...]  # draft steps of a round
+
+    def __post_init__(self) -> None:
+        for name in ("num_nodes", "tau", "steps"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON lists
+        if not self.num_nodes or not len(self.num_nodes) == len(self.tau) == len(self.steps):
+            raise ValueError(
+                f"num_nodes {self.num_nodes}, tau {self.tau} and steps {self.steps} must be three lists of one length, "
+                "at least 1"
+            )
+
+    @property
+    def by_size(self) -> dict[int, tuple[float, float]]:
+        """Node budget -> accepted tokens and draft steps of a round."""
+        return {size: (tau, steps) for size, tau, steps in zip(self.num_nodes, self.tau, self.steps, strict=True)}
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """All of it. Raises ValueError at construction where lists do not fit each other."""
+
+    acceptance: Acceptance
+    expected: tuple[Expected, ...]
+    head: str  # fingerprint of the weights that were measured
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # contexts, draws, machine, versions, command
+
+    def at(self, temperature: float) -> dict[str, Expected]:
+        """The trees measured at one temperature, by name."""
+        return {rounds.tree: rounds for rounds in self.expected if rounds.temperature == temperature}
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return tuple(sorted({rounds.temperature for rounds in self.expected}))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "HeadFit":
+        """Raises ValueError for another format and for missing or unknown fields, naming them."""
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format is {values.get('format')}, this version reads {FORMAT}: fit again")
+        try:
+            return cls(
+                acceptance=Acceptance(**values["acceptance"]),
+                expected=tuple(Expected(**rounds) for rounds in values["expected"]),
+                head=values["head"],
+                provenance=values["provenance"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a field is missing or unknown: {error}") from None
