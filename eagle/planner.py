@@ -73,12 +73,16 @@ def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
 
 
 def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
-    """The deterministic tree, unless the partly sampled one is faster by more than measurements scatter."""
-    kinds = {name: rounds.by_size for name, rounds in fit.at(temperature).items()}
-    fastest = {name: max(_rate(costs, size, sizes) for size in sizes) for name, sizes in kinds.items()}
-    if KNEE * fastest.get("mixed", 0.0) > fastest["eagle"]:
-        return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"]), fit.acceptance)
-    return placed(policy.greedy_nodes or policy.num_nodes or best_budget(costs, kinds["eagle"]))
+    """The deterministic tree, unless the partly sampled one is faster even at the lower end of its interval."""
+    kinds = fit.at(temperature)
+    if "mixed" in kinds and _fastest(costs, kinds["mixed"].at_least) > _fastest(costs, kinds["eagle"].by_size):
+        return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"].by_size), fit.acceptance)
+    return placed(policy.greedy_nodes or policy.num_nodes or best_budget(costs, kinds["eagle"].by_size))
+
+
+def _fastest(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> float:
+    """Tokens a millisecond at the best size."""
+    return max(_rate(costs, size, expected) for size in expected)
 
 
 def _plan_budgeted(policy: BudgetedTree, fit: HeadFit | None, costs: CostModel) -> BudgetedTree:
@@ -86,7 +90,7 @@ def _plan_budgeted(policy: BudgetedTree, fit: HeadFit | None, costs: CostModel) 
     if fit is None:
         return replace(policy, cost=costs)
     sizes = [rounds.by_size for rounds in fit.at(fit.temperatures[-1]).values()]
-    rate = policy.rate or max(_rate(costs, size, by_size) for by_size in sizes for size in by_size)
+    rate = policy.rate or max(_fastest(costs, by_size) for by_size in sizes)
     return replace(policy, cost=costs, rate=rate, slots=replace(policy.slots, acceptance=fit.acceptance))
 
 

@@ -21,21 +21,26 @@ class Expected:
     tree: str  # "eagle" or "mixed", as in `eagle.trees.automatic`
     num_nodes: tuple[int, ...]  # node budgets with the root, ascending
     tau: tuple[float, ...]  # accepted tokens of a round, without the bonus token
+    tau_low: tuple[float, ...]  # the same at the lower end of its 95 % interval over the deterministic tree
     steps: tuple[float, ...]  # draft steps of a round
 
     def __post_init__(self) -> None:
-        for name in ("num_nodes", "tau", "steps"):
+        names = ("num_nodes", "tau", "tau_low", "steps")
+        for name in names:
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON lists
-        if not self.num_nodes or not len(self.num_nodes) == len(self.tau) == len(self.steps):
-            raise ValueError(
-                f"num_nodes {self.num_nodes}, tau {self.tau} and steps {self.steps} must be three lists of one length, "
-                "at least 1"
-            )
+        lengths = {name: len(getattr(self, name)) for name in names}
+        if min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
+            raise ValueError(f"lists must have one length, at least 1, these have {lengths}")
 
     @property
     def by_size(self) -> dict[int, tuple[float, float]]:
         """Node budget -> accepted tokens and draft steps of a round."""
-        return {size: (tau, steps) for size, tau, steps in zip(self.num_nodes, self.tau, self.steps, strict=True)}
+        return dict(zip(self.num_nodes, zip(self.tau, self.steps, strict=True), strict=True))
+
+    @property
+    def at_least(self) -> dict[int, tuple[float, float]]:
+        """The same with the tokens that are accepted for (nearly) sure."""
+        return dict(zip(self.num_nodes, zip(self.tau_low, self.steps, strict=True), strict=True))
 
 
 @dataclass(frozen=True)

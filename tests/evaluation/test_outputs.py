@@ -126,7 +126,10 @@ def _no_measuring(monkeypatch):
 
 
 def test_trees_without_a_budget_get_the_one_that_pays_here(tiny_models):
-    rounds = Expected(0.0, "eagle", (4, 6), (1.0, 1.01), (1.0, 5.0)), Expected(1.0, "mixed", (6,), (2.0,), (1.0,))
+    rounds = (
+        Expected(0.0, "eagle", (4, 6), (1.0, 1.01), (1.0, 1.01), (1.0, 5.0)),
+        Expected(1.0, "mixed", (6,), (2.0,), (1.8,), (1.0,)),
+    )
     tiny_models.head.fit = HeadFit(Acceptance(), (*rounds, replace(rounds[0], temperature=1.0)), "")
     policy = tiny_models.drafting("auto+hsd").policy
     assert [policy.choose(Sampling(t)) for t in (0.0, 1.0)] == [placed(4), partly_sampled(6)]

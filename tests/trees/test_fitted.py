@@ -11,7 +11,10 @@ from eagle.trees.fitted import Expected, HeadFit
 from tests.tiny import tiny_head
 
 ACCEPTANCE = Acceptance(sampled=(((0.4, 0.1), (0.8, 0.05)),), placed=(0.9,), confidence=(0.3,))
-ROUNDS = (Expected(0.0, "eagle", (4, 8), (1.0, 1.5), (2.0, 3.0)), Expected(1.0, "mixed", (8,), (1.4,), (3.5,)))
+ROUNDS = (
+    Expected(0.0, "eagle", (4, 8), (1.0, 1.5), (1.0, 1.5), (2.0, 3.0)),
+    Expected(1.0, "mixed", (8,), (1.4,), (1.3,), (3.5,)),
+)
 
 
 @pytest.fixture
@@ -27,6 +30,7 @@ def test_a_head_comes_with_its_numbers(target, directory):
     assert (fit.acceptance, fit.expected, fit.provenance) == (ACCEPTANCE, ROUNDS, {"contexts": 3})
     assert fit.temperatures == (0.0, 1.0) and set(fit.at(1.0)) == {"mixed"}
     assert fit.expected[0].by_size == {4: (1.0, 2.0), 8: (1.5, 3.0)}
+    assert fit.expected[1].at_least == {8: (1.3, 3.5)}
     assert load_head(directory, target, torch.bfloat16).fit == fit  # whatever it is cast to
 
 
