@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,38 @@ ROOT = Path(__file__).parent.parent
 ORDER = ["scripts", "evaluation", "eagle", "hsd_verify"]  # imports only point to the right
 SOURCES = sorted(path for room in ORDER for path in (ROOT / room).rglob("*.py"))
 MAX_LINES = 400
+FACADES = {"eagle", "evaluation"}  # what users import; nothing inside does
+SAME_IDEA = {"trees", "protocol", "main"}  # policies and their laboratory; what a room asks of others
+MOST_ENTRIES = {"eagle/training": 18, "evaluation": 16}  # what one can still look over
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of this repository that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & MODULES.keys() or {node.module}
+    return found & MODULES.keys()
+
+
+IMPORTS = {name: imported_modules(path) - {name} for name, path in MODULES.items()}
+
+
+def room_of(module: str) -> str:
+    """A folder below a package is one room; files that lie in the package itself are rooms of their own."""
+    folder = MODULES[module].parent.relative_to(ROOT)
+    return str(folder) if len(folder.parts) > 1 or folder.parts == ("scripts",) else module
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -47,3 +80,37 @@ def test_files_stay_readable(path):
     assert len(text.splitlines()) <= MAX_LINES
     assert not re.search(r"except\s*:", text), "bare except"
     assert not re.search(r"\.cuda\(\)|[\"']/(root|home|Users|work|tmp)/", text), "literal device or absolute path"
+
+
+def test_no_module_imports_itself_around_a_corner():
+    TopologicalSorter(IMPORTS).prepare()  # CycleError names the circle
+
+
+def test_rooms_have_no_circle():
+    rooms: dict[str, set[str]] = {}
+    for module in IMPORTS.keys() - FACADES - {"hsd_verify"}:
+        below = {room_of(other) for other in IMPORTS[module] - {"hsd_verify"}}
+        rooms.setdefault(room_of(module), set()).update(below - {room_of(module)})
+    TopologicalSorter(rooms).prepare()
+
+
+def test_nothing_inside_imports_the_facades():
+    for module, imported in IMPORTS.items():
+        own = {name for name in imported & FACADES if module.startswith(f"{name}.")}
+        assert not own, f"{module} imports the facade {own}: name the module that has it"
+
+
+@pytest.mark.parametrize("folder", MOST_ENTRIES)
+def test_a_room_can_be_looked_over(folder):
+    entries = [path for path in (ROOT / folder).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    assert len(entries) <= MOST_ENTRIES[folder], sorted(path.name for path in entries)
+
+
+def test_public_modules_have_names_of_their_own():
+    """`config` twice, `rows` twice: who reads an import or a traceback should know which one it is."""
+    names: dict[str, list[str]] = {}
+    for module in MODULES:
+        if not module.startswith("scripts."):
+            names.setdefault(module.rsplit(".", 1)[-1], []).append(module)
+    twice = {name: found for name, found in names.items() if len(found) > 1 and name not in SAME_IDEA}
+    assert not twice
