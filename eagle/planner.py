@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -28,6 +27,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.masks import ancestor_matrix, chain_parents
 from eagle.engine.target import Target
+from eagle.files import read_json, write_json
 from eagle.loading import cache_dir
 from eagle.sampling import Sampling, seeded
 from eagle.trees.automatic import AutoTree, partly_sampled, placed
@@ -101,10 +101,10 @@ def load_costs(target: Target, head: DraftHead | None = None, directory: Path | 
     """
     path = (directory or cache_dir() / "costs") / f"{_key(target, head)}.json"
     try:
-        return CostModel(**json.loads(path.read_text(encoding="utf-8")))
+        return CostModel(**read_json(path))
     except (FileNotFoundError, json.JSONDecodeError, TypeError, ValueError):
         costs = measure_costs(target, head)
-        _write(path, costs)
+        write_json(path, asdict(costs))
         return costs
 
 
@@ -190,11 +190,3 @@ def _key(target: Target, head: DraftHead | None) -> str:
     models = (target.name, str(target.dtype), head and str(head.config))
     parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def _write(path: Path, costs: CostModel) -> None:
-    """In one step: an interrupted run leaves no half of a file that a later one could read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        json.dump(asdict(costs), file)
-    Path(file.name).replace(path)

@@ -4,7 +4,6 @@ A tree is scored in another shape than a single token, so half-precision kernels
 tokens whose logits are all but equal. Such flips are counted and their gap is shown; a large gap is a bug.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from eagle.engine.target import Target
+from eagle.files import JsonLines
 from evaluation.arms import BASELINE
 from evaluation.rows import Key, Row
 
@@ -50,13 +50,14 @@ def first_difference(row: Row, base: Row) -> Difference | None:
 
 def measure_differences(rows: Mapping[Key, Row], target: Target, folder: Path) -> list[Difference]:
     """Every difference with its gap. Known ones are read from the folder, so that a second run costs nothing."""
-    known = {d.key: d for d in _read(folder / FILE)}
+    file = JsonLines(folder / FILE)
+    known = {difference.key: difference for difference in map(_from_json, file.read())}
     differences = []
     for row, base in compared(rows):
         found = first_difference(row, base)
         if found is not None:
             differences.append(known.get(row.key) or _with_gap(found, row, target))
-    _write(folder / FILE, differences)
+    file.replace({**asdict(d), "key": d.key._asdict()} for d in differences)
     return differences
 
 
@@ -95,13 +96,5 @@ def _at(tokens: tuple[int, ...], position: int) -> int | None:
     return tokens[position] if position < len(tokens) else None
 
 
-def _read(file: Path) -> Iterator[Difference]:
-    if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            values = json.loads(line)
-            yield Difference(Key(**values.pop("key")), **values)
-
-
-def _write(file: Path, differences: Iterable[Difference]) -> None:
-    lines = [json.dumps({**asdict(d), "key": d.key._asdict()}) for d in differences]
-    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+def _from_json(values: dict[str, Any]) -> Difference:
+    return Difference(**{**values, "key": Key(**values["key"])})

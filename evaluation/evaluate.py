@@ -1,6 +1,5 @@
 """From a configuration to a directory of rows, numbers, plots and a report."""
 
-import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eagle.checkpoints.flat import fingerprint
+from eagle.files import write_json
 from eagle.loading import load_head, load_target
+from eagle.options import identity
 from evaluation.arms import DRAFTING, Models, drafting_spec, find_arm
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
@@ -45,11 +46,11 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
         torch.set_num_threads(config.threads)
     models = models or load_models(config)
     checks = run_self_check(config, models, console) if config.verify_lossless else []
-    identity = {**config.identity, **describe_models(models), **describe_trees(config, models)}
-    directory = RunDirectory(Path(config.output), identity)
+    described = {**identity(config), **describe_models(models), **describe_trees(config, models)}
+    directory = RunDirectory(Path(config.output), described)
     rows = play(Runner(config, models, directory), questions, console)
     summary = make_summary(rows, config, models, checks, directory.path)
-    (directory.path / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(directory.path / SUMMARY, summary)
     write_answers(rows, directory.path, models.target.name)
     report = write_report(summary, directory.path)
     print_summary(summary, console)

@@ -1,14 +1,13 @@
 """One JSON line for every (task, question, turn, arm, temperature, seed), and the directory that keeps them."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eagle.checkpoints.flat import drop_cut_line
+from eagle.files import JsonLines, claim
 from evaluation.eval_config import config_hash
 from evaluation.recording import Generation, Seconds, TreeShape
 
@@ -91,38 +90,22 @@ class Row:
 
 
 class RunDirectory:
-    """The rows of one configuration, appended as they become known. A half-written last line is dropped on opening.
+    """The rows of one configuration, appended as they become known.
 
     Raises ValueError when the directory holds rows of another configuration, naming what differs.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]):
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._claim(identity)
+        claim(path / RUN, identity, "choose another --output")
         self.config = config_hash(identity)
-        self._file = path / ROWS
-        self._file.touch()
-        drop_cut_line(self._file)
+        self._rows = JsonLines(path / ROWS)
 
     def rows(self) -> dict[Key, Row]:
-        with self._file.open(encoding="utf-8") as lines:
-            rows = [Row.from_json(json.loads(line)) for line in lines]
-        return {row.key: row for row in rows}
+        return {row.key: row for row in map(Row.from_json, self._rows.read())}
 
     def append(self, row: Row) -> None:
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
-
-    def _claim(self, identity: dict[str, Any]) -> None:
-        file = self.path / RUN
-        if not file.exists():
-            file.write_text(json.dumps({"identity": identity}, indent=2) + "\n", encoding="utf-8")
-        known = json.loads(file.read_text(encoding="utf-8"))["identity"]
-        differing = [name for name in sorted({*known, *identity}) if known.get(name) != identity.get(name)]
-        if differing:
-            values = "; ".join(f"{name}: {known.get(name)!r} there, {identity.get(name)!r} now" for name in differing)
-            raise ValueError(f"{self.path} holds a run with other options ({values}): choose another --output")
+        self._rows.append(row.to_json())
 
 
 DEGENERATE_MIN_TOKENS, DEGENERATE_DISTINCT, NGRAM = 48, 0.5, 4

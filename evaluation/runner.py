@@ -1,6 +1,5 @@
 """The one loop: every question, seed and turn, all arms in turn on the same prompts, a row as soon as it is known."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from eagle.chat import Message, encode_prompt, render_prompt
+from eagle.seeds import stable_number
 from evaluation.arms import Arm, Models, Request, find_arm
 from evaluation.eval_config import EvalConfig
 from evaluation.rows import Key, Row, RunDirectory, is_degenerate
@@ -67,8 +67,7 @@ def rotated(items: Sequence[str], by: int) -> list[str]:
 
 def draw_seed(run_seed: int, seed: int, task: str, question: str, turn: int) -> int:
     """The generator's seed: a function of run, repetition, task, question and turn, and of nothing else."""
-    name = f"{run_seed}/{seed}/{task}/{question}/{turn}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+    return stable_number(run_seed, seed, task, question, turn)
 
 
 @dataclass(frozen=True)

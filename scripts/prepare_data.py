@@ -6,7 +6,6 @@
 Killed at any moment, the same command goes on without losing or repeating a row.
 """
 
-import json
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from eagle.data.overview import report, summarise
 from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.token_counts import build_vocabulary, count_tokens, describe, save_vocabulary
+from eagle.files import write_json
 from eagle.loading import load_target
 from eagle.options import parse
 
@@ -41,7 +41,7 @@ def run(config: PrepareConfig) -> None:
     skipped = prepare(config, model, target.tokenizer, target.end_token_ids)
     output = Path(config.output)
     statistics = summarise(read_conversations(output, config.max_length, target.vocab_size, skipped))
-    (output / "statistics.json").write_text(json.dumps(asdict(statistics) | {"left out": skipped}, indent=2) + "\n")
+    write_json(output / "statistics.json", asdict(statistics) | {"left out": skipped})
     print(report(statistics, skipped))
     if config.draft_vocab_size:
         print(save_draft_vocabulary(config, target.name, target.vocab_size, target.end_token_ids))

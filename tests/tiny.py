@@ -1,13 +1,14 @@
 """Tiny random models. Targets have nine layers: with fewer, L // 2 and L - 3 may coincide and hide a mix-up."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.trees import TreePolicy
 from eagle.vocab import DraftVocabulary
+from evaluation.selfcheck.tiny import random_head, random_model
 
 VOCAB_SIZE, DRAFT_VOCAB_SIZE = 97, 50
 SIZES = {
@@ -23,35 +24,23 @@ SIZES = {
     "pad_token_id": None,
     "initializer_range": 0.2,  # large enough for laws that are neither flat nor one-hot
 }
+HEAD_SIZES = {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 
 
 def tiny_target(family: str = "llama", attention: str = "sdpa", seed: int = 0, **changes) -> Target:
     """A random target of one of transformers' families, in float32 on the CPU."""
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**SIZES, **changes})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    return Target(model.float())
+    return Target(random_model(AutoConfig.for_model(family, **{**SIZES, **changes}), seed, attention))
 
 
 def tiny_head(target: Target, seed: int = 0, draft_vocab_size: int = DRAFT_VOCAB_SIZE) -> DraftHead:
     """A random head for a tiny target; its draft vocabulary is spread over the target's."""
     generator = torch.Generator().manual_seed(seed)
-    config = HeadConfig(
-        hidden_size=target.hidden_size,
-        target_hidden_size=target.hidden_size,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=target.vocab_size,
-        draft_vocab_size=draft_vocab_size,
-        feature_layers=target.feature_layers,
-    )
     ids = torch.randperm(target.vocab_size, generator=generator)[:draft_vocab_size].sort().values
-    head = DraftHead(config, DraftVocabulary.from_target_ids(ids, target.vocab_size)).init_weights(generator)
+    vocabulary = DraftVocabulary.from_target_ids(ids, target.vocab_size)
+    head = random_head(target, vocabulary, generator, **HEAD_SIZES)
     for parameter in head.parameters():
         parameter.data.mul_(5)  # laws that differ from node to node
-    return head.eval()
+    return head
 
 
 def tiny_drafter(target: Target, policy: TreePolicy, seed: int = 0) -> EagleDrafter:

@@ -5,13 +5,9 @@ SpecForge and AngelSlim alike, and heads of speculators too. `eagle.checkpoints.
 """
 
 import hashlib
-import json
-import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,6 +19,7 @@ from eagle.checkpoints.formats import Config, State, flat_config, head_config, v
 from eagle.checkpoints.speculators import is_speculators, to_flat
 from eagle.drafters.head import DraftHead, HeadConfig
 from eagle.engine.target import Target, default_feature_layers
+from eagle.files import atomic_file, read_json, write_json
 from eagle.trees.fitted import HeadFit
 
 CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -85,7 +82,7 @@ def read_fit(directory: Path, head: DraftHead) -> HeadFit | None:
     if not path.is_file():
         return None
     try:
-        fit = HeadFit.from_json(json.loads(path.read_text(encoding="utf-8")))
+        fit = HeadFit.from_json(read_json(path))
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {error}; remove it, or measure with `eagle-hsd trees fit`") from None
     if fit.head != fingerprint(head):
@@ -145,42 +142,16 @@ def read_checkpoint(source: str | Path) -> tuple[Config, State]:
             "found " + (", ".join(sorted(path.name for path in directory.iterdir())[:NAMES_SHOWN]) or "nothing")
         )
     state = load_file(weights) if weights.is_file() else torch.load(old, map_location="cpu", weights_only=True)
-    return json.loads(config_file.read_text(encoding="utf-8")), state
+    return read_json(config_file), state
 
 
 def write_checkpoint(directory: str | Path, config: Config, state: Mapping[str, Tensor]) -> Path:
     """Write both files, weights first; returns the directory."""
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, {"format": "pt"})
     write_json(directory / CONFIG, config)
     return directory
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file in one step."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what was written there becomes `path` at the end, on disk and whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def drop_cut_line(path: Path) -> None:
-    """Cut a file of lines behind its last whole one: what is appended next must not continue a line that a kill cut."""
-    with path.open("r+b") as file:
-        file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
 
 def local_directory(source: str | Path) -> Path:

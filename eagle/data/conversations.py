@@ -18,7 +18,7 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from eagle.checkpoints.flat import drop_cut_line
+from eagle.files import JsonLines
 
 ANSWER = "eagle-answer-placeholder"  # stands for an answer while the template is rendered
 
@@ -77,19 +77,13 @@ def read_conversations(path: Path, max_length: int, vocab_size: int, skipped: Co
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"no conversations at {path}: make some with `python scripts/prepare_data.py`")
     for file in files:
-        for text in _whole_lines(file):
+        for text in JsonLines(file).lines():
             try:
                 yield _fitting(Row.from_json(json.loads(text)), max_length, vocab_size)
             except json.JSONDecodeError:
                 skipped["is not JSON"] += 1
             except ValueError as error:
                 skipped[str(error)] += 1
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    """The lines that end: a last one that does not is still being written."""
-    with path.open(encoding="utf-8") as lines:
-        yield from (line for line in lines if line.endswith("\n"))
 
 
 def _fitting(row: Row, max_length: int, vocab_size: int) -> Row:
@@ -102,21 +96,18 @@ def _fitting(row: Row, max_length: int, vocab_size: int) -> Row:
 
 
 class RowFile:
-    """Rows on disk that survive a kill: a half-written last line is dropped when the file is opened again."""
+    """Rows on disk that survive a kill; the file is there from the start."""
 
     def __init__(self, path: Path):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        drop_cut_line(path)
+        self._lines = JsonLines(path)
+        self._lines.append()
 
     def __iter__(self) -> Iterator[Row]:
-        for line in _whole_lines(self.path):
-            yield Row.from_json(json.loads(line))
+        return map(Row.from_json, self._lines.read())
 
     def append(self, row: Row) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        self._lines.append(asdict(row))
 
 
 def template_runs(

@@ -1,6 +1,5 @@
 """Between a conversation and its row: what to ask the target, at which temperature and seed, and what to store."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -11,15 +10,10 @@ from eagle.data.conversations import Row, end_of_turn, template_runs
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prompts import Conversation
 from eagle.engine.batched import Answered, Job
+from eagle.seeds import stable_number
 
 Item = TypeVar("Item")
 CHARACTERS_PER_TOKEN = 12  # a turn longer than this many for each allowed token is not worth tokenising
-
-
-def number(*parts: object) -> int:
-    """A number in [0, 2**63) that depends on nothing but ``parts``: seeds that outlive order, resume and sharding."""
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class Planner:
@@ -58,11 +52,11 @@ class Planner:
         return runs
 
     def _temperature(self, conversation: Conversation) -> float:
-        greedy = number(self.config.seed, conversation.id, "temperature") % 100 < self.config.greedy_share * 100
+        greedy = stable_number(self.config.seed, conversation.id, "temperature") % 100 < self.config.greedy_share * 100
         return 0.0 if greedy else self.config.temperature
 
     def _seed(self, conversation: Conversation) -> int:
-        return number(self.config.seed, conversation.id)
+        return stable_number(self.config.seed, conversation.id)
 
     def original(self, conversations: Iterable[Conversation]) -> Iterator[Answered]:
         """The conversations with the answers that they came with."""

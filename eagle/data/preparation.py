@@ -1,11 +1,9 @@
 """From prompts to rows of training data: read, clean, answer, write; killed at any moment, it goes on where it was."""
 
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -13,22 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.data.conversations import Row, RowFile
 from eagle.data.decontamination import OverlapFilter, benchmark_questions
-from eagle.data.jobs import Planner, number
+from eagle.data.jobs import Planner
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prompts import Conversation, load_conversations, without_duplicates
 from eagle.engine.batched import Answered, Limits, Regenerator
+from eagle.files import claim
+from eagle.options import identity
+from eagle.seeds import stable_number
 
+SETTINGS = "settings.json"  # what the rows beside it are made with
 HELD_OUT_ONE_IN = 50
-ROWS_DO_NOT_DEPEND_ON = {
-    "output",
-    "shard",
-    "num_slots",
-    "group_size",
-    "threads",
-    "device",
-    "max_answer_tokens",
-    "draft_vocab_size",
-}
 
 
 def prepare(
@@ -45,11 +37,11 @@ def prepare(
     if (model is None) != (config.answers == "original"):
         raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
     output, (index, count) = Path(config.output), config.parts
-    remember_settings(config, output)
+    claim(output / SETTINGS, identity(config), "use those or another --output")
     rows = RowFile(output / f"conversations-{index}-of-{count}.jsonl")
     progress, skipped = Progress(config, rows), Counter[str]()
     conversations = select(config, skipped, benchmarks)
-    missing = (c for c in conversations if number(c.id) % count == index and c.id not in progress.done)
+    missing = (c for c in conversations if stable_number(c.id) % count == index and c.id not in progress.done)
     planner = Planner(config, tokenizer, end_ids, skipped)
     answers = planner.original(missing) if model is None else _regenerated(planner, missing, model)
     for row in map(planner.row, answers if not progress.complete else ()):
@@ -67,21 +59,6 @@ def _regenerated(planner: Planner, conversations: Iterable[Conversation], model:
     return engine.answer(planner.jobs(conversations))
 
 
-def remember_settings(config: PrepareConfig, output: Path) -> None:
-    """Write the settings beside the rows; refuses to add rows made otherwise to those that are there."""
-    settings = {key: value for key, value in asdict(config).items() if key not in ROWS_DO_NOT_DEPEND_ON}
-    path = output / "settings.json"
-    if not path.exists():
-        output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [
-        f"{key}={before.get(key)!r}, now {value!r}" for key, value in settings.items() if before.get(key) != value
-    ]
-    if changed:
-        raise ValueError(f"{output} holds rows made with {'; '.join(changed)}: use those or another --output")
-
-
 def select(
     config: PrepareConfig, skipped: Counter[str], benchmarks: dict[str, list[str]] | None = None
 ) -> list[Conversation]:
@@ -94,7 +71,7 @@ def select(
         conversations = list(overlap.keep(conversations))
         skipped.update({f"overlaps with {name}": dropped for name, dropped in overlap.dropped.items()})
         print(f"benchmark questions found in the prompts: {overlap.report()}", file=sys.stderr)
-    return sorted(conversations, key=lambda conversation: number(config.seed, conversation.id, "order"))
+    return sorted(conversations, key=lambda conversation: stable_number(config.seed, conversation.id, "order"))
 
 
 def of_part(conversations: Iterable[Conversation], part: str, skipped: Counter[str]) -> Iterator[Conversation]:
@@ -108,7 +85,7 @@ def of_part(conversations: Iterable[Conversation], part: str, skipped: Counter[s
 
 def is_held_out(conversation_id: str) -> bool:
     """Pieces of a long conversation, named NAME_0, NAME_1 and so on in ShareGPT, are held out together."""
-    return number(conversation_id.rsplit("_", 1)[0], "held out") % HELD_OUT_ONE_IN == 0
+    return stable_number(conversation_id.rsplit("_", 1)[0], "held out") % HELD_OUT_ONE_IN == 0
 
 
 class Progress:

@@ -4,54 +4,62 @@ from dataclasses import dataclass
 
 import torch
 
-from eagle.options import option
-
-PARTS = ("training", "held_out", "all")
+from eagle.options import DTYPES, check_options, option
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
     """What to prepare and how; every field is a flag of ``scripts/prepare_data.py`` and a key of its YAML files."""
 
-    output: str = option("data/prepared", "directory for rows, settings and statistics; an existing one is continued")
+    output: str = option(
+        "data/prepared", "directory for rows, settings and statistics; an existing one is continued", may_change=True
+    )
     prompts: str = option("sharegpt", "'sharegpt' (packaged), a .json/.jsonl file, or a dataset of the hub")
     split: str = option("train", "split of a hub dataset")
-    limit: int = option(0, "conversations to read at most, 0 for all")
-    part: str = option("training", "of the conversations; 'held_out': one in fifty, by its id, never trained on; 'all'")
+    limit: int = option(0, "conversations to read at most, 0 for all", at_least=0)
+    part: str = option(
+        "training",
+        "of the conversations; 'held_out': one in fifty, by its id, never trained on; 'all'",
+        choices=("training", "held_out", "all"),
+    )
     overlap_filter: bool = option(True, "drop conversations that share ten words in a row with a benchmark")
     target: str | None = option(None, "a model of the hub, a directory or a .gguf file; none for the packaged SmolLM2")
-    answers: str = option("regenerate", "'regenerate' with the target, or keep the 'original' ones")
+    answers: str = option(
+        "regenerate", "'regenerate' with the target, or keep the 'original' ones", choices=("regenerate", "original")
+    )
     system: str | None = option(None, "system prompt; none leaves it to the chat template. Serve with the same one")
-    temperature: float = option(1.0, "of the regenerated answers")
-    greedy_share: float = option(0.3, "share of conversations answered at temperature 0 instead, in steps of 0.01")
+    temperature: float = option(1.0, "of the regenerated answers", at_least=0)
+    greedy_share: float = option(
+        0.3, "share of conversations answered at temperature 0 instead, in steps of 0.01", at_least=0, at_most=1
+    )
     seed: int = option(0, "decides order, temperatures and draws, each together with a conversation's id")
-    max_turns: int = option(3, "user turns of a conversation to use")
-    max_prompt_tokens: int = option(384, "tokens before an answer; a longer turn ends the conversation before it")
-    max_new_tokens: int = option(400, "tokens of an answer; a cut answer ends its conversation")
-    max_length: int = option(2048, "tokens of a whole conversation")
-    max_answer_tokens: int = option(0, "stop when the output holds this many answer tokens, 0 for no limit")
-    draft_vocab_size: int = option(0, "store the so many most frequent answer tokens as draft vocabulary, 0 for none")
-    shard: str = option("0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output")
-    num_slots: int = option(96, "conversations answered side by side")
-    group_size: int = option(12, "slots that share one key-value buffer")
-    threads: int = option(0, "CPU threads, 0 for torch's own choice; 1 a shard beats sharing a busy machine")
-    device: str | None = option(None, "of the target; none chooses the first accelerator or the CPU")
-    dtype: str | None = option(None, "of the target's weights, as 'bfloat16'; none chooses for the device")
+    max_turns: int = option(3, "user turns of a conversation to use", at_least=1)
+    max_prompt_tokens: int = option(
+        384, "tokens before an answer; a longer turn ends the conversation before it", at_least=1
+    )
+    max_new_tokens: int = option(400, "tokens of an answer; a cut answer ends its conversation", at_least=1)
+    max_length: int = option(2048, "tokens of a whole conversation", at_least=1)
+    max_answer_tokens: int = option(
+        0, "stop when the output holds this many answer tokens, 0 for no limit", may_change=True, at_least=0
+    )
+    draft_vocab_size: int = option(
+        0, "store the so many most frequent answer tokens as draft vocabulary, 0 for none", may_change=True, at_least=0
+    )
+    shard: str = option(
+        "0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output", may_change=True
+    )
+    num_slots: int = option(96, "conversations answered side by side", may_change=True, at_least=1)
+    group_size: int = option(12, "slots that share one key-value buffer", may_change=True, at_least=1)
+    threads: int = option(
+        0, "CPU threads, 0 for torch's own choice; 1 a shard beats sharing a busy machine", may_change=True, at_least=0
+    )
+    device: str | None = option(None, "of the target; none chooses the first accelerator or the CPU", may_change=True)
+    dtype: str | None = option(
+        None, "of the target's weights, as 'bfloat16'; none chooses for the device", choices=DTYPES
+    )
 
-    def __post_init__(self):
-        if self.answers not in ("regenerate", "original"):
-            raise ValueError(f"answers is {self.answers!r}: choose 'regenerate' or 'original'")
-        if self.part not in PARTS:
-            raise ValueError(f"part is {self.part!r}: choose one of {', '.join(PARTS)}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}, it must be 0 or more")
-        if not 0 <= self.greedy_share <= 1:
-            raise ValueError(f"greedy_share is {self.greedy_share}, a share lies between 0 and 1")
-        if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
-            raise ValueError(f"dtype is {self.dtype!r}, expected a torch dtype as 'bfloat16'")
-        for name in ("max_turns", "max_prompt_tokens", "max_new_tokens", "max_length", "num_slots", "group_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be 1 or more")
+    def __post_init__(self) -> None:
+        check_options(self)
         if self.num_slots % self.group_size:
             raise ValueError(f"num_slots {self.num_slots} must be a multiple of group_size {self.group_size}")
         index, count = self.parts

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eagle.data.conversations import Row
+from eagle.files import atomic_file
 from eagle.vocab import DraftVocabulary
 
 
@@ -98,7 +99,8 @@ def describe(vocabulary: DraftVocabulary, counted: TokenCounts, target: str, dat
 def save_vocabulary(path: Path, vocabulary: DraftVocabulary, provenance: Provenance) -> None:
     """One small safetensors file: ``d2t``, ``t2d`` and the provenance in its header."""
     header = {"provenance": json.dumps(asdict(provenance))}
-    save_file({"d2t": vocabulary.d2t, "t2d": vocabulary.t2d}, path, metadata=header)
+    with atomic_file(path) as temporary:
+        save_file({"d2t": vocabulary.d2t, "t2d": vocabulary.t2d}, temporary, metadata=header)
 
 
 def load_vocabulary(path: Path, target: str, vocab_size: int) -> tuple[DraftVocabulary, Provenance]:

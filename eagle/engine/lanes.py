@@ -16,6 +16,8 @@ import torch
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from eagle.engine.shape import attention_shape
+
 ATTENTION_NAME = "eagle_slots"
 BLOCK = 64  # capacities are multiples of this; regrouping every BLOCK steps then never meets a full buffer
 
@@ -34,9 +36,8 @@ def slots_in(model: PreTrainedModel) -> Iterator[None]:
 
 def check_attention(config: PretrainedConfig, max_length: int) -> None:
     """Raises ValueError for models that look back less far than ``max_length``: slots keep everything."""
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
-    if window is not None and kinds != {"full_attention"} and window < max_length:
+    window = attention_shape(config).sliding_window
+    if window is not None and window < max_length:
         raise ValueError(f"the target attends to {window} tokens back, max_length is {max_length}: lower max_length")
 
 
@@ -72,9 +73,8 @@ class SlotCache:
             raise ValueError(f"{num_slots} slots do not divide into groups of {group_size}: choose a multiple")
         self.lengths = torch.zeros(num_slots, dtype=torch.long, device=device)  # (B,)
         self.group_size = group_size
-        heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self._heads_and_size = (getattr(config, "num_key_value_heads", None) or heads, size)
+        shape = attention_shape(config)
+        self._heads_and_size = (shape.num_key_value_heads, shape.head_dim)
         self._dtype, self._device = dtype, device
         groups = num_slots // group_size
         self.keys = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]

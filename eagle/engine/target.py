@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, cache_argument
+from eagle.engine.shape import FULL, SLIDING, attention_shape
 
 FEW_LAYERS = 7  # the fewest for which 2, L // 2 and L - 3 are three valid layers in ascending order
 
@@ -173,15 +174,12 @@ class Target:
         """
         if len(ancestors) == 1:
             return None
-        window = getattr(self.config, "sliding_window", None)
-        kinds = set(getattr(self.config, "layer_types", None) or [])
+        shape = attention_shape(self.config)
         full = masks.tree_mask(ancestors, cache.length, self.dtype)
-        if window is None or kinds == {"full_attention"}:
+        if shape.sliding_window is None:
             return full
-        sliding = masks.tree_mask(ancestors, cache.length, self.dtype, window=window)
-        if len(kinds) < 2:
-            return sliding
-        return {"full_attention": full, "sliding_attention": sliding}
+        sliding = masks.tree_mask(ancestors, cache.length, self.dtype, window=shape.sliding_window)
+        return {FULL: full, SLIDING: sliding} if shape.has_full_layers else sliding
 
     @contextmanager
     def _captured_features(self) -> Iterator[list[Tensor]]:

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from eagle.checkpoints.flat import atomic_file
 from eagle.data.batches import Batch, Example, collate
+from eagle.files import JsonLines, atomic_file
 from eagle.training.signals import LawStates, Signals, SignalSource
 from eagle.training.steps import law_positions
 from eagle.training.target_snapshot import TargetFacts
@@ -35,7 +35,8 @@ class FeatureStore:
 
     def __init__(self, directory: str | Path, writer: int = 0):
         self.directory = Path(directory)
-        self._manifest = f"manifest-{writer:03d}.jsonl"
+        self._writer = f"{writer:03d}"
+        self._manifest = JsonLines(self.directory / f"manifest-{self._writer}.jsonl")
         self._places: dict[str, tuple[str, int, int, int, int]] = {}  # id -> shard, token range, law range
         self._read_lines: dict[Path, int] = {}
         self._open: dict[str, safe_open] = {}
@@ -44,7 +45,7 @@ class FeatureStore:
     def refresh(self) -> None:
         """Learn of the shards written since the last look, by anyone."""
         for path in sorted(self.directory.glob("manifest-*.jsonl")):
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            lines = list(JsonLines(path).lines())
             for line in lines[self._read_lines.get(path, 0) :]:
                 self._learn(json.loads(line))
             self._read_lines[path] = len(lines)
@@ -65,13 +66,11 @@ class FeatureStore:
             **{name: value for name, value in signals.laws._asdict().items() if name != "best"},
             "best": signals.laws.best.int(),
         }
-        number = len(list(self.directory.glob(f"shard-{self._manifest[9:12]}-*.safetensors")))
-        name = f"shard-{self._manifest[9:12]}-{number:06d}.safetensors"
+        number = len(list(self.directory.glob(f"shard-{self._writer}-*.safetensors")))
+        name = f"shard-{self._writer}-{number:06d}.safetensors"
         with atomic_file(self.directory / name) as temporary:
             save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary)
-        entry = {"file": name, "conversations": [[e.id, len(e), num_laws(e)] for e in examples]}
-        with (self.directory / self._manifest).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        self._manifest.append({"file": name, "conversations": [[e.id, len(e), num_laws(e)] for e in examples]})
 
     def examples(self) -> list[Example]:
         """All stored conversations, in the order of their ids."""

@@ -1,12 +1,13 @@
 """What a run tells while it runs: progress bar, TensorBoard, and `metrics.jsonl`, from which the plots are drawn."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+
+from eagle.files import JsonLines
 
 METRICS = "metrics.jsonl"
 
@@ -18,8 +19,8 @@ class RunLog:
         self._enabled = enabled
         if not enabled:
             return
-        self._path = output / METRICS
-        drop_after(self._path, first_step)
+        self._metrics = JsonLines(output / METRICS)
+        drop_after(self._metrics, first_step)
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
         self._console = Console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -39,8 +40,7 @@ class RunLog:
         """One line of `metrics.jsonl`, and a TensorBoard scalar for every number in it."""
         if not self._enabled:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._metrics.append({"kind": kind, "step": step, **values})
         for name, value in values.items():
             numbers = dict(enumerate(value)) if isinstance(value, list | tuple) else {None: value}
             for index, number in numbers.items():
@@ -60,19 +60,12 @@ class RunLog:
 
 def read_metrics(path: Path, kind: str) -> list[dict[str, Any]]:
     """The records of one kind, in order; an unfinished last line is left out."""
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+    return [record for record in JsonLines(path).read() if record["kind"] == kind]
 
 
-def drop_after(path: Path, step: int) -> None:
+def drop_after(metrics: JsonLines, step: int) -> None:
     """Remove the records after `step`: a resumed run writes them again."""
-    if not path.is_file():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
+    metrics.replace(record for record in metrics.read() if record["step"] <= step)
 
 
 def _summary(values: dict[str, Any]) -> str:

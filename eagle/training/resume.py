@@ -3,14 +3,13 @@
 A state becomes visible by one rename, when it is whole. Best and last heads, ready to use, stand beside `states/`.
 """
 
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from eagle.checkpoints.flat import write_json
+from eagle.files import claim, read_json, write_json
 
 PROGRESS = "progress.json"
 
@@ -60,20 +59,9 @@ class States:
         if latest is None:
             return Progress()
         self._accelerator.load_state(str(latest))
-        return Progress(**json.loads((latest / PROGRESS).read_text(encoding="utf-8")))
+        return Progress(**read_json(latest / PROGRESS))
 
 
 def check_same_run(output: Path, description: dict) -> None:
     """Remember what a run was started with, or raise ValueError when it was started with something else."""
-    path = output / "run.json"
-    if not path.is_file():
-        write_json(path, description)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = sorted(key for key in before.keys() | description.keys() if before.get(key) != description.get(key))
-    if changed:
-        told = "; ".join(f"{key} was {before.get(key)}, is {description.get(key)}" for key in changed)
-        raise ValueError(
-            f"{output} holds a run that was started differently ({told}): give another output, "
-            "or initial_head to go on from its weights"
-        )
+    claim(output / "run.json", description, "give another output, or initial_head to go on from its weights")

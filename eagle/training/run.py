@@ -1,6 +1,5 @@
 """From a configuration to a trained head: what `scripts/train.py` calls."""
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -10,15 +9,16 @@ import torch
 from accelerate import Accelerator, PartialState
 from rich.progress import track
 
-from eagle.checkpoints.flat import load_head, write_json
+from eagle.checkpoints.flat import load_head
 from eagle.data.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
-from eagle.data.preparation import prepare
+from eagle.data.preparation import SETTINGS, prepare
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.token_counts import build_vocabulary, load_vocabulary
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
+from eagle.files import check_same, read_json, write_json
 from eagle.loading import choose_device, load_target
-from eagle.options import load
+from eagle.options import identity, load
 from eagle.training.feature_store import FeatureStore, StoredSignals, store_bytes
 from eagle.training.initialise import new_head, with_vocabulary
 from eagle.training.metrics import Evaluation
@@ -32,15 +32,7 @@ from eagle.training.train_config import TrainConfig
 from eagle.training.trainer import Trainer
 from eagle.vocab import DraftVocabulary
 
-SETTINGS, PREPARED = "settings.json", "prepared"  # in a directory of data: its making began, and ended
-MAY_CHANGE = (
-    "features",
-    "fill_features",
-    "evaluate_every",
-    "save_every",
-    "keep_states",
-    "log_every",
-)  # between start and resume
+PREPARED = "prepared"  # in a directory of data: its making ended
 
 
 def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evaluation:
@@ -138,10 +130,8 @@ def load_facts(config: TrainConfig, target: Target | None) -> TargetFacts:
             raise ValueError(f"features {config.features} holds none: write them with scripts/write_features.py")
         return stored
     facts = TargetFacts.of(target)
-    if stored is not None and stored.sizes != facts.sizes:
-        raise ValueError(
-            f"features {config.features} are of {stored.sizes.name}, not {target.name}: use another directory"
-        )
+    if stored is not None:
+        check_same(Path(str(config.features)), asdict(stored.sizes), asdict(facts.sizes), "use another directory")
     return facts
 
 
@@ -205,7 +195,7 @@ def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) ->
     """
     if accelerator.is_main_process and not path.is_file():
         write_json(path, [example.id for example in examples])
-    wanted, found = json.loads(path.read_text(encoding="utf-8")), {example.id: example for example in examples}
+    wanted, found = read_json(path), {example.id: example for example in examples}
     if lost := [name for name in wanted if name not in found]:
         raise ValueError(f"{len(lost)} conversations this run started with are gone, as {lost[0]}: restore the data")
     if len(found) > len(wanted):
@@ -241,9 +231,8 @@ def draft_vocabulary(config: TrainConfig, facts: TargetFacts, examples: Sequence
 
 def describe(config: TrainConfig, setting: Setting) -> dict[str, object]:
     """What must be the same when a run is resumed."""
-    settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
     return {
-        **settings,
+        **identity(config),
         "target_name": setting.facts.sizes.name,
         "data_sha256": fingerprint(setting.examples),
         "held_out_sha256": fingerprint(setting.held_out),

@@ -5,7 +5,6 @@ Small enough to be stored beside features, so that a head can be trained where t
 Letters: V vocabulary, Vd draft vocabulary, H hidden size, P positions.
 """
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eagle.checkpoints.flat import atomic_file, write_json
+from eagle.engine.shape import attention_shape
 from eagle.engine.target import Target
+from eagle.files import atomic_file, read_json, write_json
 
 FACTS, WEIGHTS = "target.json", "target.safetensors"
 NORMALISER_ROWS = 128  # more rows gain nothing, fewer read the output matrix too often
@@ -83,7 +83,7 @@ class TargetFacts:
 
     @classmethod
     def load(cls, directory: Path) -> "TargetFacts":
-        values = json.loads((directory / FACTS).read_text(encoding="utf-8"))
+        values = read_json(directory / FACTS)
         tuples = {name: tuple(values[name]) for name in ("feature_layers", "end_token_ids")}
         return cls(TargetSizes(**(values | tuples)), load_file(directory / WEIGHTS))
 
@@ -116,7 +116,7 @@ def check_output_layer(facts: TargetFacts, target: Target) -> None:
 
 def _sizes(target: Target) -> TargetSizes:
     config = target.config
-    heads = config.num_attention_heads
+    shape = attention_shape(config)
     low, mid, high = target.feature_layers
     return TargetSizes(
         name=target.name,
@@ -124,9 +124,9 @@ def _sizes(target: Target) -> TargetSizes:
         vocab_size=target.vocab_size,
         num_layers=len(target.layers),
         intermediate_size=config.intermediate_size,
-        num_attention_heads=heads,
-        num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
         rms_norm_eps=getattr(config, "rms_norm_eps", 1e-6),
         feature_layers=(low, mid, high),
         context_limit=target.context_limit,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eagle.options import freeze_lists
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -18,8 +20,7 @@ class CostModel:
     draft_step_ms: float = 0.0  # reading one level of the tree with the head; 0: not counted
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "num_nodes", tuple(self.num_nodes))  # YAML and JSON lists
-        object.__setattr__(self, "target_ms", tuple(self.target_ms))
+        freeze_lists(self)
         ascending = all(a < b for a, b in zip(self.num_nodes, self.num_nodes[1:], strict=False))
         if len(self.num_nodes) != len(self.target_ms) or len(self.num_nodes) < 2 or not ascending:
             raise ValueError(

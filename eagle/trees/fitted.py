@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from eagle.options import freeze_lists
 from eagle.trees.valued import Acceptance
 
 FORMAT = 1  # counts up when a field changes its meaning
@@ -25,10 +26,8 @@ class Expected:
     steps: tuple[float, ...]  # draft steps of a round
 
     def __post_init__(self) -> None:
-        names = ("num_nodes", "tau", "tau_low", "steps")
-        for name in names:
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON lists
-        lengths = {name: len(getattr(self, name)) for name in names}
+        freeze_lists(self)  # from JSON
+        lengths = {name: len(getattr(self, name)) for name in ("num_nodes", "tau", "tau_low", "steps")}
         if min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
             raise ValueError(f"lists must have one length, at least 1, these have {lengths}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Draw, Proposer, check_at_least, draw_rows
@@ -79,7 +80,7 @@ class WithoutReplacement:
     draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "branching", tuple(self.branching))  # a YAML list
+        freeze_lists(self)
         for level, width in enumerate(self.branching):
             check_at_least(**{f"branching[{level}]": (width, 1)})
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Draw, Proposer, check_at_least, draw_rows
@@ -38,20 +39,17 @@ class Acceptance:
     confidence: tuple[float, ...] = ()  # largest draft probabilities at which a class ends and the next begins
 
     def __post_init__(self) -> None:
-        table = tuple(tuple(tuple(alphas) for alphas in level) for level in self.sampled)  # from YAML lists
-        object.__setattr__(self, "sampled", table)
-        object.__setattr__(self, "placed", tuple(self.placed))
-        object.__setattr__(self, "confidence", tuple(self.confidence))
+        freeze_lists(self)
         for name, numbers in (
-            ("sampled", [a for level in table for row in level for a in row]),
+            ("sampled", [a for level in self.sampled for row in level for a in row]),
             ("placed", self.placed),
         ):
             if not numbers or not all(number > 0 for number in numbers):
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least one number, all larger than 0")
-        if any(len(level) != len(self.confidence) + 1 for level in table):
+        if any(len(level) != len(self.confidence) + 1 for level in self.sampled):
             raise ValueError(
                 f"confidence {self.confidence} makes {len(self.confidence) + 1} classes, sampled has "
-                f"{[len(level) for level in table]} by level: give every level a row for each class"
+                f"{[len(level) for level in self.sampled]} by level: give every level a row for each class"
             )
 
     def sampled_at(self, level: int, laws: Tensor, num_slots: int) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eagle.files import write_text
 from evaluation.arms import BASELINE, PEER_BASELINE
 from evaluation.report.bootstrap import LEVEL
 from evaluation.report.charts import colours, draw_plots
@@ -44,7 +45,7 @@ def write_report(summary: dict[str, Any], folder: Path) -> Path:
         level=f"{LEVEL:.0%}",
     )
     path = folder / REPORT
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

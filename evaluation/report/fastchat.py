@@ -1,13 +1,13 @@
 """MT-Bench answers in FastChat's layout, for `fastchat.llm_judge` to judge."""
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eagle.files import JsonLines
 from evaluation.rows import Key, Row
 
 FOLDER = "fastchat/mt_bench/model_answer"
@@ -25,11 +25,9 @@ def write_answers(rows: Mapping[Key, Row], folder: Path, target_name: str) -> li
 
 
 def _write(folder: Path, model_id: str, questions: Mapping[str, list[Row]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{model_id}.jsonl"
     answers = [_answer(model_id, question, rows) for question, rows in questions.items()]
-    lines = [json.dumps(a, ensure_ascii=False) for a in sorted(answers, key=_by_question) if a["choices"]]
-    file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    JsonLines(file).replace(answer for answer in sorted(answers, key=_by_question) if answer["choices"])
     return file
 
 

@@ -1,11 +1,11 @@
 """Rows -> `summary.json`: a flat row of numbers with intervals for every task, arm and temperature."""
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from eagle.seeds import stable_number
 from evaluation.arms import BASELINE, PEER_BASELINE, drafting_spec
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import GREEDY
@@ -41,7 +41,8 @@ def make_cells(rows: Mapping[Key, Row], num_resamples: int) -> Cells:
         grouped.setdefault(CellKey(row.key.task, row.key.arm, row.key.temperature), []).append(row)
     questions = {task: sorted({k.question for k in rows if k.task == task}) for task in {k.task for k in rows}}
     resamples = {
-        task: Resamples(len(names), num_resamples, seed=zlib.crc32(task.encode())) for task, names in questions.items()
+        task: Resamples(len(names), num_resamples, seed=stable_number("resamples", task))
+        for task, names in questions.items()
     }
     return {key: Cell(group, questions[key.task], resamples[key.task]) for key, group in grouped.items()}
 

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from itertools import product
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.drafters.head import DraftHead, HeadConfig
-from eagle.engine.target import FEW_LAYERS, Target, default_feature_layers
+from eagle.drafters.head import DraftHead
+from eagle.engine.target import FEW_LAYERS, Target
 from eagle.sampling import Sampling, seeded
 from evaluation.drafting import Drafting
+from evaluation.selfcheck.tiny import random_head, random_model
 
 Text = tuple[int, ...]
 
@@ -97,7 +98,6 @@ def _text_probs(target: Target, sampling: Sampling) -> dict[Text, float]:
 def _tiny_models() -> tuple[Target, DraftHead]:
     """A random target and head with laws far from uniform and from each other."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=VOCAB_SIZE,
             hidden_size=WIDTH,
@@ -109,21 +109,7 @@ def _tiny_models() -> tuple[Target, DraftHead]:
             bos_token_id=None,
             eos_token_id=None,
         )
-        target = Target(LlamaForCausalLM(config), name="tiny")
-        head = DraftHead(_head_config(target)).init_weights().eval()
+        target = Target(random_model(config), name="tiny")
+        head = random_head(target)
     head.lm_head.weight.data *= 20
     return target, head
-
-
-def _head_config(target: Target) -> HeadConfig:
-    return HeadConfig(
-        hidden_size=WIDTH,
-        target_hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=WIDTH // 2,
-        vocab_size=VOCAB_SIZE,
-        draft_vocab_size=VOCAB_SIZE,
-        feature_layers=default_feature_layers(len(target.layers)),
-    )

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from eagle.files import atomic_file
 from evaluation.report.bootstrap import Array, Interval, Resamples, interval
 from evaluation.trees.contexts import HELD_OUT
 
@@ -173,7 +174,7 @@ class _PerQuestion:
 
 
 def write_csv(table: list[Cell], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Cell)])
         writer.writeheader()
         writer.writerows(asdict(cell) for cell in table)

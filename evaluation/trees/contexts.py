@@ -5,7 +5,6 @@ reaches. Held-out prompts are those that `prepare_data.py` keeps from training. 
 only: they hold text of benchmarks and prompts, as token ids.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -13,11 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eagle.chat import encode_prompt, render_prompt
-from eagle.data.jobs import number
 from eagle.data.preparation import select
 from eagle.data.prepare_config import PrepareConfig
 from eagle.engine.batched import Answered, Job, Limits, Regenerator
 from eagle.engine.target import Target
+from eagle.files import JsonLines
+from eagle.options import check_options, option
+from eagle.seeds import stable_number
 from evaluation.tasks import TASKS, find_task, load_questions
 
 HELD_OUT = "held_out"
@@ -42,35 +43,32 @@ class Context:
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """What to record. Raises ValueError for sources that do not exist."""
+    """What to record. Raises ValueError for sources that do not exist and values outside their range."""
 
-    output: Path = Path("runs/laboratory/contexts.jsonl")
-    sources: tuple[str, ...] = SOURCES
-    num_questions: int = 16  # of every source
-    temperatures: tuple[float, ...] = (0.0, 0.6, 1.0)
-    num_cuts: int = 2  # contexts of one answer
-    max_new_tokens: int = 96
-    max_prompt_tokens: int = 512  # longer prompts are left out
-    num_slots: int = 16  # answers written side by side
-    seed: int = 0
+    output: str = option("runs/laboratory/contexts.jsonl", "holds text of the prompts: do not commit")
+    sources: tuple[str, ...] = option(SOURCES, "of the prompts", choices=SOURCES)
+    num_questions: int = option(16, "of every source", at_least=1)
+    temperatures: tuple[float, ...] = option((0.0, 0.6, 1.0), "of the answers", at_least=0)
+    num_cuts: int = option(2, "contexts of one answer", at_least=1)
+    max_new_tokens: int = option(96, "of an answer", at_least=1)
+    max_prompt_tokens: int = option(512, "leave longer ones out", at_least=1)
+    num_slots: int = option(16, "answers written side by side", at_least=1)
+    seed: int = option(0, "of the answers")
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.sources) - set(SOURCES))
-        if unknown:
-            raise ValueError(f"unknown source {', '.join(unknown)}: choose from {', '.join(SOURCES)}")
+        check_options(self)
 
 
 def record_contexts(target: Target, config: RecordConfig) -> Iterator[Context]:
     """Append the missing contexts to `config.output` and yield them; stopped at any moment, it goes on where it was."""
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    done = {context.answer for context in read_contexts(config.output)}
+    file = JsonLines(Path(config.output))
+    done = {context.answer for context in read_contexts(Path(config.output))}
     jobs = [job for job in _jobs(target, config) if job.id not in done]
     limits = Limits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
     engine = Regenerator(target.model, target.end_token_ids, limits, config.num_slots, config.num_slots)
     for answered in engine.answer(jobs) if jobs else ():
         contexts = _cut(answered, config, target.end_token_ids)
-        with config.output.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(context)) + "\n" for context in contexts)
+        file.append(*map(asdict, contexts))
         yield from contexts
 
 
@@ -81,7 +79,7 @@ def _jobs(target: Target, config: RecordConfig) -> Iterator[Job]:
             ids = tuple(_encode(target, prompt))
             for temperature in config.temperatures if len(ids) <= config.max_prompt_tokens else ():
                 name = f"{source}/{question}/{temperature:g}"
-                yield Job(name, (ids,), temperature, number(config.seed, name))
+                yield Job(name, (ids,), temperature, stable_number(config.seed, name))
 
 
 def _encode(target: Target, prompt: str) -> list[int]:
@@ -100,11 +98,7 @@ def prompts(source: str, count: int) -> list[tuple[str, str]]:
 
 def read_contexts(path: Path) -> list[Context]:
     """The contexts of a file; none where it does not exist. A last line cut by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [Context(**{**row, "ids": tuple(row["ids"])}) for row in rows]
+    return [Context(**{**row, "ids": tuple(row["ids"])}) for row in JsonLines(path).read()]
 
 
 def _cut(answered: Answered, config: RecordConfig, end_token_ids: frozenset[int]) -> list[Context]:

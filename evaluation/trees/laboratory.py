@@ -8,8 +8,6 @@ Letters: N tree nodes including the root, T context tokens, V vocabulary.
 """
 
 import hashlib
-import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +18,10 @@ import yaml
 from torch import Tensor
 
 import hsd_verify
-from eagle.checkpoints.flat import drop_cut_line
 from eagle.engine.target import Target
+from eagle.files import JsonLines
 from eagle.sampling import Sampling
+from eagle.seeds import stable_number
 from eagle.trees import TreePolicy, make_policy
 from evaluation.expected import counted_nodes, path_probs
 from evaluation.trees.contexts import Context
@@ -112,7 +111,7 @@ def _jobs(context: Context, plan: Plan) -> Iterator[tuple[TreeArm, str, int, int
         for arm in plan.arms:
             is_drawn = SAMPLINGS[label].temperature > 0 and not arm.name.startswith("eagle")
             for draw in range(plan.num_draws if is_drawn else 1):
-                yield arm, label, draw, zlib.crc32(repr((plan.seed, context.id, draw)).encode())
+                yield arm, label, draw, stable_number(plan.seed, context.id, draw)
 
 
 def belongs(recorded: float, temperature: float, all_recorded: tuple[float, ...] = (0.0, 0.6, 1.0)) -> bool:
@@ -162,19 +161,14 @@ def run(
     """Append the rows of every context that has none yet, in any file beside this one; yields how many are left to do,
     and the one just done.
     """
-    rows_path.parent.mkdir(parents=True, exist_ok=True)
-    rows_path.touch()
-    drop_cut_line(rows_path)
     done = {row["context"] for row in read_rows(sorted(rows_path.parent.glob("rows*.jsonl")))}
     missing = [context for context in contexts if context.id not in done]
+    file = JsonLines(rows_path)
     for number, context in enumerate(missing, start=1):
-        rows = measure(target, source, context, plan)
-        with rows_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows) + "\n")
+        file.append(measure(target, source, context, plan))
         yield len(missing) - number, context
 
 
 def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The rows of all files, one line a context; a last line cut by a kill is left out."""
-    lines = [line for path in paths if path.exists() for line in path.read_text(encoding="utf-8").splitlines(True)]
-    return [row for line in lines if line.endswith("\n") for row in json.loads(line)]
+    return [row for path in paths for rows in JsonLines(path).read() for row in rows]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eagle.checkpoints.flat import CONFIG, OLD_WEIGHTS, WEIGHTS, atomic_file, load_head, read_checkpoint, save_head
+from eagle.checkpoints.flat import CONFIG, OLD_WEIGHTS, WEIGHTS, load_head, read_checkpoint, save_head
 from eagle.checkpoints.formats import config_feature_layers
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
@@ -175,12 +175,3 @@ def test_absent_files_are_one_clear_message(tmp_path):
         read_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a directory nor a Hugging Face id"):
         read_checkpoint(tmp_path / "a" / "b" / "c")
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -14,7 +14,7 @@ from eagle.data.overview import report, summarise
 from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
 from eagle.engine.batched import Job
-from tests.training import tiny
+from tests import tiny_text
 
 END = frozenset([257])
 QUESTION = "one two three four five six seven eight nine ten eleven"
@@ -49,14 +49,14 @@ def conversation(id: str, *texts: str) -> dict:
 
 
 def run(config: PrepareConfig, model=None) -> tuple[dict[str, Row], Counter]:
-    skipped = prepare(config, model, tiny.tokenizer(), END, {"bench": [QUESTION]})
-    rows = list(read_conversations(Path(config.output), config.max_length, tiny.VOCAB_SIZE, Counter()))
+    skipped = prepare(config, model, tiny_text.tokenizer(), END, {"bench": [QUESTION]})
+    rows = list(read_conversations(Path(config.output), config.max_length, tiny_text.VOCAB_SIZE, Counter()))
     assert len({row.id for row in rows}) == len(rows), "a row was repeated"
     return {row.id: row for row in rows}, skipped
 
 
 def test_conversations_are_answered_or_left_out_with_a_reason(config):
-    rows, skipped = run(config, tiny.target())
+    rows, skipped = run(config, tiny_text.target())
     assert rows.keys() == {f"c{i}" for i in range(9)}
     assert skipped == {
         "no turns under 'conversations' or 'messages'": 1,
@@ -65,7 +65,7 @@ def test_conversations_are_answered_or_left_out_with_a_reason(config):
     }
     assert {row.temperature for row in rows.values()} == {0.0, 1.0}
     start, end = rows["c0"].assistant_spans[0]
-    prompt = tiny.tokenizer().decode(rows["c0"].input_ids[:start])
+    prompt = tiny_text.tokenizer().decode(rows["c0"].input_ids[:start])
     assert prompt.endswith("<|im_start|>user\nQuestion 0<|im_end|>\n<|im_start|>assistant\n")
     assert 0 < end - start <= 8
 
@@ -73,7 +73,7 @@ def test_conversations_are_answered_or_left_out_with_a_reason(config):
 @pytest.mark.parametrize("kept", [0, 1, 4])
 def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(config, monkeypatch, tmp_path, kept):
     """Killed in the middle of writing a line: the half line is dropped and its conversation answered again."""
-    model = tiny.target()
+    model = tiny_text.target()
     expected, _ = run(replace(config, output=str(tmp_path / "uninterrupted")), model)
     append, written = RowFile.append, []
 
@@ -93,10 +93,10 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(config, monkeypa
 
 
 def test_shards_share_the_work(keeping):
-    parts = [prepare(replace(keeping, shard=f"{i}/3"), None, tiny.tokenizer(), END, {}) for i in range(3)]
+    parts = [prepare(replace(keeping, shard=f"{i}/3"), None, tiny_text.tokenizer(), END, {}) for i in range(3)]
     assert all(len(list(RowFile(path))) < 9 for path in Path(keeping.output).glob("conversations-*"))
     assert len(parts) == len(list(Path(keeping.output).glob("conversations-*"))) == 3
-    rows = list(read_conversations(Path(keeping.output), 200, tiny.VOCAB_SIZE, Counter()))
+    rows = list(read_conversations(Path(keeping.output), 200, tiny_text.VOCAB_SIZE, Counter()))
     assert sorted(row.id for row in rows) == ["asked", *(f"c{i}" for i in range(9))][1:]
 
 
@@ -110,13 +110,13 @@ def test_what_is_held_out_is_never_trained_on(keeping):
         parts[part] = run(settings)[0].keys()
     assert not parts["training"] & parts["held_out"] and parts["training"] | parts["held_out"] == parts["all"]
     assert len(parts["all"]) == 300 and 0 < len(parts["held_out"]) < 20
-    with pytest.raises(ValueError, match="part is 'test': choose one of training, held_out, all"):
+    with pytest.raises(ValueError, match="part is 'test', choose one of training, held_out, all"):
         replace(keeping, part="test")
 
 
 def test_rows_made_otherwise_are_not_mixed(keeping):
     run(keeping)
-    with pytest.raises(ValueError, match=r"holds rows made with seed=0, now 1: use those or another --output"):
+    with pytest.raises(ValueError, match=r"seed was 0, is 1\): use those or another --output"):
         run(replace(keeping, seed=1))
     run(replace(keeping, threads=1))
 
@@ -130,7 +130,7 @@ def test_the_budget_of_answer_tokens_stops_the_run(keeping):
 def test_kept_answers_give_the_very_text_of_the_template(keeping):
     """Byte tokens do not merge, so pieces must tokenise to the whole: nothing lost, doubled or misplaced."""
     rows, _ = run(keeping)
-    tokenizer, row = tiny.tokenizer(), rows["c3"]
+    tokenizer, row = tiny_text.tokenizer(), rows["c3"]
     whole = tokenizer(tokenizer.apply_chat_template(list(row.messages), tokenize=False)).input_ids
     assert [*row.input_ids, *tokenizer("\n").input_ids] == whole
     spoken = [tokenizer.decode(row.input_ids[start:end]) for start, end in row.assistant_spans]
@@ -157,27 +157,27 @@ def test_a_model_is_needed_to_regenerate_and_only_then(config, keeping):
     with pytest.raises(ValueError, match="answers is 'regenerate': only 'regenerate' takes a model"):
         run(config)
     with pytest.raises(ValueError, match="answers is 'original'"):
-        run(keeping, tiny.target())
+        run(keeping, tiny_text.target())
 
 
 def test_a_template_that_rewrites_its_history_ends_the_conversation():
     """Some templates drop the reasoning of earlier turns: what was generated cannot be kept as it was."""
     forgetful = "{% for m in messages[-1:] %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    assert len(template_runs(tiny.tokenizer(forgetful), ["a", "b"], None)) == 1
-    assert len(template_runs(tiny.tokenizer(), ["a", "b"], None)) == 2
+    assert len(template_runs(tiny_text.tokenizer(forgetful), ["a", "b"], None)) == 1
+    assert len(template_runs(tiny_text.tokenizer(), ["a", "b"], None)) == 2
 
 
 def test_the_system_prompt_is_the_configured_one():
     def first(system):
-        return tiny.tokenizer().decode(template_runs(tiny.tokenizer(), ["a"], system)[0])
+        return tiny_text.tokenizer().decode(template_runs(tiny_text.tokenizer(), ["a"], system)[0])
 
     assert "system\nBe brief.<|im_end|>" in first("Be brief.")
     assert "system\nBe kind.<|im_end|>" in first(None)
 
 
 def test_a_template_without_an_end_of_turn_gives_none():
-    assert end_of_turn(tiny.tokenizer(), END) == (257,)
-    assert end_of_turn(tiny.tokenizer("{% for m in messages %}{{ m['content'] }}\n{% endfor %}"), END) == ()
+    assert end_of_turn(tiny_text.tokenizer(), END) == (257,)
+    assert end_of_turn(tiny_text.tokenizer("{% for m in messages %}{{ m['content'] }}\n{% endfor %}"), END) == ()
 
 
 def test_the_reader_skips_and_cuts_what_does_not_fit(tmp_path):
@@ -230,11 +230,11 @@ def test_every_data_config_loads_and_opens_with_its_command(path):
         ({"temprature": 1}, "unknown option temprature: known are"),
         ({"max_turns": "many"}, "max_turns is 'many', expected int"),
         ({"overlap_filter": "perhaps"}, "expected true or false"),
-        ({"temperature": -1}, "temperature is -1.0, it must be 0 or more"),
-        ({"answers": "none"}, "choose 'regenerate' or 'original'"),
+        ({"temperature": -1}, "temperature is -1.0, it must be at least 0"),
+        ({"answers": "none"}, "choose one of regenerate, original"),
         ({"shard": "2/2"}, "expected 'i/n' with 0 <= i < n"),
         ({"num_slots": 10, "group_size": 4}, "must be a multiple"),
-        ({"dtype": "float17"}, "expected a torch dtype"),
+        ({"dtype": "float17"}, "dtype is 'float17', choose one of bfloat16, float16, float32"),
     ],
 )
 def test_wrong_options_are_refused(values, message):

@@ -6,7 +6,7 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from eagle.engine.batched import Answered, Job, Limits, Regenerator, inverse_cdf
 from eagle.engine.lanes import BLOCK, SlotCache
-from tests.training import tiny
+from tests import tiny_text
 
 END = 257
 
@@ -66,8 +66,8 @@ def ending_often(model):
 @torch.inference_mode()
 def test_answers_equal_the_obvious_generator(family):
     """More jobs than slots, two turns, both temperatures: refilled slots must not see their predecessors."""
-    settings = tiny.shape() | ({"sliding_window": None} if family is MistralConfig else {})
-    model, limits = ending_often(tiny.target(family(**settings))), Limits(max_new_tokens=16, max_length=100)
+    settings = tiny_text.shape() | ({"sliding_window": None} if family is MistralConfig else {})
+    model, limits = ending_often(tiny_text.target(family(**settings))), Limits(max_new_tokens=16, max_length=100)
     work = jobs(7, num_turns=2)
     expected = by_id(obvious(model, job, limits) for job in work)
     assert by_id(Regenerator(model, [END], limits, num_slots=3, group_size=1).answer(work)) == expected
@@ -78,7 +78,7 @@ def test_answers_equal_the_obvious_generator(family):
 @torch.inference_mode()
 def test_long_answers_cross_buffers_and_regrouping():
     """Lengths beyond a block of 64, uneven from the start: groups grow, shrink and change members under way."""
-    model, limits = tiny.target(), Limits(max_new_tokens=70, max_length=200)
+    model, limits = tiny_text.target(), Limits(max_new_tokens=70, max_length=200)
     work = [*jobs(1, longest=6), *jobs(4, longest=120)[1:]]
     expected = by_id(obvious(model, job, limits, ()) for job in work)
     assert by_id(Regenerator(model, [], limits, num_slots=2, group_size=1).answer(work)) == expected
@@ -86,13 +86,13 @@ def test_long_answers_cross_buffers_and_regrouping():
 
 
 def test_neighbours_do_not_change_an_answer():
-    model, limits, work = tiny.target(), Limits(20, 100), jobs(6)
+    model, limits, work = tiny_text.target(), Limits(20, 100), jobs(6)
     alone = by_id(Regenerator(model, [END], limits, num_slots=1, group_size=1).answer(work))
     assert by_id(Regenerator(model, [END], limits, num_slots=6, group_size=3).answer(work[::-1])) == alone
 
 
 def test_the_model_attends_as_before_afterwards():
-    model = tiny.target()
+    model = tiny_text.target()
     before = model.config._attn_implementation
     answers = Regenerator(model, [END], Limits(5, 100), num_slots=2, group_size=1).answer(jobs(3))
     next(answers)
@@ -101,14 +101,14 @@ def test_the_model_attends_as_before_afterwards():
 
 
 def test_a_narrow_window_is_refused():
-    config = MistralConfig(**tiny.shape(), sliding_window=32)
+    config = MistralConfig(**tiny_text.shape(), sliding_window=32)
     with pytest.raises(ValueError, match="attends to 32 tokens back, max_length is 64"):
-        Regenerator(tiny.target(config), [END], Limits(5, 64), num_slots=2, group_size=1)
+        Regenerator(tiny_text.target(config), [END], Limits(5, 64), num_slots=2, group_size=1)
 
 
 def test_slots_must_divide_into_groups():
     with pytest.raises(ValueError, match="10 slots do not divide into groups of 4"):
-        SlotCache(LlamaConfig(**tiny.shape()), 10, 4, torch.float32, torch.device("cpu"))
+        SlotCache(LlamaConfig(**tiny_text.shape()), 10, 4, torch.float32, torch.device("cpu"))
 
 
 def test_a_token_of_probability_zero_is_never_drawn():

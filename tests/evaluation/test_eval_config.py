@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eagle.options import build, load, parse
+from eagle.options import build, identity, load, parse
 from evaluation.arms import find_arm
 from evaluation.eval_config import EvalConfig, config_hash
 from evaluation.tasks import find_task
@@ -63,7 +63,7 @@ def test_wrong_values_are_refused_with_the_value(values, message):
 
 def test_the_hash_follows_what_rows_depend_on_and_nothing_else():
     def name(**values):
-        return config_hash(EvalConfig(**values).identity)
+        return config_hash(identity(EvalConfig(**values)))
 
     assert name() == name(limit=3, output="x", arms=("hsd",), seeds=9)
     assert len({name(), name(tree="chain"), name(max_new_tokens=3), name(seed=1), name(head="x")}) == 5

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eagle.options import identity
 from evaluation.arms import Models
 from evaluation.eval_config import EvalConfig
 from evaluation.rows import ROWS, Key, Row, RunDirectory, is_degenerate
@@ -30,7 +31,7 @@ def models() -> Models:
 
 
 def runner(models: Models, folder: Path, config: EvalConfig = CONFIG) -> Runner:
-    return Runner(config, models, RunDirectory(folder, config.identity))
+    return Runner(config, models, RunDirectory(folder, identity(config)))
 
 
 def run(models: Models, folder: Path, config: EvalConfig = CONFIG, progress=lambda row: None) -> dict[Key, Row]:
@@ -126,7 +127,7 @@ def test_more_may_be_asked_for_later_and_less_reports_less(models, tmp_path):
 def test_another_configuration_in_the_same_directory_is_refused(models, tmp_path, change):
     run(models, tmp_path, replace(CONFIG, tasks=("gsm8k",), arms=("autoregressive",)))
     (name,) = change
-    with pytest.raises(ValueError, match=rf"{name}: .* there, .* now.*choose another --output"):
+    with pytest.raises(ValueError, match=rf"{name} was .*, is .*: choose another --output"):
         runner(models, tmp_path, replace(CONFIG, **change))
 
 

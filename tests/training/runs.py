@@ -13,8 +13,8 @@ from eagle.training.setting import Setting
 from eagle.training.target_snapshot import TargetFacts
 from eagle.training.train_config import TrainConfig
 from eagle.training.trainer import Trainer
+from tests import tiny_text
 from tests.tiny import VOCAB_SIZE, tiny_target
-from tests.training import tiny
 
 NUM_HELD_OUT = 4
 
@@ -72,13 +72,13 @@ def trained_head(config: TrainConfig, on: Setting, stop_after: int | None = None
 
 def save_target(directory: Path) -> Target:
     """A tiny target with a tokenizer on disk, as `load_target` reads it."""
-    model = tiny.target()
+    model = tiny_text.target()
     model.save_pretrained(directory)
-    tiny.tokenizer().save_pretrained(directory)
+    tiny_text.tokenizer().save_pretrained(directory)
     return Target(model)
 
 
-def save_rows(path: Path, count: int, vocab_size: int = tiny.VOCAB_SIZE) -> None:
+def save_rows(path: Path, count: int, vocab_size: int = tiny_text.VOCAB_SIZE) -> None:
     """Prepared conversations as `read_conversations` reads them."""
     with path.open("w", encoding="utf-8") as file:
         for name in range(count):

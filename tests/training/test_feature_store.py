@@ -96,6 +96,17 @@ def test_an_interrupted_writer_goes_on_where_it_was(stored):
     assert said[0].startswith("features of 8 conversations will take")
 
 
+def test_a_shard_listed_after_a_kill_stands_on_a_line_of_its_own(stored):
+    """It used to continue the line that the kill had cut, and both shards were lost to every later reader."""
+    directory, on = stored
+    path = directory / "manifest-000.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]) + '{"file": "sh')
+    store, (example, *_) = FeatureStore(directory), [e for e in on.examples if e.id not in FeatureStore(directory)]
+    batch = collate([example], (0,))
+    store.write([example], OnlineSignals(on.target, on.facts.output_layer).read(batch, law_positions(batch.loss_mask)))
+    assert example.id in FeatureStore(directory) and len(FeatureStore(directory)) == 9
+
+
 def test_the_announced_size_is_the_size_on_disk(tmp_path):
     on = runs.setting([runs.example(name, 60) for name in range(16)])
     announced = store_bytes(on.examples, on.facts)

@@ -163,7 +163,7 @@ def test_contexts_survive_a_cut_line(tmp_path):
     row = {"id": "gsm8k/1/1/3", "source": "gsm8k", "question": "1", "temperature": 1.0, "ids": [1, 2]}
     path.write_text(json.dumps(row) + "\n" + json.dumps(row)[:20])
     assert read_contexts(path) == [Context("gsm8k/1/1/3", "gsm8k", "1", 1.0, (1, 2))]
-    with pytest.raises(ValueError, match="unknown source bingo: choose from held_out"):
+    with pytest.raises(ValueError, match="sources holds 'bingo', choose one of held_out"):
         RecordConfig(sources=("bingo",))
 
 

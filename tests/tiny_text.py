@@ -1,8 +1,9 @@
-"""A random target small enough for a test, and a byte-level tokenizer with a ChatML template; nothing is fetched."""
+"""A byte-level tokenizer with a ChatML template, and a random target that reads it; nothing is fetched."""
 
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from evaluation.selfcheck.tiny import random_model
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n"
@@ -25,8 +26,7 @@ def tokenizer(template: str = CHATML) -> PreTrainedTokenizerFast:
 
 
 def target(config: PretrainedConfig | None = None, seed: int = 0) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config or LlamaConfig(**shape()), dtype=torch.float32).eval()
+    return random_model(config or LlamaConfig(**shape()), seed)
 
 
 def shape() -> dict:

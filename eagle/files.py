@@ -1,0 +1,109 @@
+"""Files that survive a kill: replaced in one step, appended line by line, and claimed by what they were made with."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what was written there becomes `path` at the end, on disk and whole.
+
+    Makes the folder where there is none.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class JsonLines:
+    """A file of JSON values, one a line, with one writer and any number of readers.
+
+    A kill may cut the last line. Readers leave it out, and the first `append` drops it: what is added next must not
+    continue it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._is_whole = False  # whether the last line is known to have its end
+
+    def lines(self) -> Iterator[str]:
+        """The finished lines as text; none where there is no file."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:  # bytes: a cut may lie inside a character
+                yield from (line.decode("utf-8") for line in file if line.endswith(b"\n"))
+
+    def read(self) -> Iterator[Any]:
+        """The values of the finished lines; raises JSONDecodeError at a finished one that is none."""
+        return map(json.loads, self.lines())
+
+    def append(self, *values: Any) -> None:
+        """Add a line for every value; makes file and folder where there are none."""
+        if not self._is_whole:
+            self._drop_cut_line()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_as_lines(values))
+
+    def replace(self, values: Iterable[Any]) -> None:
+        """Put these values in place of what the file holds, in one step."""
+        write_text(self.path, _as_lines(values))
+        self._is_whole = True
+
+    def _drop_cut_line(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        with self.path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+        self._is_whole = True
+
+
+def _as_lines(values: Iterable[Any]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+def claim(path: Path, identity: Mapping[str, Any], remedy: str) -> None:
+    """Write at `path` what the files beside it are made with, or compare with what was written there before.
+
+    Raises ValueError that names what differs, and the remedy: things made in two ways must not mix.
+    """
+    if not path.is_file():
+        write_json(path, dict(identity))
+    check_same(path.parent, read_json(path), identity, remedy)
+
+
+def check_same(place: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
+    """Raises ValueError where `wanted` is not what `place` was started with; a missing field is one that is None."""
+    known, wanted = _as_stored(known), _as_stored(wanted)
+    differing = sorted(name for name in known.keys() | wanted.keys() if known.get(name) != wanted.get(name))
+    if differing:
+        told = "; ".join(f"{name} was {known.get(name)!r}, is {wanted.get(name)!r}" for name in differing)
+        raise ValueError(f"{place} was started with something else ({told}): {remedy}")
+
+
+def _as_stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back: lists for tuples."""
+    return json.loads(json.dumps(dict(values)))
