@@ -16,13 +16,13 @@ from eagle.data.decontamination import OverlapFilter, benchmark_questions
 from eagle.data.jobs import Planner, number
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prompts import Conversation, load_conversations, without_duplicates
-from eagle.engine.batched import Answered, Limits, Regenerator
+from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder
 
 HELD_OUT_ONE_IN = 50
 ROWS_DO_NOT_DEPEND_ON = {
     "output",
     "shard",
-    "num_slots",
+    "num_lanes",
     "group_size",
     "threads",
     "device",
@@ -62,9 +62,9 @@ def prepare(
 
 def _regenerated(planner: Planner, conversations: Iterable[Conversation], model: PreTrainedModel) -> Iterator[Answered]:
     config = planner.config
-    limits = Limits(config.max_new_tokens, config.max_length)
-    engine = Regenerator(model, planner.end_ids, limits, config.num_slots, config.group_size)
-    return engine.answer(planner.jobs(conversations))
+    limits = AnswerLimits(config.max_new_tokens, config.max_length)
+    decoder = BatchedDecoder(model, planner.end_ids, limits, config.num_lanes, config.group_size)
+    return decoder.answer(planner.jobs(conversations))
 
 
 def remember_settings(config: PrepareConfig, output: Path) -> None:

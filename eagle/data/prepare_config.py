@@ -32,8 +32,8 @@ class PrepareConfig:
     max_answer_tokens: int = option(0, "stop when the output holds this many answer tokens, 0 for no limit")
     draft_vocab_size: int = option(0, "store the so many most frequent answer tokens as draft vocabulary, 0 for none")
     shard: str = option("0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output")
-    num_slots: int = option(96, "conversations answered side by side")
-    group_size: int = option(12, "slots that share one key-value buffer")
+    num_lanes: int = option(96, "conversations answered side by side")
+    group_size: int = option(12, "lanes that share one key-value buffer")
     threads: int = option(0, "CPU threads, 0 for torch's own choice; 1 a shard beats sharing a busy machine")
     device: str | None = option(None, "of the target; none chooses the first accelerator or the CPU")
     dtype: str | None = option(None, "of the target's weights, as 'bfloat16'; none chooses for the device")
@@ -49,11 +49,11 @@ class PrepareConfig:
             raise ValueError(f"greedy_share is {self.greedy_share}, a share lies between 0 and 1")
         if self.dtype is not None and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f"dtype is {self.dtype!r}, expected a torch dtype as 'bfloat16'")
-        for name in ("max_turns", "max_prompt_tokens", "max_new_tokens", "max_length", "num_slots", "group_size"):
+        for name in ("max_turns", "max_prompt_tokens", "max_new_tokens", "max_length", "num_lanes", "group_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be 1 or more")
-        if self.num_slots % self.group_size:
-            raise ValueError(f"num_slots {self.num_slots} must be a multiple of group_size {self.group_size}")
+        if self.num_lanes % self.group_size:
+            raise ValueError(f"num_lanes {self.num_lanes} must be a multiple of group_size {self.group_size}")
         index, count = self.parts
         if not 0 <= index < count:
             raise ValueError(f"shard is {self.shard!r}, expected 'i/n' with 0 <= i < n")

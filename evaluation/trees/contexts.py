@@ -16,7 +16,7 @@ from eagle.chat import encode_prompt, render_prompt
 from eagle.data.jobs import number
 from eagle.data.preparation import select
 from eagle.data.prepare_config import PrepareConfig
-from eagle.engine.batched import Answered, Job, Limits, Regenerator
+from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
 from eagle.engine.target import Target
 from evaluation.tasks import TASKS, find_task, load_questions
 
@@ -51,7 +51,7 @@ class RecordConfig:
     num_cuts: int = 2  # contexts of one answer
     max_new_tokens: int = 96
     max_prompt_tokens: int = 512  # longer prompts are left out
-    num_slots: int = 16  # answers written side by side
+    num_lanes: int = 16  # answers written side by side
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,9 +65,9 @@ def record_contexts(target: Target, config: RecordConfig) -> Iterator[Context]:
     config.output.parent.mkdir(parents=True, exist_ok=True)
     done = {context.answer for context in read_contexts(config.output)}
     jobs = [job for job in _jobs(target, config) if job.id not in done]
-    limits = Limits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
-    engine = Regenerator(target.model, target.end_token_ids, limits, config.num_slots, config.num_slots)
-    for answered in engine.answer(jobs) if jobs else ():
+    limits = AnswerLimits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
+    decoder = BatchedDecoder(target.model, target.end_token_ids, limits, config.num_lanes, config.num_lanes)
+    for answered in decoder.answer(jobs) if jobs else ():
         contexts = _cut(answered, config, target.end_token_ids)
         with config.output.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(context)) + "\n" for context in contexts)

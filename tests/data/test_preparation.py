@@ -33,7 +33,7 @@ def config(tmp_path) -> PrepareConfig:
         max_prompt_tokens=120,
         max_new_tokens=8,
         max_length=200,
-        num_slots=2,
+        num_lanes=2,
         group_size=1,
     )
 
@@ -233,7 +233,7 @@ def test_every_data_config_loads_and_opens_with_its_command(path):
         ({"temperature": -1}, "temperature is -1.0, it must be 0 or more"),
         ({"answers": "none"}, "choose 'regenerate' or 'original'"),
         ({"shard": "2/2"}, "expected 'i/n' with 0 <= i < n"),
-        ({"num_slots": 10, "group_size": 4}, "must be a multiple"),
+        ({"num_lanes": 10, "group_size": 4}, "must be a multiple"),
         ({"dtype": "float17"}, "expected a torch dtype"),
     ],
 )

@@ -18,7 +18,7 @@ def config(tmp_path):
     runs.save_target(tmp_path / "target")
     prompts = [{"id": str(i), "messages": [{"role": "user", "content": f"Say {i}!"}]} for i in range(12)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    settings = f"prompts: {tmp_path}/prompts.jsonl\noverlap_filter: false\nmax_new_tokens: 24\nnum_slots: 12\n"
+    settings = f"prompts: {tmp_path}/prompts.jsonl\noverlap_filter: false\nmax_new_tokens: 24\nnum_lanes: 12\n"
     (tmp_path / "data.yaml").write_text(settings)
     return runs.config(
         tmp_path / "run",
