@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+import hsd_verify
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
+from eagle.trees import TreePolicy, parse_policy
 from evaluation import peers
-from evaluation.drafting import parse_drafting
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import ExactTau
 from evaluation.recording import Generation, record
@@ -42,6 +43,22 @@ class Request:
     @property
     def sampling(self) -> Sampling:
         return Sampling(self.temperature)
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """How an arm drafts and verifies."""
+
+    policy: TreePolicy
+    verifier: str  # a name in hsd_verify.VERIFIERS
+
+
+def parse_drafting(spec: str) -> Drafting:
+    """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`; the tree as `eagle.trees.parse_policy` reads it."""
+    tree, _, verifier = spec.rpartition("+")  # the tree may hold a `+` of its own
+    if not tree or verifier not in hsd_verify.VERIFIERS:
+        raise ValueError(f"drafting '{spec}': write TREE+VERIFIER, verifiers are {', '.join(hsd_verify.VERIFIERS)}")
+    return Drafting(parse_policy(tree), verifier)
 
 
 Arm = Callable[[Models, EvalConfig, Request], Generation]

@@ -27,7 +27,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """One answer with everything the reports are made from."""
 
     key: Key
@@ -72,7 +72,7 @@ class Row:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Row":
+    def from_json(cls, values: dict[str, Any]) -> "AnswerRow":
         seconds = Seconds(**{f.name: values["seconds"][f.name] for f in dataclasses.fields(Seconds)})
         generation = Generation(
             tokens=tuple(values["tokens"]),
@@ -105,12 +105,12 @@ class RunDirectory:
         self._file.touch()
         drop_cut_line(self._file)
 
-    def rows(self) -> dict[Key, Row]:
+    def rows(self) -> dict[Key, AnswerRow]:
         with self._file.open(encoding="utf-8") as lines:
-            rows = [Row.from_json(json.loads(line)) for line in lines]
+            rows = [AnswerRow.from_json(json.loads(line)) for line in lines]
         return {row.key: row for row in rows}
 
-    def append(self, row: Row) -> None:
+    def append(self, row: AnswerRow) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
 

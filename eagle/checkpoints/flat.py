@@ -1,6 +1,6 @@
 """Reading and writing draft heads: a directory with `config.json` and `model.safetensors`.
 
-`save_head` writes the flat layout that SafeAILab's code and SGLang read; `load_head` reads it, from SafeAILab,
+`save_head` writes the flat layout that SafeAILab's code and SGLang read; `open_head` reads it, from SafeAILab,
 SpecForge and AngelSlim alike, and heads of speculators too. `eagle.checkpoints.formats` knows the fields.
 """
 
@@ -29,7 +29,7 @@ NAMES_SHOWN = 10
 
 
 def save_head(head: DraftHead, directory: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Write the head so that `load_head`, SafeAILab's code and SGLang can read it; returns the directory.
+    """Write the head so that `open_head`, SafeAILab's code and SGLang can read it; returns the directory.
 
     Weights are stored in `dtype` (None: as they are). Every file is replaced in one step: a reader finds the old
     file or the new one, never half of either.
@@ -40,7 +40,7 @@ def save_head(head: DraftHead, directory: str | Path, dtype: torch.dtype | None 
     return write_checkpoint(directory, flat_config(head.config, dtype), state)
 
 
-def load_head(
+def open_head(
     source: str | Path,
     target: Target | None = None,
     dtype: torch.dtype | None = None,
@@ -58,7 +58,7 @@ def load_head(
 
 
 def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
-    """As `load_head`, with every tensor in the dtype it is stored in."""
+    """As `open_head`, with every tensor in the dtype it is stored in."""
     config, state = read_checkpoint(source)
     if is_speculators(config):
         config, state = to_flat(config, state)
@@ -71,7 +71,7 @@ def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
     return head
 
 
-def fingerprint(head: DraftHead) -> str:
+def head_fingerprint(head: DraftHead) -> str:
     """Twelve hexadecimal digits that change with any weight: measurements of one head are not mixed with another's."""
     digest = hashlib.sha256()
     for tensor in head.state_dict().values():

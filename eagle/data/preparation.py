@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eagle.data.conversations import Row, RowFile
+from eagle.data.conversations import TokenRow, TokenRowFile
 from eagle.data.decontamination import OverlapFilter, benchmark_questions
 from eagle.data.jobs import Planner, number
 from eagle.data.prepare_config import PrepareConfig
@@ -46,8 +46,8 @@ def prepare(
         raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
     output, (index, count) = Path(config.output), config.parts
     remember_settings(config, output)
-    rows = RowFile(output / f"conversations-{index}-of-{count}.jsonl")
-    progress, skipped = Progress(config, rows), Counter[str]()
+    rows = TokenRowFile(output / f"conversations-{index}-of-{count}.jsonl")
+    progress, skipped = PreparationProgress(config, rows), Counter[str]()
     conversations = select(config, skipped, benchmarks)
     missing = (c for c in conversations if number(c.id) % count == index and c.id not in progress.done)
     planner = Planner(config, tokenizer, end_ids, skipped)
@@ -111,10 +111,10 @@ def is_held_out(conversation_id: str) -> bool:
     return number(conversation_id.rsplit("_", 1)[0], "held out") % HELD_OUT_ONE_IN == 0
 
 
-class Progress:
+class PreparationProgress:
     """Which rows exist, how many answer tokens they hold, and a line about it now and then."""
 
-    def __init__(self, config: PrepareConfig, rows: RowFile):
+    def __init__(self, config: PrepareConfig, rows: TokenRowFile):
         self.limit = config.max_answer_tokens // config.parts[1]
         self.done: set[str] = set()
         self.answer_tokens = self._resumed = 0
@@ -126,11 +126,11 @@ class Progress:
     def complete(self) -> bool:
         return 0 < self.limit <= self.answer_tokens
 
-    def _count(self, row: Row) -> None:
+    def _count(self, row: TokenRow) -> None:
         self.done.add(row.id)
         self.answer_tokens += row.num_answer_tokens
 
-    def add(self, row: Row) -> None:
+    def add(self, row: TokenRow) -> None:
         self._count(row)
         now = time.monotonic()
         if now - self._said > 30:

@@ -54,7 +54,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def measure(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor, target_ids: Tensor) -> Measurements:
+def measure_predictions(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor, target_ids: Tensor) -> Measurements:
     """rows (P, J, H) normed, exists (P, J), target_ids (Vd,) -> the quantities of every prediction."""
     matrix = weight.to(rows.dtype)
     values = []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eagle.drafters.head import DraftHead
 from eagle.training.loss import Laws, StepLosses, fused_loss
-from eagle.training.metrics import Measurements, measure
+from eagle.training.metrics import Measurements, measure_predictions
 from eagle.training.signals import Signals
 from eagle.training.steps import rows_for, unroll
 from eagle.training.target_snapshot import OutputLayer
@@ -41,6 +41,6 @@ class TrainingTest(nn.Module):
         rows = self.head.norm(rows).to(self._matmul_dtype)
         laws = Laws(signals.laws, self._output)
         if measure_only:
-            return measure(rows, self.head.lm_head.weight, laws, exists, self.head.vocabulary.target_ids)
+            return measure_predictions(rows, self.head.lm_head.weight, laws, exists, self.head.vocabulary.target_ids)
         decay = torch.tensor(config.decay, device=rows.device)  # (J,)
         return fused_loss(rows, self.head.lm_head.weight, laws, exists * decay, config.loss_weights)

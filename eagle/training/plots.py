@@ -13,7 +13,7 @@ from eagle.training.log import METRICS, read_metrics
 Records = Sequence[dict[str, Any]]
 
 
-def draw_plots(output: Path) -> list[Path]:
+def plot_run(output: Path) -> list[Path]:
     """Write `overlap.png`, `loss.png` and `tau.png` beside the metrics; returns those there was data for."""
     train, evaluations = (read_metrics(output / METRICS, kind) for kind in ("train", "eval"))
     written = []

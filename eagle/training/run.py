@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from rich.progress import track
 
-from eagle.checkpoints.flat import load_head, write_json
-from eagle.data.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
+from eagle.checkpoints.flat import open_head, write_json
+from eagle.data.batches import Example, collate, data_fingerprint, plan_epoch, read_examples, split_held_out
 from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.token_counts import build_vocabulary, load_vocabulary
@@ -22,7 +22,7 @@ from eagle.options import load
 from eagle.training.feature_store import FeatureStore, StoredSignals, store_bytes
 from eagle.training.initialise import new_head, with_vocabulary
 from eagle.training.metrics import Evaluation
-from eagle.training.plots import draw_plots
+from eagle.training.plots import plot_run
 from eagle.training.resume import check_same_run
 from eagle.training.setting import Setting
 from eagle.training.signals import OnlineSignals, SignalSource
@@ -51,7 +51,7 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
     accelerator = accelerator or make_accelerator(config)
     setting = open_setting(config, accelerator)
     if accelerator.is_main_process:
-        check_same_run(Path(config.output), describe(config, setting))
+        check_same_run(Path(config.output), run_identity(config, setting))
     accelerator.wait_for_everyone()
     head = make_head(config, setting.facts, setting.target, setting.examples).to(accelerator.device)
     trainer = Trainer(config, head, make_signals(config, setting, accelerator), setting, accelerator)
@@ -62,7 +62,7 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
     )
     evaluation = trainer.run()
     if accelerator.is_main_process:
-        for path in draw_plots(Path(config.output)):
+        for path in plot_run(Path(config.output)):
             accelerator.print(f"wrote {path}")
     return evaluation
 
@@ -217,7 +217,7 @@ def make_head(config: TrainConfig, facts: TargetFacts, target: Target | None, ex
     """A new head, or the one to go on from, with float32 master weights."""
     if config.initial_head is None:
         return new_head(config, facts, draft_vocabulary(config, facts, examples))
-    head = load_head(config.initial_head, target, torch.float32).train()
+    head = open_head(config.initial_head, target, torch.float32).train()
     found, wanted = (
         (head.config.target_hidden_size, head.config.vocab_size),
         (facts.sizes.hidden_size, facts.sizes.vocab_size),
@@ -239,12 +239,12 @@ def draft_vocabulary(config: TrainConfig, facts: TargetFacts, examples: Sequence
     return build_vocabulary(counts, config.draft_vocab_size, always=sizes.end_token_ids)
 
 
-def describe(config: TrainConfig, setting: Setting) -> dict[str, object]:
+def run_identity(config: TrainConfig, setting: Setting) -> dict[str, object]:
     """What must be the same when a run is resumed."""
     settings = {name: value for name, value in asdict(config).items() if name not in MAY_CHANGE}
     return {
         **settings,
         "target_name": setting.facts.sizes.name,
-        "data_sha256": fingerprint(setting.examples),
-        "held_out_sha256": fingerprint(setting.held_out),
+        "data_sha256": data_fingerprint(setting.examples),
+        "held_out_sha256": data_fingerprint(setting.held_out),
     }

@@ -56,7 +56,7 @@ def passes(source: str, limits: Limits = Limits()) -> bool:
         return returned == 0 and (folder / "output").read_bytes().rstrip().endswith(token.encode())
 
 
-def describe() -> str:
+def isolation() -> str:
     """What keeps the program away from the network on this machine, for the report."""
     return "network namespace" if _namespaces() else "sockets refused inside Python"
 

@@ -20,9 +20,8 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead, HeadConfig
 from eagle.engine.target import FEW_LAYERS, Target, default_feature_layers
 from eagle.sampling import Sampling, seeded
-from evaluation.drafting import Drafting
-
-Text = tuple[int, ...]
+from evaluation.arms import Drafting
+from hsd_verify.exact.processes import Text
 
 VOCAB_SIZE, LENGTH, NUM_TEXTS = 3, 3, 400
 PROMPT = [1, 2, 0]

@@ -86,7 +86,7 @@ def _arm(name: str, fields: dict[str, Any], budget: int) -> TreeArm | None:
     return TreeArm(name, budget, make_policy(fields.pop("tree", name), **fields, **own))
 
 
-def measure(target: Target, source: DraftSource, context: Context, plan: Plan) -> list[dict[str, Any]]:
+def measure_context(target: Target, source: DraftSource, context: Context, plan: Plan) -> list[dict[str, Any]]:
     """One row a tree: the arms' trees on one context at the samplings that belong to its temperature."""
     jobs = list(_jobs(context, plan))
     cache = target.new_cache()
@@ -168,7 +168,7 @@ def run(
     done = {row["context"] for row in read_rows(sorted(rows_path.parent.glob("rows*.jsonl")))}
     missing = [context for context in contexts if context.id not in done]
     for number, context in enumerate(missing, start=1):
-        rows = measure(target, source, context, plan)
+        rows = measure_context(target, source, context, plan)
         with rows_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows) + "\n")
         yield len(missing) - number, context

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from eagle.checkpoints.flat import load_head
+from eagle.checkpoints.flat import open_head
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.loading import load_target
 from eagle.training.run import make_data, train
@@ -40,7 +40,7 @@ def test_one_call_prepares_trains_and_leaves_a_usable_head(config, tmp_path):
     assert (tmp_path / "data" / "prepared").is_file()
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"overlap.png", "tau.png", "loss.png"}
     target = load_target(tmp_path / "target", device="cpu")
-    EagleDrafter(load_head(tmp_path / "run" / "best", target), target.embed, EagleTree())
+    EagleDrafter(open_head(tmp_path / "run" / "best", target), target.embed, EagleTree())
 
 
 def test_preparing_is_finished_after_an_interruption_and_then_left_alone(config, tmp_path):

@@ -8,17 +8,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from eagle.checkpoints.flat import load_head
+from eagle.checkpoints.flat import open_head
 from eagle.data.batches import collate
-from eagle.data.token_counts import TokenCounts, save_vocabulary
-from eagle.data.token_counts import describe as describe_vocabulary
+from eagle.data.token_counts import TokenCounts, provenance_of, save_vocabulary
 from eagle.training.conditioning import unconditioned
 from eagle.training.initialise import new_head
 from eagle.training.log import METRICS, read_metrics
 from eagle.training.optimizers import make_optimizers
-from eagle.training.plots import draw_plots
+from eagle.training.plots import plot_run
 from eagle.training.resume import check_same_run
-from eagle.training.run import describe, draft_vocabulary, frozen, make_accelerator, make_head
+from eagle.training.run import draft_vocabulary, frozen, make_accelerator, make_head, run_identity
 from eagle.training.trainer import choose_positions, learning_rate, plan_steps
 from eagle.vocab import DraftVocabulary
 from tests.tiny import VOCAB_SIZE
@@ -91,13 +90,13 @@ def test_random_choices_are_resumed_too(tmp_path):
 def test_a_run_leaves_heads_states_metrics_and_plots(tmp_path):
     config, on = runs.config(tmp_path, keep_states=2), runs.setting()
     runs.trained_head(config, on)
-    draw_plots(tmp_path)
+    plot_run(tmp_path)
     states = sorted(path.name for path in (tmp_path / "states").iterdir())
     assert len(states) == 2 and states[-1] == f"step-{json.loads(_progress(tmp_path))['step']:08d}"
     assert {path.name for path in tmp_path.glob("*.png")} == {"overlap.png", "tau.png", "loss.png"}
     assert list((tmp_path / "tensorboard").iterdir())
     for name in ("best", "last"):
-        head = load_head(tmp_path / name, on.target)
+        head = open_head(tmp_path / name, on.target)
         assert head.config.draft_vocab_size == config.draft_vocab_size
 
 
@@ -179,12 +178,12 @@ def _head_inputs(conversations):
 
 def test_a_run_started_with_something_else_is_not_resumed(tmp_path):
     config, on = runs.config(tmp_path), runs.setting()
-    check_same_run(tmp_path, describe(config, on))
-    check_same_run(tmp_path, describe(dataclasses.replace(config, save_every=9), on))
+    check_same_run(tmp_path, run_identity(config, on))
+    check_same_run(tmp_path, run_identity(dataclasses.replace(config, save_every=9), on))
     with pytest.raises(ValueError, match=r"learning_rate was 0.0005, is 0.1\): give another output"):
-        check_same_run(tmp_path, describe(dataclasses.replace(config, learning_rate=0.1), on))
+        check_same_run(tmp_path, run_identity(dataclasses.replace(config, learning_rate=0.1), on))
     with pytest.raises(ValueError, match="data_sha256"):
-        check_same_run(tmp_path, describe(config, runs.setting(runs.examples(9))))
+        check_same_run(tmp_path, run_identity(config, runs.setting(runs.examples(9))))
 
 
 def test_data_may_grow_but_not_shrink_while_a_run_is_resumed(tmp_path):
@@ -202,7 +201,7 @@ def test_a_second_stage_starts_from_the_first_ones_head(tmp_path):
     runs.trained_head(first, on)
     second = dataclasses.replace(first, initial_head=str(tmp_path / "first" / "last"))
     head = make_head(second, on.facts, on.target, on.examples)
-    stored = load_head(tmp_path / "first" / "last", on.target, torch.float32)
+    stored = open_head(tmp_path / "first" / "last", on.target, torch.float32)
     assert torch.equal(head.fc.weight, stored.fc.weight) and torch.equal(head.d2t, stored.d2t)
 
 
@@ -213,11 +212,11 @@ def test_a_second_stage_may_draft_other_tokens(tmp_path):
     before = runs.trained_head(first, on).vocabulary
     wider = DraftVocabulary.from_target_ids(torch.arange(3, VOCAB_SIZE), VOCAB_SIZE)
     counted = TokenCounts(torch.ones(VOCAB_SIZE, dtype=torch.int64), 1, "")
-    provenance = describe_vocabulary(wider, counted, on.facts.sizes.name, "test")
+    provenance = provenance_of(wider, counted, on.facts.sizes.name, "test")
     save_vocabulary(tmp_path / "wider.safetensors", wider, provenance)
     changes = {"initial_head": str(tmp_path / "first" / "last"), "vocabulary": str(tmp_path / "wider.safetensors")}
     head = make_head(dataclasses.replace(first, **changes), on.facts, on.target, on.examples)
-    stored = load_head(tmp_path / "first" / "last", on.target, torch.float32)
+    stored = open_head(tmp_path / "first" / "last", on.target, torch.float32)
     assert torch.equal(head.vocabulary.target_ids, wider.target_ids) and torch.equal(head.fc.weight, stored.fc.weight)
     rows, output = dict(zip(wider.target_ids.tolist(), head.lm_head.weight, strict=True)), on.facts.tensors["output"]
     kept = {token: stored.lm_head.weight[draft] for draft, token in enumerate(before.target_ids.tolist())}
@@ -230,7 +229,7 @@ def test_conditioning_changes_the_optimizers_problem_and_not_the_head(tmp_path):
     """The exported head computes what the conditioned one computed in training."""
     on = runs.setting()
     head = runs.trained_head(runs.config(tmp_path, num_epochs=1), on)
-    exported = load_head(tmp_path / "last", on.target, torch.float32)
+    exported = open_head(tmp_path / "last", on.target, torch.float32)
     torch.testing.assert_close(exported.fc.weight, head.fc.weight, rtol=2**-7, atol=1e-6)  # stored in bf16
     assert "weight" in dict(unconditioned(head).fc.named_parameters()) and head.fc.weight is not None
 
