@@ -45,24 +45,24 @@ def test_one_call_prepares_trains_and_leaves_a_usable_head(config, tmp_path):
 
 def test_preparing_is_finished_after_an_interruption_and_then_left_alone(config, tmp_path):
     target = load_target(config.target, device="cpu")
-    make_data(config, target)
+    make_data(config.sources, target)
     rows = next((tmp_path / "data").glob("conversations*.jsonl"))
     text = rows.read_text()
     rows.write_text("".join(text.splitlines(keepends=True)[:5]))
     (tmp_path / "data" / "prepared").unlink()
-    make_data(config, target)
+    make_data(config.sources, target)
     assert {json.loads(line)["id"] for line in rows.read_text().splitlines()} == {str(i) for i in range(12)}
-    make_data(config, None)
+    make_data(config.sources, None)
 
 
 def test_data_from_elsewhere_is_left_alone(config, tmp_path):
     (tmp_path / "mine").mkdir()
-    make_data(dataclasses.replace(config, data=str(tmp_path / "mine")), None)
+    make_data(dataclasses.replace(config.sources, data=str(tmp_path / "mine")), None)
     assert not list((tmp_path / "mine").iterdir())
 
 
 def test_generating_leaves_the_targets_attention_as_it_was(config):
     target = load_target(config.target, device="cpu")
     before = target.config._attn_implementation
-    make_data(config, target)
+    make_data(config.sources, target)
     assert target.config._attn_implementation == before
