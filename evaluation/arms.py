@@ -5,6 +5,7 @@ A new arm is a row in `ARMS` or, for another tree or verifier, no change at all:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -83,7 +84,7 @@ def _speculative(spec: str, models: Models, request: Request) -> Generation:
     return record(steps, clock, ExactTau(target.end_token_ids, request.sampling.greedy))
 
 
-def _peer(models: Models, request: Request, **speculation) -> Generation:
+def _peer(models: Models, request: Request, **speculation: Any) -> Generation:
     sampling, cap = request.sampling, request.max_new_tokens
     return peers.generate(models.target, request.prompt_ids, sampling, cap, request.seed, **speculation)
 

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from eagle.chat import Message, encode_prompt, render_prompt
 from evaluation.arms import Arm, Models, Request, find_arm
@@ -139,10 +140,10 @@ class Runner:
         return encode_prompt(tokenizer, render_prompt(tokenizer, messages, self.config.template))
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     @property
-    def _tokenizer(self):
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         if self.models.target.tokenizer is None:
             raise ValueError("this target was made without a tokenizer: pass one to Target(model, tokenizer)")
         return self.models.target.tokenizer

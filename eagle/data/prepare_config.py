@@ -38,7 +38,7 @@ class PrepareConfig:
     device: str | None = option(None, "of the target; none chooses the first accelerator or the CPU")
     dtype: str | None = option(None, "of the target's weights, as 'bfloat16'; none chooses for the device")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.answers not in ("regenerate", "original"):
             raise ValueError(f"answers is {self.answers!r}: choose 'regenerate' or 'original'")
         if self.part not in PARTS:

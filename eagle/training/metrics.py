@@ -59,7 +59,7 @@ def measure_predictions(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor
     matrix = weight.to(rows.dtype)
     values = []
     with torch.autocast(rows.device.type, enabled=False):
-        for part in torch.arange(rows.shape[0], device=rows.device).split(CHUNK_POSITIONS):
+        for part in torch.split(torch.arange(rows.shape[0], device=rows.device), CHUNK_POSITIONS):
             chunk = slice(int(part[0]), int(part[-1]) + 1)
             hits = target_ids[None] == laws.states.best[chunk, None]  # (C, Vd)
             values.append(_measure_chunk(rows[chunk] @ matrix.T, laws.chunk(chunk), hits))

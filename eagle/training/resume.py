@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -63,7 +64,7 @@ class States:
         return RunProgress(**json.loads((latest / PROGRESS).read_text(encoding="utf-8")))
 
 
-def check_same_run(output: Path, description: dict) -> None:
+def check_same_run(output: Path, description: dict[str, Any]) -> None:
     """Remember what a run was started with, or raise ValueError when it was started with something else."""
     path = output / "run.json"
     if not path.is_file():

@@ -26,7 +26,7 @@ from eagle.training.module import TrainingTest
 from eagle.training.optimizers import check_optimizer, learning_rate, make_optimizers
 from eagle.training.resume import States
 from eagle.training.signals import Signals, SignalSource
-from eagle.training.steps import law_positions
+from eagle.training.steps import choose_positions, law_positions
 from eagle.training.target_snapshot import TargetFacts
 from eagle.training.train_config import Batching, TrainConfig
 
@@ -60,13 +60,16 @@ def plan_steps(batching: Batching, lengths: Sequence[int]) -> list[list[tuple[in
     return steps[: batching.max_steps]
 
 
-def choose_positions(batch: Batch, fraction: float, seed: int) -> Tensor:
-    """The positions of the target's laws that get a loss, (B, T) bool: all, or a random `fraction` of them."""
-    at = law_positions(batch.loss_mask)
-    if fraction < 1:
-        kept = torch.rand(at.shape, generator=torch.Generator().manual_seed(seed)) < fraction
-        at = at & kept.to(at.device)
-    return at
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """What an optimizer step did."""
+
+    losses: list[StepLosses]  # of this process's batches
+    num_tokens: int  # of this process's conversations
+    num_positions: float  # with a loss, of all processes
+    learning_rate: float
+    gradient_norm: float
+    elapsed_s: float
 
 
 class Trainer:
@@ -140,18 +143,18 @@ class Trainer:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        sums = [self._backward(batch, at, count, last=i == len(batches) - 1) for i, (batch, at) in enumerate(batches)]
+        losses = [self._backward(batch, at, count, last=i == len(batches) - 1) for i, (batch, at) in enumerate(batches)]
         norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self._clip_norm)
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        planned = [rows for _, rows in mine]
-        self._account(log, sums, count, planned, rate, float(norm), time.perf_counter() - started)
+        tokens = sum(len(self._examples[row]) for _, rows in mine for row in rows)
+        self._account(log, _Done(losses, tokens, count, rate, float(norm), time.perf_counter() - started))
 
     def _positions(self, batch: Batch, index: int) -> tuple[Batch, Tensor]:
         batch = batch.to(self.accelerator.device)
         seed = (self._chance.seed << 40) + (self.progress.step << 10) + index
-        return batch, choose_positions(batch, self._chance.loss_fraction, seed)
+        return batch, choose_positions(batch.loss_mask, self._chance.loss_fraction, seed)
 
     def _total(self, value: float) -> float:
         """A number summed over all processes."""
@@ -176,28 +179,28 @@ class Trainer:
         noise = torch.empty_like(signals.features).uniform_(-1, 1, generator=generator)
         return signals._replace(features=signals.features + self._chance.feature_noise * noise)
 
-    def _account(self, log: RunLog, sums, count, planned, rate, norm, elapsed_s: float) -> None:
+    def _account(self, log: RunLog, done: _Done) -> None:
         """Move on by a step and, at intervals, write down how it went."""
         progress = self.progress
-        tokens = self._total(sum(len(self._examples[row]) for rows in planned for row in rows))
+        tokens = self._total(done.num_tokens)
         progress.step += 1
         progress.tokens_seen += int(tokens)
-        progress.loss_tokens_seen += int(count)
-        progress.elapsed_s += elapsed_s
+        progress.loss_tokens_seen += int(done.num_positions)
+        progress.elapsed_s += done.elapsed_s
         log.advance(progress.step)
         if progress.step % self._intervals.log_every and progress.step > 1:
             return
-        stacked = StepLosses(*(torch.stack(values).sum(0).float() for values in zip(*sums, strict=True)))
+        stacked = StepLosses(*(torch.stack(values).sum(0).float() for values in zip(*done.losses, strict=True)))
         total = StepLosses(*(self.accelerator.reduce(value) for value in stacked))
         log.record("train", progress.step, {
-            "loss": float(total.total) / max(count, 1.0),
+            "loss": float(total.total) / max(done.num_positions, 1.0),
             "step_loss": (total.loss / total.positions.clamp_min(1)).tolist(),
             "overlap": (total.overlap / total.positions.clamp_min(1)).tolist(),
-            "learning_rate": rate,
-            "gradient_norm": norm,
+            "learning_rate": done.learning_rate,
+            "gradient_norm": done.gradient_norm,
             "tokens_seen": progress.tokens_seen,
             "loss_tokens_seen": progress.loss_tokens_seen,
-            "tokens_per_s": tokens / elapsed_s,
+            "tokens_per_s": tokens / done.elapsed_s,
             "elapsed_s": progress.elapsed_s,
         })  # fmt: skip
 
@@ -222,7 +225,8 @@ class Trainer:
 
     @property
     def _head(self) -> DraftHead:
-        return self.accelerator.unwrap_model(self._module).head
+        head: DraftHead = self.accelerator.unwrap_model(self._module).head
+        return head
 
     def _export(self, name: str) -> None:
         """Write the head. Called by all processes together: each may hold a part of it only."""

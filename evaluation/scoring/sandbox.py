@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child")
 
@@ -61,7 +62,7 @@ def isolation() -> str:
     return "network namespace" if _namespaces() else "sockets refused inside Python"
 
 
-def _run(command: list[str], folder: Path, output, wall_s: float) -> int | None:
+def _run(command: list[str], folder: Path, output: IO[bytes], wall_s: float) -> int | None:
     """The exit code, None when the time was over."""
     process = subprocess.Popen(
         command,
@@ -80,7 +81,7 @@ def _run(command: list[str], folder: Path, output, wall_s: float) -> int | None:
         _kill_group(process)
 
 
-def _kill_group(process: subprocess.Popen) -> None:
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -10,15 +10,18 @@ Letters: Q questions, B resamples.
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluation.report.bootstrap import Array, Interval, Resamples, interval
 from evaluation.trees.contexts import HELD_OUT
+
+if TYPE_CHECKING:  # slow to import, and only plots need it
+    from matplotlib.axes import Axes
 
 REFERENCE, REFERENCE_VERIFIER = "eagle", "walk"
 ALL = "benchmarks"  # the three together
@@ -97,12 +100,16 @@ def _measured(rows: list[TreeRow]) -> Measured:
         nodes=_mean(rows, lambda row: row["nodes"]),
         depth=_mean(rows, lambda row: row["depth"]),
         bound=_mean(bounds, lambda row: row["bound"]) if len(bounds) == len(rows) else {},
-        tau={v: _mean([r for r in rows if v in r["tau"]], lambda row, v=v: row["tau"][v]) for v in verifiers},
+        tau={v: _mean([row for row in rows if v in row["tau"]], _tau_of(v)) for v in verifiers},
         draws=len(rows) / len({row["context"] for row in rows}),
     )
 
 
-def _mean(rows: list[TreeRow], value) -> PerContext:
+def _tau_of(verifier: str) -> Callable[[TreeRow], float]:
+    return lambda row: float(row["tau"][verifier])
+
+
+def _mean(rows: list[TreeRow], value: Callable[[TreeRow], float]) -> PerContext:
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         values[row["context"]].append(value(row))
@@ -226,9 +233,9 @@ def plot(table: list[TreeCell], source: str, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _plot_panel(axis, table: list[TreeCell]) -> None:
+def _plot_panel(axis: "Axes", table: list[TreeCell]) -> None:
     for tree in sorted({cell.tree for cell in table}, key=lambda tree: (tree == REFERENCE, tree)):  # it lies on top
         verifier = REFERENCE_VERIFIER if tree == REFERENCE else "hsd"
         curve = sorted((c for c in table if (c.tree, c.verifier) == (tree, verifier)), key=lambda cell: cell.nodes)
-        style = {"color": "black", "linestyle": "--"} if tree == REFERENCE else {}
+        style: dict[str, Any] = {"color": "black", "linestyle": "--"} if tree == REFERENCE else {}
         axis.plot([c.nodes for c in curve], [c.tau for c in curve], marker="o", label=f"{tree}, {verifier}", **style)

@@ -34,7 +34,8 @@ class EarlyExit:
         """Features (F, 3H) -> logits (F, V) of the layer the high feature enters."""
         high = features.chunk(3, dim=-1)[-1]  # (F, H)
         normed = self.target.model.get_decoder().norm(high)
-        return self.target.model.get_output_embeddings()(normed).float() / self.temperature
+        logits: Tensor = self.target.model.get_output_embeddings()(normed)
+        return logits.float() / self.temperature
 
 
 class EarlyExitProposer:

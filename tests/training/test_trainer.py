@@ -18,7 +18,8 @@ from eagle.training.optimizers import learning_rate, make_optimizers
 from eagle.training.plots import plot_run
 from eagle.training.resume import check_same_run
 from eagle.training.run import frozen, make_accelerator, run_identity
-from eagle.training.trainer import choose_positions, plan_steps
+from eagle.training.steps import choose_positions
+from eagle.training.trainer import plan_steps
 from eagle.vocab import DraftVocabulary
 from tests.tiny import VOCAB_SIZE
 from tests.training import runs
@@ -252,8 +253,8 @@ def test_every_optimizer_step_has_all_its_batches():
 
 def test_a_share_of_the_positions_is_chosen_among_those_with_a_loss():
     batch = collate(runs.examples(8), range(8))
-    everything = choose_positions(batch, 1.0, seed=3)
-    half = choose_positions(batch, 0.5, seed=3)
+    everything = choose_positions(batch.loss_mask, 1.0, seed=3)
+    half = choose_positions(batch.loss_mask, 0.5, seed=3)
     assert not (half & ~everything).any()
     assert 0.3 < half.sum() / everything.sum() < 0.7  # 150 positions: off by 0.2 with probability below 1e-6
 
