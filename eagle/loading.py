@@ -87,11 +87,11 @@ def load_head(
 ) -> DraftHead:
     """A draft head from a directory or a Hugging Face id; None: the head shipped for the embedded target.
 
-    Raises as `eagle.checkpoints.flat.load_head`, and ValueError when no head is shipped for the target.
+    Raises as `eagle.checkpoints.flat.open_head`, and ValueError when no head is shipped for the target.
     """
     if source is None and target is not None and target.name != DEFAULT_TARGET:
         raise ValueError(f"no head is shipped for {target.name}: name one with --head, or train it: scripts/train.py")
-    head = flat.load_head(source or SHIPPED_HEAD, target, dtype)
+    head = flat.open_head(source or SHIPPED_HEAD, target, dtype)
     pack(head)
     return head
 

@@ -5,9 +5,11 @@ A new arm is a row in `ARMS` or, for another tree or verifier, no change at all:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from transformers import PreTrainedModel
 
+import hsd_verify
 from eagle import planner
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
@@ -15,11 +17,27 @@ from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
+from eagle.trees import TreePolicy, parse_policy
 from evaluation import peers
-from evaluation.drafting import Drafting, parse_drafting
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import ExactTau
 from evaluation.recording import Generation, record
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """How an arm drafts and verifies."""
+
+    policy: TreePolicy
+    verifier: str  # a name in hsd_verify.VERIFIERS
+
+
+def parse_drafting(spec: str) -> Drafting:
+    """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`; the tree as `eagle.trees.parse_policy` reads it."""
+    tree, _, verifier = spec.rpartition("+")  # the tree may hold a `+` of its own
+    if not tree or verifier not in hsd_verify.VERIFIERS:
+        raise ValueError(f"drafting '{spec}': write TREE+VERIFIER, verifiers are {', '.join(hsd_verify.VERIFIERS)}")
+    return Drafting(parse_policy(tree), verifier)
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ def _speculative(spec: str, models: Models, request: Request) -> Generation:
     return record(steps, clock, ExactTau(target.end_token_ids, request.sampling.greedy))
 
 
-def _peer(models: Models, request: Request, **speculation) -> Generation:
+def _peer(models: Models, request: Request, **speculation: Any) -> Generation:
     sampling, cap = request.sampling, request.max_new_tokens
     return peers.generate(models.target, request.prompt_ids, sampling, cap, request.seed, **speculation)
 

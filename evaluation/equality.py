@@ -14,7 +14,7 @@ import torch
 from eagle.engine.target import Target
 from eagle.files import JsonLines
 from evaluation.arms import BASELINE
-from evaluation.rows import Key, Row
+from evaluation.rows import AnswerRow, Key
 
 FILE = "differences.jsonl"
 
@@ -30,7 +30,7 @@ class Difference:
     gap: float | None = None  # logit of the expected token less that of the one found, after the same text
 
 
-def compared(rows: Mapping[Key, Row]) -> Iterator[tuple[Row, Row]]:
+def compared(rows: Mapping[Key, AnswerRow]) -> Iterator[tuple[AnswerRow, AnswerRow]]:
     """Greedy answers beside the baseline's answer to the same prompt. Later turns may have other prompts: left out."""
     for key, row in rows.items():
         base = rows.get(key._replace(arm=BASELINE))
@@ -38,7 +38,7 @@ def compared(rows: Mapping[Key, Row]) -> Iterator[tuple[Row, Row]]:
             yield row, base
 
 
-def first_difference(row: Row, base: Row) -> Difference | None:
+def first_difference(row: AnswerRow, base: AnswerRow) -> Difference | None:
     """None when the tokens are the same."""
     found, expected = row.generation.tokens, base.generation.tokens
     if found == expected:
@@ -48,7 +48,7 @@ def first_difference(row: Row, base: Row) -> Difference | None:
     return Difference(row.key, position, _at(expected, position), _at(found, position))
 
 
-def measure_differences(rows: Mapping[Key, Row], target: Target, folder: Path) -> list[Difference]:
+def measure_differences(rows: Mapping[Key, AnswerRow], target: Target, folder: Path) -> list[Difference]:
     """Every difference with its gap. Known ones are read from the folder, so that a second run costs nothing."""
     file = JsonLines(folder / FILE)
     known = {difference.key: difference for difference in map(_from_json, file.read())}
@@ -61,7 +61,7 @@ def measure_differences(rows: Mapping[Key, Row], target: Target, folder: Path) -
     return differences
 
 
-def summarise_equality(rows: Mapping[Key, Row], differences: Iterable[Difference]) -> list[dict[str, Any]]:
+def summarise_equality(rows: Mapping[Key, AnswerRow], differences: Iterable[Difference]) -> list[dict[str, Any]]:
     """Counts and gaps by task and arm."""
     counts: dict[tuple[str, str], int] = {}
     for row, _ in compared(rows):
@@ -83,7 +83,7 @@ def _equality_row(task: str, arm: str, num_compared: int, differences: list[Diff
     }
 
 
-def _with_gap(difference: Difference, row: Row, target: Target) -> Difference:
+def _with_gap(difference: Difference, row: AnswerRow, target: Target) -> Difference:
     if difference.expected is None or difference.found is None:
         return difference
     ids = [*row.prompt_tokens, *row.generation.tokens[: difference.position]]

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from eagle.checkpoints.flat import fingerprint
+from eagle.checkpoints.flat import head_fingerprint
 from eagle.files import write_json
 from eagle.loading import load_head, load_target
 from eagle.options import identity
@@ -24,7 +24,7 @@ from evaluation.report.document import write_report
 from evaluation.report.fastchat import write_answers
 from evaluation.report.summary import summarise
 from evaluation.report.table import print_summary
-from evaluation.rows import Key, Row, RunDirectory
+from evaluation.rows import AnswerRow, Key, RunDirectory
 from evaluation.runner import Runner, load_all, plan, versions
 from evaluation.scoring import sandbox
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
@@ -84,7 +84,7 @@ def describe_models(models: Models) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
     }
     if models.head is not None:
-        described["head_weights"] = fingerprint(models.head)
+        described["head_weights"] = head_fingerprint(models.head)
     return described
 
 
@@ -117,21 +117,21 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def play(runner: Runner, questions: dict[str, list[Question]], console: Console) -> dict[Key, Row]:
+def play(runner: Runner, questions: dict[str, list[Question]], console: Console) -> dict[Key, AnswerRow]:
     """Run with a progress bar."""
     conversations = plan(runner.config, questions)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("answers", total=sum(len(c.keys) for c in conversations))
 
-        def advance(row: Row) -> None:
+        def advance(row: AnswerRow) -> None:
             progress.update(bar, advance=1, description=f"{row.key.task} {row.key.arm} t={row.key.temperature:g}")
 
         return runner.run(conversations, advance)
 
 
 def make_summary(
-    rows: Mapping[Key, Row], config: EvalConfig, models: Models, checks: Sequence[Check], folder: Path
+    rows: Mapping[Key, AnswerRow], config: EvalConfig, models: Models, checks: Sequence[Check], folder: Path
 ) -> dict[str, Any]:
     """Everything the table and the report are made from."""
     differences = measure_differences(rows, models.target, folder)
@@ -154,7 +154,7 @@ def conditions(config: EvalConfig, models: Models) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions(),
         "batch": 1,
-        "sandbox": sandbox.describe(),
+        "sandbox": sandbox.isolation(),
     }
 
 

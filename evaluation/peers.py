@@ -94,7 +94,7 @@ def _settings(
     target: Target, sampling: Sampling, max_new_tokens: int, prompt_lookup_tokens: int | None
 ) -> GenerationConfig:
     end_ids = sorted(target.end_token_ids)
-    settings = GenerationConfig(
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
         do_sample=not sampling.greedy,
         eos_token_id=end_ids or None,
@@ -103,7 +103,7 @@ def _settings(
         **NEUTRAL,
     )
     if not sampling.greedy:
-        settings.update(temperature=sampling.temperature, **NEUTRAL_SAMPLING)
+        settings.update(temperature=sampling.temperature, **NEUTRAL_SAMPLING)  # type: ignore[no-untyped-call]
     if target.model.generation_config.min_p:
         settings.min_p = 0.0  # stated only where it replaces something: even a neutral one costs a softmax a token
     return settings

@@ -26,7 +26,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """One answer with everything the reports are made from."""
 
     key: Key
@@ -71,7 +71,7 @@ class Row:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Row":
+    def from_json(cls, values: dict[str, Any]) -> "AnswerRow":
         seconds = Seconds(**{f.name: values["seconds"][f.name] for f in dataclasses.fields(Seconds)})
         generation = Generation(
             tokens=tuple(values["tokens"]),
@@ -101,10 +101,10 @@ class RunDirectory:
         self.config = config_hash(identity)
         self._rows = JsonLines(path / ROWS)
 
-    def rows(self) -> dict[Key, Row]:
-        return {row.key: row for row in map(Row.from_json, self._rows.read())}
+    def rows(self) -> dict[Key, AnswerRow]:
+        return {row.key: row for row in map(AnswerRow.from_json, self._rows.read())}
 
-    def append(self, row: Row) -> None:
+    def append(self, row: AnswerRow) -> None:
         self._rows.append(row.to_json())
 
 

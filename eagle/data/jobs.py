@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from eagle.data.conversations import Row, end_of_turn, template_runs
+from eagle.data.conversations import TokenRow, end_of_turn, template_runs
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prompts import Conversation
 from eagle.engine.batched import Answered, Job
@@ -70,14 +70,14 @@ class Planner:
             else:
                 self.skipped["has no answer"] += 1
 
-    def row(self, answer: Answered) -> Row:
+    def row(self, answer: Answered) -> TokenRow:
         conversation = self._conversations.pop(answer.job.id)
         messages: list[dict[str, str]] = []
         for turn, (start, end) in zip(conversation.user_turns, answer.spans, strict=False):
             ids = answer.input_ids[start:end]
             text = str(self.tokenizer.decode(ids[:-1] if ids[-1] in self.end_ids else ids))
             messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": text}]
-        return Row(
+        return TokenRow(
             id=conversation.id,
             source=conversation.source,
             temperature=answer.job.temperature if self.config.answers == "regenerate" else None,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from eagle.data.conversations import Row
+from eagle.data.conversations import TokenRow
 
 WIDTH = 40  # characters of the longest bar
 
@@ -22,7 +22,7 @@ class Statistics:
     lengths: dict[int, int]  # rows with at most so many tokens, more than half of it
 
 
-def summarise(rows: Iterable[Row]) -> Statistics:
+def collect_statistics(rows: Iterable[TokenRow]) -> Statistics:
     """One pass over ``rows``."""
     sums: Counter[str] = Counter()
     finish, temperatures, lengths = Counter[str](), Counter[str](), Counter[int]()
@@ -42,7 +42,7 @@ def summarise(rows: Iterable[Row]) -> Statistics:
     )
 
 
-def report(statistics: Statistics, skipped: Counter[str]) -> str:
+def as_text(statistics: Statistics, skipped: Counter[str]) -> str:
     """The statistics as text, with a histogram of lengths and the reasons why conversations were left out."""
     lines = [
         f"{statistics.num_rows} conversations, {statistics.num_tokens} tokens, "

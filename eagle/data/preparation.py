@@ -9,12 +9,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eagle.data.conversations import Row, RowFile
+from eagle.data.conversations import TokenRow, TokenRowFile
 from eagle.data.decontamination import OverlapFilter, benchmark_questions
 from eagle.data.jobs import Planner
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prompts import Conversation, load_conversations, without_duplicates
-from eagle.engine.batched import Answered, Limits, Regenerator
+from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder
 from eagle.files import claim
 from eagle.options import identity
 from eagle.seeds import stable_number
@@ -38,8 +38,8 @@ def prepare(
         raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
     output, (index, count) = Path(config.output), config.parts
     claim(output / SETTINGS, identity(config), "use those or another --output")
-    rows = RowFile(output / f"conversations-{index}-of-{count}.jsonl")
-    progress, skipped = Progress(config, rows), Counter[str]()
+    rows = TokenRowFile(output / f"conversations-{index}-of-{count}.jsonl")
+    progress, skipped = PreparationProgress(config, rows), Counter[str]()
     conversations = select(config, skipped, benchmarks)
     missing = (c for c in conversations if stable_number(c.id) % count == index and c.id not in progress.done)
     planner = Planner(config, tokenizer, end_ids, skipped)
@@ -54,9 +54,9 @@ def prepare(
 
 def _regenerated(planner: Planner, conversations: Iterable[Conversation], model: PreTrainedModel) -> Iterator[Answered]:
     config = planner.config
-    limits = Limits(config.max_new_tokens, config.max_length)
-    engine = Regenerator(model, planner.end_ids, limits, config.num_slots, config.group_size)
-    return engine.answer(planner.jobs(conversations))
+    limits = AnswerLimits(config.max_new_tokens, config.max_length)
+    decoder = BatchedDecoder(model, planner.end_ids, limits, config.num_lanes, config.group_size)
+    return decoder.answer(planner.jobs(conversations))
 
 
 def select(
@@ -88,10 +88,10 @@ def is_held_out(conversation_id: str) -> bool:
     return stable_number(conversation_id.rsplit("_", 1)[0], "held out") % HELD_OUT_ONE_IN == 0
 
 
-class Progress:
+class PreparationProgress:
     """Which rows exist, how many answer tokens they hold, and a line about it now and then."""
 
-    def __init__(self, config: PrepareConfig, rows: RowFile):
+    def __init__(self, config: PrepareConfig, rows: TokenRowFile):
         self.limit = config.max_answer_tokens // config.parts[1]
         self.done: set[str] = set()
         self.answer_tokens = self._resumed = 0
@@ -103,11 +103,11 @@ class Progress:
     def complete(self) -> bool:
         return 0 < self.limit <= self.answer_tokens
 
-    def _count(self, row: Row) -> None:
+    def _count(self, row: TokenRow) -> None:
         self.done.add(row.id)
         self.answer_tokens += row.num_answer_tokens
 
-    def add(self, row: Row) -> None:
+    def add(self, row: TokenRow) -> None:
         self._count(row)
         now = time.monotonic()
         if now - self._said > 30:

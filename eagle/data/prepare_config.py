@@ -48,8 +48,8 @@ class PrepareConfig:
     shard: str = option(
         "0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output", may_change=True
     )
-    num_slots: int = option(96, "conversations answered side by side", may_change=True, at_least=1)
-    group_size: int = option(12, "slots that share one key-value buffer", may_change=True, at_least=1)
+    num_lanes: int = option(96, "conversations answered side by side", may_change=True, at_least=1)
+    group_size: int = option(12, "lanes that share one key-value buffer", may_change=True, at_least=1)
     threads: int = option(
         0, "CPU threads, 0 for torch's own choice; 1 a shard beats sharing a busy machine", may_change=True, at_least=0
     )
@@ -60,8 +60,8 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.num_slots % self.group_size:
-            raise ValueError(f"num_slots {self.num_slots} must be a multiple of group_size {self.group_size}")
+        if self.num_lanes % self.group_size:
+            raise ValueError(f"num_lanes {self.num_lanes} must be a multiple of group_size {self.group_size}")
         index, count = self.parts
         if not 0 <= index < count:
             raise ValueError(f"shard is {self.shard!r}, expected 'i/n' with 0 <= i < n")

@@ -35,7 +35,7 @@ class Conversation:
         return [message["content"] for message in self.messages if message["role"] == "assistant"]
 
 
-def load_conversations(name: str, split: str, skipped: Counter) -> Iterator[Conversation]:
+def load_conversations(name: str, split: str, skipped: Counter[str]) -> Iterator[Conversation]:
     """Usable conversations of ``name``: "sharegpt", a ``.jsonl``/``.json`` file, or a dataset of the hub."""
     for number, row in enumerate(_rows(name, split)):
         try:
@@ -109,7 +109,7 @@ def _message(turn: Any) -> dict[str, str]:
     return {"role": ROLES.get(role, "system"), "content": content}
 
 
-def without_duplicates(conversations: Iterable[Conversation], skipped: Counter) -> Iterator[Conversation]:
+def without_duplicates(conversations: Iterable[Conversation], skipped: Counter[str]) -> Iterator[Conversation]:
     """Drop what repeats an id or, but for case and spaces, the user turns of an earlier conversation."""
     ids, texts = set(), set()
     for conversation in conversations:

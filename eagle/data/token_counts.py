@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from eagle.data.conversations import Row
+from eagle.data.conversations import TokenRow
 from eagle.files import atomic_file
 from eagle.vocab import DraftVocabulary
 
@@ -42,7 +42,7 @@ class Provenance:
     coverage: float  # share of the counted tokens that the draft vocabulary holds
 
 
-def count_tokens(rows: Iterable[Row], vocab_size: int) -> TokenCounts:
+def count_tokens(rows: Iterable[TokenRow], vocab_size: int) -> TokenCounts:
     """Counts over the answers of ``rows``. Raises ValueError for tokens beyond the target's vocabulary."""
     counts, num_rows, digest = torch.zeros(vocab_size, dtype=torch.int64), 0, 0
     for row in rows:
@@ -82,7 +82,7 @@ def build_vocabulary(counts: Tensor, draft_vocab_size: int, always: Iterable[int
     return DraftVocabulary.from_target_ids(chosen, len(counts))
 
 
-def describe(vocabulary: DraftVocabulary, counted: TokenCounts, target: str, data: str) -> Provenance:
+def provenance_of(vocabulary: DraftVocabulary, counted: TokenCounts, target: str, data: str) -> Provenance:
     total = int(counted.counts.sum())
     return Provenance(
         target=target,

@@ -1,10 +1,11 @@
-"""Answers written by the target itself, many conversations at a time (continuous batching).
+"""Batched decoding: the target writes many conversations at a time, used to regenerate the answers of training data.
 
-A head is only useful on text that its target would write, so the answers of the training conversations are replaced by
-the target's own. A fixed number of slots advances together, one token a step; a slot whose conversation ended takes
+Continuous batching: a fixed number of lanes advances together, one token a step; a lane whose conversation ended takes
 the next one from the queue. Every conversation has its own generator, so its draws do not depend on its neighbours.
+A head is only useful on text that its target would write: hence the answers of the training conversations are replaced
+by the target's own.
 
-SmolLM2-135M in bf16 on two Zen 4 cores, 96 slots of answers up to 250 tokens: 450 tokens a second in steps, 380 with
+SmolLM2-135M in bf16 on two Zen 4 cores, 96 lanes of answers up to 250 tokens: 450 tokens a second in steps, 380 with
 the prompts read (stock ``generate``: 195). On a busy machine use a process a core with one thread each: two threads
 wait for each other at every operation, and one that lost its core stops both.
 """
@@ -16,10 +17,10 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle.engine.cache import cache_argument
-from eagle.engine.lanes import BLOCK, PromptView, SlotCache, StepView, check_attention, slots_in
+from eagle.engine.lanes import BLOCK, LaneCache, PromptView, StepView, check_attention, lanes_in
 
 PROMPT_BLOCK = 32
-DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all slots would be a third of a step's time
+DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all lanes would be a third of a step's time
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Job:
 
 @dataclass
 class Answered:
-    """What became of a job; grows while its slot is at work."""
+    """What became of a job; grows while its lane is at work."""
 
     job: Job
     input_ids: list[int]
@@ -43,12 +44,12 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Limits:
+class AnswerLimits:
     max_new_tokens: int  # an answer that reaches it is cut and ends its conversation
     max_length: int  # of a whole conversation
 
 
-class _Slot:
+class _Lane:
     """A conversation at work: which tokens it has, and where its current answer began."""
 
     def __init__(self, job: Job, device: torch.device):
@@ -56,7 +57,7 @@ class _Slot:
         self.answer_start = len(job.runs[0])
         self.generator = torch.Generator().manual_seed(job.seed)
 
-    def push(self, token: int, end_ids: frozenset[int], limits: Limits) -> str:
+    def push(self, token: int, end_ids: frozenset[int], limits: AnswerLimits) -> str:
         """Append a token; "more" while the answer goes on, "turn" when a new run follows, "done" at the end."""
         ids = self.result.input_ids
         ids.append(token)
@@ -67,7 +68,7 @@ class _Slot:
         self.result.finish.append("stop" if token in end_ids else "length")
         return self._next_turn(limits, token) if token in end_ids else "done"
 
-    def _next_turn(self, limits: Limits, ended_by: int) -> str:
+    def _next_turn(self, limits: AnswerLimits, ended_by: int) -> str:
         turn, runs = len(self.result.spans), self.result.job.runs
         if turn >= len(runs):
             return "done"
@@ -79,58 +80,63 @@ class _Slot:
         return "turn"
 
 
-class Regenerator:
-    """Continuous batching over ``num_slots`` slots of one target; ``answer`` is the only verb."""
+class BatchedDecoder:
+    """Continuous batching over ``num_lanes`` lanes of one target; ``answer`` is the only verb."""
 
     def __init__(
-        self, model: PreTrainedModel, end_ids: Iterable[int], limits: Limits, num_slots: int = 96, group_size: int = 12
+        self,
+        model: PreTrainedModel,
+        end_ids: Iterable[int],
+        limits: AnswerLimits,
+        num_lanes: int = 96,
+        group_size: int = 12,
     ):
         config = model.config.get_text_config()
         check_attention(config, limits.max_length)
         self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits
         self._cache_argument = cache_argument(model)
-        self.cache = SlotCache(config, num_slots, group_size, model.dtype, model.device)
-        self.slots: list[_Slot | None] = [None] * num_slots
+        self.cache = LaneCache(config, num_lanes, group_size, model.dtype, model.device)
+        self.lanes: list[_Lane | None] = [None] * num_lanes
 
     @torch.inference_mode()
     def answer(self, jobs: Iterable[Job]) -> Iterator[Answered]:
         """Yield each job once, answered, in the order in which they end."""
         waiting, steps = iter(jobs), 0
-        with slots_in(self.model):
+        with lanes_in(self.model):
             yield from self._fill(waiting)
-            while any(self.slots):
+            while any(self.lanes):
                 if steps % BLOCK == 0:
-                    self.slots = [self.slots[old] for old in self.cache.regroup()]
+                    self.lanes = [self.lanes[old] for old in self.cache.regroup()]
                 yield from self._step()
                 yield from self._fill(waiting)
                 steps += 1
 
     def _fill(self, waiting: Iterator[Job]) -> Iterator[Answered]:
-        for index, slot in enumerate(self.slots):
-            while slot is None and (job := next(waiting, None)) is not None:
-                self.slots[index], self.cache.lengths[index] = _Slot(job, self.model.device), 0
+        for index, lane in enumerate(self.lanes):
+            while lane is None and (job := next(waiting, None)) is not None:
+                self.lanes[index], self.cache.lengths[index] = _Lane(job, self.model.device), 0
                 yield from self._read(index)
-                slot = self.slots[index]
+                lane = self.lanes[index]
 
     def _read(self, index: int) -> Iterator[Answered]:
-        """Read what the slot's cache does not hold yet, until an answer is under way or the conversation ended."""
+        """Read what the lane's cache does not hold yet, until an answer is under way or the conversation ended."""
         state = "turn"
         while state == "turn":
-            slot = self._busy(index)
-            logits = self._prefill(index, slot.result.input_ids)  # (1, V)
-            state = slot.push(draw([slot], logits)[0], self.end_ids, self.limits)
+            lane = self._busy(index)
+            logits = self._prefill(index, lane.result.input_ids)  # (1, V)
+            state = lane.push(draw_tokens([lane], logits)[0], self.end_ids, self.limits)
         if state == "done":
             yield self._release(index)
 
     def _release(self, index: int) -> Answered:
         result = self._busy(index).result
-        self.slots[index], self.cache.lengths[index] = None, 0
+        self.lanes[index], self.cache.lengths[index] = None, 0
         return result
 
-    def _busy(self, index: int) -> _Slot:
-        slot = self.slots[index]
-        assert slot is not None, f"slot {index} has no conversation"
-        return slot
+    def _busy(self, index: int) -> _Lane:
+        lane = self.lanes[index]
+        assert lane is not None, f"lane {index} has no conversation"
+        return lane
 
     def _prefill(self, index: int, ids: list[int]) -> torch.Tensor:
         start = int(self.cache.lengths[index])
@@ -145,12 +151,12 @@ class Regenerator:
         return logits
 
     def _step(self) -> Iterator[Answered]:
-        """One token for every slot; idle slots run along on a dummy token that is dropped."""
+        """One token for every lane; idle lanes run along on a dummy token that is dropped."""
         lengths = self.cache.lengths
-        for index, slot in enumerate(self.slots):
-            if slot is not None:
-                self.cache.reserve(index, len(slot.result.input_ids))
-        tokens = torch.tensor([slot.result.input_ids[-1] if slot else 0 for slot in self.slots])
+        for index, lane in enumerate(self.lanes):
+            if lane is not None:
+                self.cache.reserve(index, len(lane.result.input_ids))
+        tokens = torch.tensor([lane.result.input_ids[-1] if lane else 0 for lane in self.lanes])
         columns = torch.arange(max(self.cache.capacities), device=lengths.device)
         seen = (columns <= lengths[:, None])[:, None, None]  # (B, 1, 1, C)
         view = StepView(self.cache, lengths.split(self.cache.group_size))
@@ -158,10 +164,10 @@ class Regenerator:
         yield from self._advance(logits)
 
     def _advance(self, logits: torch.Tensor) -> Iterator[Answered]:
-        busy = [index for index, slot in enumerate(self.slots) if slot is not None]
+        busy = [index for index, lane in enumerate(self.lanes) if lane is not None]
         self.cache.lengths[busy] += 1
-        at_work = logits if len(busy) == len(self.slots) else logits[busy]
-        tokens = draw([self._busy(index) for index in busy], at_work)
+        at_work = logits if len(busy) == len(self.lanes) else logits[busy]
+        tokens = draw_tokens([self._busy(index) for index in busy], at_work)
         for index, token in zip(busy, tokens, strict=True):
             state = self._busy(index).push(token, self.end_ids, self.limits)
             if state == "turn":
@@ -183,16 +189,16 @@ class Regenerator:
         return output.logits[:, 0]
 
 
-def draw(slots: list[_Slot], logits: torch.Tensor) -> list[int]:
+def draw_tokens(lanes: list[_Lane], logits: torch.Tensor) -> list[int]:
     """One token a row at the row's own temperature, from the row's own generator."""
-    temperatures = torch.tensor([slot.result.job.temperature for slot in slots], device=logits.device)  # (B,)
+    temperatures = torch.tensor([lane.result.job.temperature for lane in lanes], device=logits.device)  # (B,)
     warm, cold = (temperatures > 0).nonzero()[:, 0], (temperatures == 0).nonzero()[:, 0]
-    tokens = torch.empty(len(slots), dtype=torch.long, device=logits.device)
+    tokens = torch.empty(len(lanes), dtype=torch.long, device=logits.device)
     tokens[cold] = logits[cold].argmax(dim=-1)
-    at_once = DRAW_ROWS if logits.is_cpu else len(slots)  # an accelerator would wait for every block
+    at_once = DRAW_ROWS if logits.is_cpu else len(lanes)  # an accelerator would wait for every block
     for start in range(0, len(warm), at_once):
         rows = warm[start : start + at_once]
-        uniforms = torch.stack([torch.rand((), generator=slots[row].generator) for row in rows.tolist()])
+        uniforms = torch.stack([torch.rand((), generator=lanes[row].generator) for row in rows.tolist()])
         laws = torch.softmax(logits[rows].float() / temperatures[rows, None], dim=-1)  # (C, V)
         tokens[rows] = inverse_cdf(laws, uniforms.to(logits.device))
     return tokens.tolist()

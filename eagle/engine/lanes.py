@@ -1,11 +1,11 @@
 """Keys and values of many conversations that grow side by side, each at its own length.
 
 The stock ``DynamicCache`` concatenates all it holds at each step and wants all rows equally long. Here a row owns a
-*slot* that is written in place, and slots of similar length share a *group* with one contiguous buffer, so that a
+*lane* that is written in place, and lanes of similar length share a *group* with one contiguous buffer, so that a
 short answer does not pay for a long one. Without forked modeling files: transformers hands keys and values to the
 cache it was given and the result to the attention function the model names, and both are ours.
 
-    S slots in a group, G groups, B = G * S rows, KV key-value heads, R query heads a KV head, C capacity, d head size
+    M lanes in a group, G groups, B = G * M rows, KV key-value heads, R query heads a KV head, C capacity, d head size
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from eagle.engine.shape import attention_shape
 
-ATTENTION_NAME = "eagle_slots"
+ATTENTION_NAME = "eagle_lanes"
 BLOCK = 64  # capacities are multiples of this; regrouping every BLOCK steps then never meets a full buffer
 
 
 @contextmanager
-def slots_in(model: PreTrainedModel) -> Iterator[None]:
-    """Let ``model`` attend through slots for a while, and as before afterwards."""
+def lanes_in(model: PreTrainedModel) -> Iterator[None]:
+    """Let ``model`` attend through lanes for a while, and as before afterwards."""
     before = model.config._attn_implementation
-    AttentionInterface.register(ATTENTION_NAME, slot_attention)
+    AttentionInterface.register(ATTENTION_NAME, lane_attention)
     model.set_attn_implementation(ATTENTION_NAME)
     try:
         yield
@@ -35,22 +35,22 @@ def slots_in(model: PreTrainedModel) -> Iterator[None]:
 
 
 def check_attention(config: PretrainedConfig, max_length: int) -> None:
-    """Raises ValueError for models that look back less far than ``max_length``: slots keep everything."""
+    """Raises ValueError for models that look back less far than ``max_length``: lanes keep everything."""
     window = attention_shape(config).sliding_window
     if window is not None and window < max_length:
         raise ValueError(f"the target attends to {window} tokens back, max_length is {max_length}: lower max_length")
 
 
-def slot_attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **kwargs):
+def lane_attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **kwargs):
     """Attention over what the views below return: one tensor while a prompt is read, a tuple of groups in a step."""
     if softcap is not None:
-        raise ValueError(f"slot attention knows no logit softcap, the model asks for {softcap}: use another target")
+        raise ValueError(f"lane attention knows no logit softcap, the model asks for {softcap}: use another target")
     if isinstance(key, torch.Tensor):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     rows, outputs = 0, []
     for keys, values in zip(key, value, strict=True):
         group = slice(rows, rows + keys.shape[0])
-        mask = attention_mask[group, :, :, : keys.shape[2]]  # (S, 1, 1, C)
+        mask = attention_mask[group, :, :, : keys.shape[2]]  # (M, 1, 1, C)
         outputs.append(_attend(query[group], keys, values, mask, scaling))
         rows = group.stop
     return torch.cat(outputs).transpose(1, 2), None  # (B, 1, heads, d)
@@ -58,25 +58,25 @@ def slot_attention(module, query, key, value, attention_mask, scaling=None, soft
 
 def _attend(query, keys, values, mask, scaling):
     """One query a row: the R heads that share keys become rows of one matrix product, in place of repeated keys."""
-    slots, kv_heads, _, size = keys.shape
-    folded = query.reshape(slots, kv_heads, -1, size) * (scaling or size**-0.5)  # (S, KV, R, d)
-    scores = torch.matmul(folded, keys.transpose(2, 3)).float() + mask  # (S, KV, R, C)
+    lanes, kv_heads, _, size = keys.shape
+    folded = query.reshape(lanes, kv_heads, -1, size) * (scaling or size**-0.5)  # (M, KV, R, d)
+    scores = torch.matmul(folded, keys.transpose(2, 3)).float() + mask  # (M, KV, R, C)
     laws = torch.softmax(scores, dim=-1).to(values.dtype)
-    return torch.matmul(laws, values).reshape(slots, -1, 1, size)  # (S, heads, 1, d)
+    return torch.matmul(laws, values).reshape(lanes, -1, 1, size)  # (M, heads, 1, d)
 
 
-class SlotCache:
-    """Buffers ``(S, KV, C, d)`` for each layer and group, and the number of tokens that each slot holds."""
+class LaneCache:
+    """Buffers ``(M, KV, C, d)`` for each layer and group, and the number of tokens that each lane holds."""
 
-    def __init__(self, config, num_slots: int, group_size: int, dtype: torch.dtype, device: torch.device):
-        if num_slots % group_size:
-            raise ValueError(f"{num_slots} slots do not divide into groups of {group_size}: choose a multiple")
-        self.lengths = torch.zeros(num_slots, dtype=torch.long, device=device)  # (B,)
+    def __init__(self, config, num_lanes: int, group_size: int, dtype: torch.dtype, device: torch.device):
+        if num_lanes % group_size:
+            raise ValueError(f"{num_lanes} lanes do not divide into groups of {group_size}: choose a multiple")
+        self.lengths = torch.zeros(num_lanes, dtype=torch.long, device=device)  # (B,)
         self.group_size = group_size
         shape = attention_shape(config)
         self._heads_and_size = (shape.num_key_value_heads, shape.head_dim)
         self._dtype, self._device = dtype, device
-        groups = num_slots // group_size
+        groups = num_lanes // group_size
         self.keys = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
         self.values = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
 
@@ -84,15 +84,15 @@ class SlotCache:
         kv_heads, size = self._heads_and_size
         return torch.zeros(
             self.group_size, kv_heads, capacity, size, dtype=self._dtype, device=self._device
-        )  # (S, KV, C, d)
+        )  # (M, KV, C, d)
 
     @property
     def capacities(self) -> list[int]:
         return [keys.shape[2] for keys in self.keys[0]]
 
-    def reserve(self, slot: int, length: int) -> None:
-        """Make room for ``length`` tokens in ``slot``; reallocates the slot's group when it is too small."""
-        group = slot // self.group_size
+    def reserve(self, lane: int, length: int) -> None:
+        """Make room for ``length`` tokens in ``lane``; reallocates the lane's group when it is too small."""
+        group = lane // self.group_size
         if length <= self.capacities[group]:
             return
         capacity = _rounded(length)
@@ -102,11 +102,11 @@ class SlotCache:
             buffers[group] = grown
 
     def regroup(self) -> list[int]:
-        """Sort the slots by length and fit every group to its longest; returns the old slot of each new one."""
+        """Sort the lanes by length and fit every group to its longest; returns the old lane of each new one."""
         order = torch.argsort(self.lengths, stable=True)  # (B,)
         self.lengths = self.lengths[order]
         capacities = [_rounded(int(part.max()) + BLOCK) for part in self.lengths.split(self.group_size)]
-        places = [divmod(slot, self.group_size) for slot in order.tolist()]
+        places = [divmod(lane, self.group_size) for lane in order.tolist()]
         for layers in (self.keys, self.values):
             for layer, buffers in enumerate(layers):
                 layers[layer] = self._sorted(buffers, places, capacities)
@@ -114,9 +114,9 @@ class SlotCache:
 
     def _sorted(self, buffers, places, capacities):
         fresh = [self._buffer(capacity) for capacity in capacities]
-        for slot, (group, row) in enumerate(places):
-            target = fresh[slot // self.group_size][slot % self.group_size]  # (KV, C, d)
-            length = int(self.lengths[slot])
+        for lane, (group, row) in enumerate(places):
+            target = fresh[lane // self.group_size][lane % self.group_size]  # (KV, C, d)
+            length = int(self.lengths[lane])
             target[:, :length] = buffers[group][row, :, :length]
         return fresh
 
@@ -127,17 +127,17 @@ def _rounded(length: int) -> int:
 
 @dataclass(frozen=True)
 class PromptView:
-    """Writes a run of tokens behind what ``slot`` holds and attends to the slot alone."""
+    """Writes a run of tokens behind what ``lane`` holds and attends to the lane alone."""
 
-    cache: SlotCache
-    slot: int
-    start: int  # tokens that the slot held before
+    cache: LaneCache
+    lane: int
+    start: int  # tokens that the lane held before
 
     def get_seq_length(self, *_) -> int:  # asked for by transformers 4.57, which then uses the position_ids it is given
         return self.start
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__):
-        group, row = divmod(self.slot, self.cache.group_size)
+        group, row = divmod(self.lane, self.cache.group_size)
         end = self.start + keys.shape[2]
         held = self.cache.keys[layer][group][row], self.cache.values[layer][group][row]  # (KV, C, d)
         for buffer, new in zip(held, (keys, values), strict=True):
@@ -147,10 +147,10 @@ class PromptView:
 
 @dataclass(frozen=True)
 class StepView:
-    """Writes one token a slot, at the slot's own length, and attends group by group."""
+    """Writes one token a lane, at the lane's own length, and attends group by group."""
 
-    cache: SlotCache
-    lengths: Sequence[torch.Tensor]  # tokens held before the step, (S,) a group
+    cache: LaneCache
+    lengths: Sequence[torch.Tensor]  # tokens held before the step, (M,) a group
 
     def get_seq_length(self, *_) -> int:  # as above; every row has its own length
         return 0
@@ -160,5 +160,5 @@ class StepView:
         rows = torch.arange(size, device=keys.device)
         for buffers, new in ((self.cache.keys[layer], keys), (self.cache.values[layer], values)):
             for buffer, lengths, token in zip(buffers, self.lengths, new.split(size), strict=True):
-                buffer[rows, :, lengths] = token[:, :, 0]  # (S, KV, d)
+                buffer[rows, :, lengths] = token[:, :, 0]  # (M, KV, d)
         return tuple(self.cache.keys[layer]), tuple(self.cache.values[layer])

@@ -1,0 +1,1 @@
+"""From a target and conversations to a trained head."""

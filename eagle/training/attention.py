@@ -14,11 +14,13 @@ Letters: B batch, T positions, d head size, S later steps (diagonal terms), G qu
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
+Gradients = tuple[Tensor, Tensor, Tensor]  # for query, key and value
 
 
 class StepAttention:
@@ -39,12 +41,12 @@ class StepAttention:
         if self._segments is None:
             return self._attention(query, self.keys, self.values)
         lengths = list(filter(None, self._segments))
-        parts = [x.split(lengths, dim=2) for x in (query, *self.keys, *self.values)]
+        parts = [torch.split(x, lengths, dim=2) for x in (query, *self.keys, *self.values)]
         attended = [self._attention(q, *_halves(rest)) for q, *rest in zip(*parts, strict=True)]
         return torch.cat(attended, dim=2)
 
 
-def reference_attention(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+def reference_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
     """query (B, heads, T, d); keys and values of steps 0..S, each (B, kv_heads, T, d) -> (B, heads, T, d)."""
     group, scale = query.shape[1] // keys[0].shape[1], query.shape[-1] ** -0.5
     keys, values = ([x.repeat_interleave(group, 1) for x in steps] for steps in (keys, values))
@@ -53,17 +55,19 @@ def reference_attention(query: Tensor, keys: list[Tensor], values: list[Tensor])
     scores += [(query * key).sum(-1, keepdim=True) for key in keys[1:]]  # (B, heads, T, 1) each
     weights = (torch.cat(scores, -1) * scale).softmax(-1)  # (B, heads, T, T + S)
     past, own = weights[..., : query.shape[2]], weights[..., query.shape[2] :]
-    return past @ values[0] + sum(own[..., i : i + 1] * value for i, value in enumerate(values[1:]))
+    output: Tensor = past @ values[0] + sum(own[..., i : i + 1] * value for i, value in enumerate(values[1:]))
+    return output
 
 
-def fast_attention(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+def fast_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
     """`reference_attention` in memory linear in T, values and gradients alike."""
-    return _CausalPlusDiagonal.apply(query, *keys, *values)
+    output: Tensor = _CausalPlusDiagonal.apply(query, *keys, *values)  # type: ignore[no-untyped-call]
+    return output
 
 
 class _CausalPlusDiagonal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, *keys_and_values):
+    def forward(ctx: Any, query: Tensor, *keys_and_values: Tensor) -> Tensor:
         keys, values = _halves(keys_and_values)
         past, lse, extras = _causal_forward(query, _expand(keys[0], query), _expand(values[0], query))
         scores = [_rowdot(query, _expand(key, query)) * query.shape[-1] ** -0.5 for key in keys[1:]]  # (B, heads, T)
@@ -77,7 +81,7 @@ class _CausalPlusDiagonal(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         query, output, merged, *rest = ctx.saved_tensors
         scores, (keys, values) = rest[: ctx.num_scores], _halves(rest[ctx.num_scores :])
         grad = grad.to(query.dtype)
@@ -94,7 +98,7 @@ class _CausalPlusDiagonal(torch.autograd.Function):
         return grad_query.to(query.dtype), *grad_keys, *grad_values
 
 
-def _halves(keys_and_values):
+def _halves(keys_and_values: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     middle = len(keys_and_values) // 2
     return keys_and_values[:middle], keys_and_values[middle:]
 
@@ -106,7 +110,7 @@ def _expand(x: Tensor, query: Tensor) -> Tensor:
 
 def _fold(grad: Tensor, like: Tensor) -> Tensor:
     """The gradient of `_expand`: (B, heads, T, d) -> (B, kv_heads, T, d)."""
-    return grad.unflatten(1, (like.shape[1], -1)).sum(2).to(like.dtype)
+    return torch.unflatten(grad, 1, (like.shape[1], -1)).sum(2).to(like.dtype)
 
 
 def _rowdot(a: Tensor, b: Tensor) -> Tensor:
@@ -114,7 +118,7 @@ def _rowdot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, dtype=torch.promote_types(a.dtype, torch.float32))
 
 
-def _causal_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, tuple]:
+def _causal_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
     """Causal attention -> output (B, heads, T, d), log-sum-exp (B, heads, T), what the backward wants besides.
 
     On an accelerator flash attention knows half precision only; other dtypes take the memory-efficient kernel.
@@ -129,21 +133,31 @@ def _causal_forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
     return output, lse[..., : query.shape[2]], tuple(extras)
 
 
-def _causal_backward(grad, query, key, value, output, lse, extras) -> tuple[Tensor, Tensor, Tensor]:
+def _causal_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    extras: tuple[Any, ...],
+) -> Gradients:
     """Gradients of the causal block for query, key and value, given the merged output and log-sum-exp."""
     if not query.is_cuda:
-        return aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        gradients: Gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, key, value, output, lse, 0.0, True
         )
+        return gradients
     lse = lse.contiguous()
     if query.dtype in (torch.float16, torch.bfloat16):
         cum_q, cum_k, max_q, max_k, seed, offset = extras
-        return aten._scaled_dot_product_flash_attention_backward(
+        gradients = aten._scaled_dot_product_flash_attention_backward(
             grad, query, key, value, output, lse, cum_q, cum_k, max_q, max_k, 0.0, True, seed, offset
         )
+        return gradients
     padded = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % 32))  # the kernel's own row alignment
     needed = [True, True, True, False]
-    gradients = aten._scaled_dot_product_efficient_attention_backward(
+    grad_query, grad_key, grad_value, _ = aten._scaled_dot_product_efficient_attention_backward(
         grad, query, key, value, None, output, padded, *extras, 0.0, needed, True
     )
-    return gradients[:3]
+    return grad_query, grad_key, grad_value

@@ -13,6 +13,7 @@ Letters: B batch, T positions, H target hidden size, N tokens and M law position
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -83,28 +84,32 @@ class FeatureStore:
         """
         shard, start, *_ = self._places[example.id]
         rows = slice(start, start + len(example))
-        stored = self._shard(shard).get_slice("ids")[rows]
+        stored = self._read(shard, "ids", rows)
         if not torch.equal(stored, example.ids):
             raise ValueError(
                 f"{self.directory} holds other or fewer tokens for conversation {example.id} than the data: "
                 "the features are of other data or were cut shorter; write them to another directory"
             )
-        return self._shard(shard).get_slice("features")[rows]
+        return self._read(shard, "features", rows)
 
     def laws(self, example: Example) -> LawStates:
         shard, *_, start, _ = self._places[example.id]
         rows = slice(start, start + num_laws(example))
-        return LawStates(*(self._shard(shard).get_slice(name)[rows] for name in LawStates._fields))
+        return LawStates(*(self._read(shard, name, rows) for name in LawStates._fields))
 
     def _example(self, name: str) -> Example:
         shard, start, end, *_ = self._places[name]
-        return Example(name, *(self._shard(shard).get_slice(key)[start:end] for key in ("ids", "loss_mask")))
+        return Example(name, *(self._read(shard, key, slice(start, end)) for key in ("ids", "loss_mask")))
 
-    def _learn(self, entry: dict) -> None:
+    def _learn(self, entry: dict[str, Any]) -> None:
         token = law = 0
         for name, num_tokens, laws in entry["conversations"]:
             self._places[name] = (entry["file"], token, token + num_tokens, law, law + laws)
             token, law = token + num_tokens, law + laws
+
+    def _read(self, shard: str, name: str, rows: slice) -> Tensor:
+        part: Tensor = self._shard(shard).get_slice(name)[rows]  # type: ignore[no-untyped-call]
+        return part
 
     def _shard(self, name: str) -> safe_open:
         if name not in self._open:
@@ -117,9 +122,14 @@ class FeatureStore:
 class StoredSignals:
     """Signals from a store. With `online` what is missing is computed and stored, without it that is an error."""
 
-    def __init__(self, store: FeatureStore, facts: TargetFacts, examples: dict[str, Example], online=None):
-        self._store, self._facts, self._examples = store, facts, examples
-        self._online: SignalSource | None = online
+    def __init__(
+        self,
+        store: FeatureStore,
+        facts: TargetFacts,
+        examples: dict[str, Example],
+        online: SignalSource | None = None,
+    ):
+        self._store, self._facts, self._examples, self._online = store, facts, examples, online
 
     @torch.no_grad()
     def read(self, batch: Batch, at: Tensor) -> Signals:

@@ -1,13 +1,19 @@
 """Where a new head's weights come from: as much as fits from the target, the rest at random."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from eagle.checkpoints.flat import open_head
+from eagle.data.batches import Example
+from eagle.data.token_counts import build_vocabulary, load_vocabulary
 from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.engine.target import Target
 from eagle.training.target_snapshot import TargetFacts
-from eagle.training.train_config import TrainConfig
+from eagle.training.train_config import Initialisation
 from eagle.vocab import DraftVocabulary
 
 SOFT_NORM = 0.3  # with the target's output rows, logits of a fresh head then spread by about 1 and not by 5 or more
@@ -15,37 +21,63 @@ VOCABULARY_TENSORS = ("lm_head.weight", "d2t", "t2d")
 FUSION = {"high": (0.0, 0.0, 1.0), "average": (1 / 3, 1 / 3, 1 / 3)}  # shares of the low, mid and high feature
 
 
+def make_head(
+    start: Initialisation, facts: TargetFacts, target: Target | None, examples: Sequence[Example]
+) -> DraftHead:
+    """A new head, or the one to go on from, with float32 master weights."""
+    if start.initial_head is None:
+        return new_head(start, facts, draft_vocabulary(start, facts, examples))
+    head = open_head(start.initial_head, target, torch.float32).train()
+    found = head.config.target_hidden_size, head.config.vocab_size
+    wanted = facts.sizes.hidden_size, facts.sizes.vocab_size
+    if found != wanted:
+        raise ValueError(f"initial_head is for a target with (hidden, vocabulary) sizes {found}, this one has {wanted}")
+    if start.vocabulary is None:
+        return head
+    return with_vocabulary(head, facts, draft_vocabulary(start, facts, examples))
+
+
+def draft_vocabulary(start: Initialisation, facts: TargetFacts, examples: Sequence[Example]) -> DraftVocabulary:
+    """The stored vocabulary, or the most frequent tokens of the training conversations' answers."""
+    sizes = facts.sizes
+    if start.vocabulary is not None:
+        return load_vocabulary(Path(start.vocabulary), sizes.name, sizes.vocab_size)[0]
+    answers = torch.cat([example.ids[example.loss_mask] for example in examples]).long()
+    counts = torch.bincount(answers, minlength=sizes.vocab_size)  # (V,)
+    return build_vocabulary(counts, start.draft_vocab_size, always=sizes.end_token_ids)
+
+
 @torch.no_grad()
-def new_head(config: TrainConfig, facts: TargetFacts, vocabulary: DraftVocabulary) -> DraftHead:
+def new_head(start: Initialisation, facts: TargetFacts, vocabulary: DraftVocabulary) -> DraftHead:
     """A head for this target with float32 weights. Raises ValueError where a chosen source does not fit."""
-    head = DraftHead(head_shape(config, facts, vocabulary), vocabulary)
-    head.init_weights(torch.Generator().manual_seed(config.seed))
-    if config.init_lm_head == "target":
+    head = DraftHead(head_shape(start, facts, vocabulary), vocabulary)
+    head.init_weights(torch.Generator().manual_seed(start.seed))
+    if start.init_lm_head == "target":
         _copy(head.lm_head.weight, facts, "output", "init_lm_head", vocabulary.target_ids)
-    if config.init_norms == "soft":
+    if start.init_norms == "soft":
         head.norm.weight.fill_(SOFT_NORM)
-    if config.init_norms == "target":
+    if start.init_norms == "target":
         _copy(head.norm.weight, facts, "norm", "init_norms")
         _copy(head.midlayer.post_attention_layernorm.weight, facts, "mlp_norm", "init_norms")
-    if config.init_mlp == "target":
+    if start.init_mlp == "target":
         for name in ("gate_proj", "up_proj", "down_proj"):
             _copy(getattr(head.midlayer.mlp, name).weight, facts, name, "init_mlp")
-    if config.init_fc != "random":
+    if start.init_fc != "random":
         eye = torch.eye(head.config.hidden_size, facts.sizes.hidden_size)
-        head.fc.weight.copy_(torch.cat([share * eye for share in FUSION[config.init_fc]], dim=1))
+        head.fc.weight.copy_(torch.cat([share * eye for share in FUSION[start.init_fc]], dim=1))
     return head
 
 
-def head_shape(config: TrainConfig, facts: TargetFacts, vocabulary: DraftVocabulary) -> HeadConfig:
-    """Sizes from the configuration, and from the target where it leaves them open."""
+def head_shape(start: Initialisation, facts: TargetFacts, vocabulary: DraftVocabulary) -> HeadConfig:
+    """Sizes as asked for, and from the target where it leaves them open."""
     sizes = facts.sizes
     return HeadConfig(
         hidden_size=sizes.hidden_size,
         target_hidden_size=sizes.hidden_size,
-        intermediate_size=config.intermediate_size or sizes.intermediate_size,
-        num_attention_heads=config.num_attention_heads or sizes.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads or sizes.num_key_value_heads,
-        head_dim=config.head_dim or sizes.head_dim,
+        intermediate_size=start.intermediate_size or sizes.intermediate_size,
+        num_attention_heads=start.num_attention_heads or sizes.num_attention_heads,
+        num_key_value_heads=start.num_key_value_heads or sizes.num_key_value_heads,
+        head_dim=start.head_dim or sizes.head_dim,
         vocab_size=sizes.vocab_size,
         draft_vocab_size=vocabulary.d2t.numel(),
         feature_layers=sizes.feature_layers,

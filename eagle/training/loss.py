@@ -20,7 +20,7 @@ vocabulary.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +57,9 @@ class StepLosses(NamedTuple):
     positions: Tensor  # (J,) how many had a prediction
 
 
+Sums = tuple[Tensor, Tensor, Tensor, Tensor]  # the fields of `StepLosses`, as autograd hands them on
+
+
 class Laws(NamedTuple):
     """The target's laws at P positions; p is formed a chunk at a time."""
 
@@ -74,12 +77,12 @@ def fused_loss(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: L
     rows (P, J, H): normed hidden states, in the dtype to multiply in; weight (Vd, H) of the draft's output layer;
     scale (P, J): decay^j, 0 where a step has no prediction.
     """
-    return StepLosses(*_FusedLoss.apply(rows, weight, laws, scale, terms))
+    return StepLosses(*_FusedLoss.apply(rows, weight, laws, scale, terms))  # type: ignore[no-untyped-call]
 
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, weight, laws, scale, terms):
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWeights) -> Sums:
         with torch.autocast(rows.device.type, enabled=False):
             sums, *gradients = _walk(rows, weight, laws, scale, terms)
         ctx.save_for_backward(*gradients)
@@ -87,12 +90,12 @@ class _FusedLoss(torch.autograd.Function):
         return sums
 
     @staticmethod
-    def backward(ctx, grad_total, *_):
+    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         grad_rows, grad_weight = ctx.saved_tensors
         return grad_rows * grad_total.to(grad_rows.dtype), grad_weight * grad_total, None, None, None
 
 
-def _walk(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWeights):
+def _walk(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWeights) -> tuple[Sums, Tensor, Tensor]:
     """Sums over positions, and the gradients of the total for rows and weight."""
     matrix = weight.to(rows.dtype)  # (Vd, H)
     grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
@@ -101,7 +104,7 @@ def _walk(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWe
         grad = rows.new_empty(*scale[block].shape, matrix.shape[0])  # (K, J, Vd), K positions of a block
         for part in _slices(block.start, block.stop, CHUNK_POSITIONS):
             x = rows[part].flatten(0, 1)  # (C J, H): two dimensions, or matmul copies the matrix for every row
-            logits = (x @ matrix.T).unflatten(0, scale[part].shape)  # (C, J, Vd)
+            logits = torch.unflatten(x @ matrix.T, 0, scale[part].shape)  # (C, J, Vd)
             (loss[part], overlap[part]), of_chunk = _chunk(logits, laws.chunk(part), scale[part], terms)
             grad[part.start - block.start : part.stop - block.start] = of_chunk
         torch.mm(grad.flatten(0, 1), matrix, out=grad_rows[block].flatten(0, 1))

@@ -54,12 +54,12 @@ class Evaluation:
 
 
 @torch.no_grad()
-def measure(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor, target_ids: Tensor) -> Measurements:
+def measure_predictions(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor, target_ids: Tensor) -> Measurements:
     """rows (P, J, H) normed, exists (P, J), target_ids (Vd,) -> the quantities of every prediction."""
     matrix = weight.to(rows.dtype)
     values = []
     with torch.autocast(rows.device.type, enabled=False):
-        for part in torch.arange(rows.shape[0], device=rows.device).split(CHUNK_POSITIONS):
+        for part in torch.split(torch.arange(rows.shape[0], device=rows.device), CHUNK_POSITIONS):
             chunk = slice(int(part[0]), int(part[-1]) + 1)
             hits = target_ids[None] == laws.states.best[chunk, None]  # (C, Vd)
             values.append(_measure_chunk(rows[chunk] @ matrix.T, laws.chunk(chunk), hits))

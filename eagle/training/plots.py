@@ -1,6 +1,6 @@
 """Pictures of a run, drawn from `metrics.jsonl`: overlap of every step, agreement, loss and predicted tau."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from eagle.training.log import METRICS, read_metrics
 Records = Sequence[dict[str, Any]]
 
 
-def draw_plots(output: Path) -> list[Path]:
+def plot_run(output: Path) -> list[Path]:
     """Write `overlap.png`, `loss.png` and `tau.png` beside the metrics; returns those there was data for."""
     train, evaluations = (read_metrics(output / METRICS, kind) for kind in ("train", "eval"))
     written = []
@@ -50,7 +50,7 @@ def _draw_loss(axes: Axes, records: Records) -> None:
     axes.set_yscale("log")
 
 
-def _save(path: Path, title: str, draw, records: Records) -> Path:
+def _save(path: Path, title: str, draw: Callable[[Axes, Records], None], records: Records) -> Path:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)  # no display, no global state
     axes = figure.subplots()

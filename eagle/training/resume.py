@@ -6,6 +6,7 @@ A state becomes visible by one rename, when it is whole. Best and last heads, re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -15,7 +16,7 @@ PROGRESS = "progress.json"
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a run has come. The place in the data is `step`: the plan of batches is a function of the data."""
 
     step: int = 0  # optimizer steps done
@@ -35,7 +36,7 @@ class States:
     def latest(self) -> Path | None:
         return max(self._directory.glob("step-*"), default=None)  # the names sort by step
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: RunProgress) -> None:
         """Write a state and remove the oldest ones. Called by all processes together."""
         final = self._directory / f"step-{progress.step:08d}"
         temporary = self._directory / f".{final.name}.tmp"
@@ -53,15 +54,15 @@ class States:
                 shutil.rmtree(old)
         self._accelerator.wait_for_everyone()
 
-    def restore(self) -> Progress:
-        """Load the newest state into what the accelerator prepared; a fresh `Progress` when there is none."""
+    def restore(self) -> RunProgress:
+        """Load the newest state into what the accelerator prepared; a fresh `RunProgress` when there is none."""
         latest = self.latest()
         if latest is None:
-            return Progress()
+            return RunProgress()
         self._accelerator.load_state(str(latest))
-        return Progress(**read_json(latest / PROGRESS))
+        return RunProgress(**read_json(latest / PROGRESS))
 
 
-def check_same_run(output: Path, description: dict) -> None:
+def check_same_run(output: Path, description: dict[str, Any]) -> None:
     """Remember what a run was started with, or raise ValueError when it was started with something else."""
     claim(output / "run.json", description, "give another output, or initial_head to go on from its weights")

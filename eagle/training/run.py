@@ -9,28 +9,23 @@ import torch
 from accelerate import Accelerator, PartialState
 from rich.progress import track
 
-from eagle.checkpoints.flat import load_head
-from eagle.data.batches import Example, collate, fingerprint, plan_epoch, read_examples, split_held_out
+from eagle.data.batches import Example, collate, data_fingerprint, plan_epoch, read_examples, split_held_out
 from eagle.data.preparation import SETTINGS, prepare
 from eagle.data.prepare_config import PrepareConfig
-from eagle.data.token_counts import build_vocabulary, load_vocabulary
-from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.files import check_same, read_json, write_json
 from eagle.loading import choose_device, load_target
 from eagle.options import identity, load
 from eagle.training.feature_store import FeatureStore, StoredSignals, store_bytes
-from eagle.training.initialise import new_head, with_vocabulary
+from eagle.training.initialise import make_head
 from eagle.training.metrics import Evaluation
-from eagle.training.plots import draw_plots
+from eagle.training.plots import plot_run
 from eagle.training.resume import check_same_run
-from eagle.training.setting import Setting
 from eagle.training.signals import OnlineSignals, SignalSource
 from eagle.training.steps import law_positions
 from eagle.training.target_snapshot import FACTS, TargetFacts
-from eagle.training.train_config import TrainConfig
-from eagle.training.trainer import Trainer
-from eagle.vocab import DraftVocabulary
+from eagle.training.train_config import Sources, TrainConfig
+from eagle.training.trainer import Material, Trainer
 
 PREPARED = "prepared"  # in a directory of data: its making ended
 
@@ -40,21 +35,21 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
 
     Raises ValueError when the run was started with something else, or when data, target and head do not fit.
     """
-    accelerator = accelerator or make_accelerator(config)
-    setting = open_setting(config, accelerator)
+    accelerator = accelerator or make_accelerator(config.precision)
+    material = open_material(config, accelerator)
     if accelerator.is_main_process:
-        check_same_run(Path(config.output), describe(config, setting))
+        check_same_run(Path(config.output), run_identity(config, material))
     accelerator.wait_for_everyone()
-    head = make_head(config, setting.facts, setting.target, setting.examples).to(accelerator.device)
-    trainer = Trainer(config, head, make_signals(config, setting, accelerator), setting, accelerator)
-    tokens, parameters = sum(map(len, setting.examples)), sum(p.numel() for p in head.parameters())
+    head = make_head(config.initialisation, material.facts, material.target, material.examples).to(accelerator.device)
+    trainer = Trainer(config, head, make_signals(config.features, material, accelerator), material, accelerator)
+    tokens, parameters = sum(map(len, material.examples)), sum(p.numel() for p in head.parameters())
     accelerator.print(
-        f"{len(setting.examples)} conversations, {tokens / 1e6:.2f} M tokens; {len(setting.held_out)} held out; "
+        f"{len(material.examples)} conversations, {tokens / 1e6:.2f} M tokens; {len(material.held_out)} held out; "
         f"{trainer.num_steps} steps, {trainer.progress.step} done; head of {parameters / 1e6:.1f} M parameters"
     )
     evaluation = trainer.run()
     if accelerator.is_main_process:
-        for path in draw_plots(Path(config.output)):
+        for path in plot_run(Path(config.output)):
             accelerator.print(f"wrote {path}")
     return evaluation
 
@@ -71,10 +66,10 @@ def leave() -> None:
 
 def write_features(config: TrainConfig) -> None:
     """Store the features of all conversations of the run, held-out ones too; goes on where it was interrupted."""
-    accelerator = make_accelerator(config)
-    setting = open_setting(config, accelerator)
-    signals = make_signals(config, setting, accelerator)
-    examples = [*setting.examples, *setting.held_out]
+    accelerator = make_accelerator(config.precision)
+    material = open_material(config, accelerator)
+    signals = make_signals(config.features, material, accelerator)
+    examples = [*material.examples, *material.held_out]
     plan = plan_epoch([len(example) for example in examples], config.tokens_per_batch, config.seed, epoch=0)
     mine = plan[accelerator.process_index :: accelerator.num_processes]
     for rows in track(mine, "writing features", disable=not accelerator.is_main_process):
@@ -82,70 +77,71 @@ def write_features(config: TrainConfig) -> None:
         signals.read(batch, law_positions(batch.loss_mask))
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(precision: str) -> Accelerator:
     """One process or as many as `accelerate launch` or torchrun started.
 
     Without an accelerator accelerate has to be told, or processes on CPUs do not find each other.
     """
     on_cpu = choose_device().type == "cpu"
-    return Accelerator(mixed_precision=config.precision, cpu=on_cpu, step_scheduler_with_optimizer=False)
+    return Accelerator(mixed_precision=precision, cpu=on_cpu, step_scheduler_with_optimizer=False)
 
 
-def open_setting(config: TrainConfig, accelerator: Accelerator) -> Setting:
+def open_material(config: TrainConfig, accelerator: Accelerator) -> Material:
     """Load the target, or what is stored of it, and the conversations."""
     Path(config.output).mkdir(parents=True, exist_ok=True)
-    target = None
-    if config.features is None or config.fill_features:
-        target = load_target(config.target, getattr(torch, config.target_dtype), accelerator.device)
-    facts = load_facts(config, target).to(accelerator.device)
+    sources, target = config.sources, None
+    if sources.features is None or sources.fill_features:
+        target = load_target(sources.target, getattr(torch, sources.target_dtype), accelerator.device)
+    facts = load_facts(sources.features, target).to(accelerator.device)
     with accelerator.main_process_first():  # the data may be made or grow: others must not see less than the first
-        make_data(config, target)
-        examples, held_out = load_examples(config, facts, accelerator)
-    return Setting(target, facts, examples, held_out)
+        make_data(sources, target)
+        known = Path(config.output) / "conversations.json"
+        examples, held_out = load_examples(sources, known, facts, accelerator)
+    return Material(target, facts, examples, held_out)
 
 
-def make_data(config: TrainConfig, target: Target | None) -> None:
-    """Prepare the conversations with `config.prepare`, or finish preparing them; data from elsewhere is left alone."""
-    if config.data is None or config.prepare is None or (Path(config.data) / PREPARED).is_file():
+def make_data(sources: Sources, target: Target | None) -> None:
+    """Prepare the conversations with `sources.prepare`, or finish preparing them; data from elsewhere is left alone."""
+    if sources.data is None or sources.prepare is None or (Path(sources.data) / PREPARED).is_file():
         return
-    if Path(config.data).exists() and not (Path(config.data) / SETTINGS).is_file():
+    if Path(sources.data).exists() and not (Path(sources.data) / SETTINGS).is_file():
         return
-    settings = load(PrepareConfig, config.prepare, output=config.data)
+    settings = load(PrepareConfig, sources.prepare, output=sources.data)
     if target is None or target.tokenizer is None:
-        raise ValueError(f"{config.data} is incomplete and making it needs the target: unset features for this run")
+        raise ValueError(f"{sources.data} is incomplete and making it needs the target: unset features for this run")
     attention = target.config._attn_implementation  # generating replaces it
     model = target.model if settings.answers == "regenerate" else None
     prepare(settings, model, target.tokenizer, target.end_token_ids)
     target.model.set_attn_implementation(attention)
-    (Path(config.data) / PREPARED).touch()
+    (Path(sources.data) / PREPARED).touch()
 
 
-def load_facts(config: TrainConfig, target: Target | None) -> TargetFacts:
+def load_facts(features: str | None, target: Target | None) -> TargetFacts:
     """From the target, or from the stored features. Raises ValueError when both are there and differ."""
     stored = None
-    if config.features is not None and (Path(config.features) / FACTS).is_file():
-        stored = TargetFacts.load(Path(config.features))
+    if features is not None and (Path(features) / FACTS).is_file():
+        stored = TargetFacts.load(Path(features))
     if target is None:
         if stored is None:
-            raise ValueError(f"features {config.features} holds none: write them with scripts/write_features.py")
+            raise ValueError(f"features {features} holds none: write them with scripts/write_features.py")
         return stored
     facts = TargetFacts.of(target)
     if stored is not None:
-        check_same(Path(str(config.features)), asdict(stored.sizes), asdict(facts.sizes), "use another directory")
+        check_same(Path(str(features)), asdict(stored.sizes), asdict(facts.sizes), "use another directory")
     return facts
 
 
-def make_signals(config: TrainConfig, setting: Setting, accelerator: Accelerator) -> SignalSource:
+def make_signals(features: str | None, material: Material, accelerator: Accelerator) -> SignalSource:
     """Online, stored, or stored as they come."""
-    facts, examples = setting.facts, [*setting.examples, *setting.held_out]
-    online = None if setting.target is None else OnlineSignals(setting.target, facts.output_layer)
-    if config.features is None:
+    facts, examples = material.facts, [*material.examples, *material.held_out]
+    online = None if material.target is None else OnlineSignals(material.target, facts.output_layer)
+    if features is None:
         assert online is not None
         return online
     if online is not None and accelerator.is_main_process:
-        prepare_store(Path(config.features), facts, examples, accelerator.print)
+        prepare_store(Path(features), facts, examples, accelerator.print)
     accelerator.wait_for_everyone()
-    store = FeatureStore(config.features, writer=accelerator.process_index)
+    store = FeatureStore(features, writer=accelerator.process_index)
     return StoredSignals(store, facts, {example.id: example for example in examples}, online)
 
 
@@ -165,27 +161,28 @@ def prepare_store(directory: Path, facts: TargetFacts, examples: Sequence[Exampl
 
 
 def load_examples(
-    config: TrainConfig, facts: TargetFacts, accelerator: Accelerator
+    sources: Sources, known: Path, facts: TargetFacts, accelerator: Accelerator
 ) -> tuple[list[Example], list[Example]]:
     """Training and held-out conversations, those of the first start when the run is resumed.
 
-    Files that grow while a run trains are no trouble: conversations that came later are left out, with a message.
+    known: the file that lists them. Files that grow while a run trains are no trouble: conversations that came later
+    are left out, with a message.
     """
-    limit = min(config.max_length, facts.sizes.context_limit)
-    if config.data is None:
-        stored = [example.first(limit) for example in FeatureStore(str(config.features)).examples()]
+    limit = min(sources.max_length, facts.sizes.context_limit)
+    if sources.data is None:
+        stored = [example.first(limit) for example in FeatureStore(str(sources.features)).examples()]
         examples = [example for example in stored if example.loss_mask.any()]
     else:
-        examples, skipped = read_examples(config.data, limit, facts.sizes.vocab_size)
+        examples, skipped = read_examples(sources.data, limit, facts.sizes.vocab_size)
         for reason, count in skipped.items():
             accelerator.print(f"skipped {count} conversations: {reason}")
-    examples = frozen(Path(config.output) / "conversations.json", examples, accelerator)
-    if config.held_out_data is None:
-        return split_held_out(examples, config.num_held_out)
-    held_out, _ = read_examples(config.held_out_data, limit, facts.sizes.vocab_size)
-    held_out = held_out[: config.num_held_out]
-    known = {example.id for example in held_out}
-    return [example for example in examples if example.id not in known], held_out
+    examples = frozen(known, examples, accelerator)
+    if sources.held_out_data is None:
+        return split_held_out(examples, sources.num_held_out)
+    held_out, _ = read_examples(sources.held_out_data, limit, facts.sizes.vocab_size)
+    held_out = held_out[: sources.num_held_out]
+    apart = {example.id for example in held_out}
+    return [example for example in examples if example.id not in apart], held_out
 
 
 def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) -> list[Example]:
@@ -203,37 +200,11 @@ def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) ->
     return [found[name] for name in wanted]
 
 
-def make_head(config: TrainConfig, facts: TargetFacts, target: Target | None, examples: Sequence[Example]) -> DraftHead:
-    """A new head, or the one to go on from, with float32 master weights."""
-    if config.initial_head is None:
-        return new_head(config, facts, draft_vocabulary(config, facts, examples))
-    head = load_head(config.initial_head, target, torch.float32).train()
-    found, wanted = (
-        (head.config.target_hidden_size, head.config.vocab_size),
-        (facts.sizes.hidden_size, facts.sizes.vocab_size),
-    )
-    if found != wanted:
-        raise ValueError(f"initial_head is for a target with (hidden, vocabulary) sizes {found}, this one has {wanted}")
-    if config.vocabulary is None:
-        return head
-    return with_vocabulary(head, facts, draft_vocabulary(config, facts, examples))
-
-
-def draft_vocabulary(config: TrainConfig, facts: TargetFacts, examples: Sequence[Example]) -> DraftVocabulary:
-    """The stored vocabulary, or the most frequent tokens of the training conversations' answers."""
-    sizes = facts.sizes
-    if config.vocabulary is not None:
-        return load_vocabulary(Path(config.vocabulary), sizes.name, sizes.vocab_size)[0]
-    answers = torch.cat([example.ids[example.loss_mask] for example in examples]).long()
-    counts = torch.bincount(answers, minlength=sizes.vocab_size)  # (V,)
-    return build_vocabulary(counts, config.draft_vocab_size, always=sizes.end_token_ids)
-
-
-def describe(config: TrainConfig, setting: Setting) -> dict[str, object]:
+def run_identity(config: TrainConfig, material: Material) -> dict[str, object]:
     """What must be the same when a run is resumed."""
     return {
         **identity(config),
-        "target_name": setting.facts.sizes.name,
-        "data_sha256": fingerprint(setting.examples),
-        "held_out_sha256": fingerprint(setting.held_out),
+        "target_name": material.facts.sizes.name,
+        "data_sha256": data_fingerprint(material.examples),
+        "held_out_sha256": data_fingerprint(material.held_out),
     }

@@ -61,7 +61,8 @@ class OnlineSignals:
         if batch.segments is None:
             return self._target.read_states(batch.ids)
         lengths = list(filter(None, batch.segments))
-        rows = torch.nn.utils.rnn.pad_sequence(batch.ids[0].split(lengths), batch_first=True)  # (S, longest)
+        conversations = list(torch.split(batch.ids[0], lengths))
+        rows = torch.nn.utils.rnn.pad_sequence(conversations, batch_first=True)  # (S, longest)
         held = torch.arange(rows.shape[1], device=rows.device) < torch.tensor(lengths, device=rows.device)[:, None]
         features, states = self._target.read_states(rows)
         return features[held][None], states[held][None]

@@ -66,6 +66,15 @@ def law_positions(loss_mask: Tensor) -> Tensor:
     return torch.cat([loss_mask[:, 1:], torch.zeros_like(loss_mask[:, :1])], dim=1)
 
 
+def choose_positions(loss_mask: Tensor, fraction: float, seed: int) -> Tensor:
+    """The positions of the target's laws that get a loss, (B, T) bool: all, or a random `fraction` of them."""
+    at = law_positions(loss_mask)
+    if fraction < 1:
+        kept = torch.rand(at.shape, generator=torch.Generator().manual_seed(seed)) < fraction
+        at = at & kept.to(at.device)
+    return at
+
+
 def starts(segments: Segments, place: Tensor) -> Tensor:
     """Where the conversation of every place (T,) of a row begins: (T,)."""
     if segments is None:
@@ -86,7 +95,16 @@ def rows_for(outputs: list[Tensor], at: Tensor, segments: Segments = None) -> tu
     return torch.stack(rows, dim=1), index >= begin[:, None]
 
 
-def _step(head: DraftHead, reference: bool, segments: Segments, hidden, embedding, positions, *past):
+def _step(
+    head: DraftHead,
+    reference: bool,
+    segments: Segments,
+    hidden: Tensor,
+    embedding: Tensor,
+    positions: Tensor,
+    *past: Tensor,
+) -> tuple[Tensor, ...]:
+    """The step's output (B, T, H), then the keys and the values of all steps so far."""
     attend = StepAttention(past, reference, segments)
     output = head(hidden, embedding.to(hidden.dtype), positions, attend)
     return output, *attend.keys, *attend.values

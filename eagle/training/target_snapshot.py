@@ -55,7 +55,7 @@ class OutputLayer:
 
     def summary(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """states (P, H) -> log of the sum of exponentials over all tokens (P,), and the best token (P,)."""
-        parts = [self._summary(part) for part in states.split(NORMALISER_ROWS)]
+        parts = [self._summary(part) for part in torch.split(states, NORMALISER_ROWS)]
         return torch.cat([lse for lse, _ in parts]), torch.cat([best for _, best in parts])
 
     def _summary(self, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,113 @@
-"""The configuration of a training run: one flag = one field = one YAML key."""
+"""The configuration of a training run: one flag = one field = one YAML key.
 
-from dataclasses import dataclass
+`TrainConfig` holds them side by side, as users write them. Code takes the part it needs: a part's fields have the names
+of the options, and `TrainConfig` hands the parts out.
+"""
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from eagle.options import DTYPES, check_options, option
 from eagle.training.loss import LossWeights
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the target, its stored features and the conversations come from."""
+
+    target: str | None
+    target_dtype: str
+    features: str | None
+    fill_features: bool
+    data: str | None
+    prepare: str | None
+    held_out_data: str | None
+    num_held_out: int
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """What a head is before its first step."""
+
+    initial_head: str | None
+    vocabulary: str | None
+    draft_vocab_size: int
+    intermediate_size: int | None
+    num_attention_heads: int | None
+    num_key_value_heads: int | None
+    head_dim: int | None
+    init_lm_head: str
+    init_norms: str
+    init_mlp: str
+    init_fc: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Unrolling:
+    """The training-time test: how many steps, what they weigh, how they are computed."""
+
+    num_steps: int
+    step_decay: float
+    loss_weights: LossWeights
+    precision: str
+    gradient_checkpointing: bool
+
+    @property
+    def decay(self) -> list[float]:
+        """The weight of every step."""
+        return [self.step_decay**step for step in range(self.num_steps)]
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Which conversations every optimizer step reads."""
+
+    tokens_per_batch: int
+    packing: bool
+    batches_per_step: int
+    num_epochs: float
+    max_steps: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What of a batch is left to chance."""
+
+    loss_fraction: float
+    feature_noise: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Which optimizer moves the weights, and what holds it back."""
+
+    optimizer: str
+    weight_decay: float
+    adam_beta2: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over a run."""
+
+    learning_rate: float
+    final_learning_rate: float
+    warmup_steps: int
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How many optimizer steps lie between two evaluations, states and records."""
+
+    evaluate_every: int
+    save_every: int
+    log_every: int
 
 
 @dataclass(frozen=True)
@@ -109,6 +213,37 @@ class TrainConfig:
         return LossWeights(self.loss_cross_entropy, self.loss_kl, self.loss_total_variation, self.loss_log_overlap)
 
     @property
-    def decay(self) -> list[float]:
-        """The weight of every step."""
-        return [self.step_decay**step for step in range(self.num_steps)]
+    def sources(self) -> Sources:
+        return self._part(Sources)
+
+    @property
+    def initialisation(self) -> Initialisation:
+        return self._part(Initialisation)
+
+    @property
+    def unrolling(self) -> Unrolling:
+        return self._part(Unrolling)
+
+    @property
+    def batching(self) -> Batching:
+        return self._part(Batching)
+
+    @property
+    def chance(self) -> Chance:
+        return self._part(Chance)
+
+    @property
+    def optimization(self) -> Optimization:
+        return self._part(Optimization)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._part(Schedule)
+
+    @property
+    def intervals(self) -> Intervals:
+        return self._part(Intervals)
+
+    def _part(self, kind: type[Part]) -> Part:
+        """A part, its fields filled by the options of the same names."""
+        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})  # type: ignore[arg-type]

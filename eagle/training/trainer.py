@@ -7,7 +7,7 @@ does not depend on how conversations are divided among batches and processes, no
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,78 +15,84 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from eagle.checkpoints.flat import save_head
-from eagle.data.batches import Batch, collate, plan_epoch
+from eagle.data.batches import Batch, Example, collate, plan_epoch
 from eagle.drafters.head import DraftHead
+from eagle.engine.target import Target
 from eagle.training.conditioning import condition, unconditioned, unit_hidden, usual_size
 from eagle.training.log import RunLog
 from eagle.training.loss import StepLosses
 from eagle.training.metrics import Evaluation, EvaluationSums
 from eagle.training.module import TrainingTest
-from eagle.training.optimizers import check_optimizer, make_optimizers
+from eagle.training.optimizers import check_optimizer, learning_rate, make_optimizers
 from eagle.training.resume import States
-from eagle.training.setting import Setting
 from eagle.training.signals import Signals, SignalSource
-from eagle.training.steps import law_positions
-from eagle.training.train_config import TrainConfig
+from eagle.training.steps import choose_positions, law_positions
+from eagle.training.target_snapshot import TargetFacts
+from eagle.training.train_config import Batching, TrainConfig
 
 EXPORT_DTYPE = torch.bfloat16
 HEAD = "head."  # in the names of a module's state
 
 
-def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
-    """Linear warm-up, then a cosine down to `final_learning_rate` of the peak at the last step."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(num_steps - 1 - config.warmup_steps, 1)
-    cosine = (1 + math.cos(math.pi * min(done, 1.0))) / 2
-    return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a run works on, loaded: the target or what is stored of it, and the conversations."""
+
+    target: Target | None  # None where only stored features are read
+    facts: TargetFacts
+    examples: list[Example]
+    held_out: list[Example]
 
 
-def plan_steps(config: TrainConfig, lengths: Sequence[int]) -> list[list[tuple[int, ...]]]:
+def plan_steps(batching: Batching, lengths: Sequence[int]) -> list[list[tuple[int, ...]]]:
     """The batches of every optimizer step of the whole run, `batches_per_step` each, as example numbers.
 
     Batches left over behind whole steps are dropped: a process without one would leave the others waiting for it.
     """
     batches: list[tuple[int, ...]] = []
-    for epoch in range(math.ceil(config.num_epochs)):
-        planned = plan_epoch(lengths, config.tokens_per_batch, config.seed, epoch, config.packing)
-        batches += planned[: math.ceil(len(planned) * min(config.num_epochs - epoch, 1.0))]
-    size = config.batches_per_step
+    for epoch in range(math.ceil(batching.num_epochs)):
+        planned = plan_epoch(lengths, batching.tokens_per_batch, batching.seed, epoch, batching.packing)
+        batches += planned[: math.ceil(len(planned) * min(batching.num_epochs - epoch, 1.0))]
+    size = batching.batches_per_step
     steps = [batches[start : start + size] for start in range(0, len(batches), size)]
     if len(steps) > 1 and len(steps[-1]) < size:
         steps.pop()
-    return steps[: config.max_steps]
+    return steps[: batching.max_steps]
 
 
-def choose_positions(batch: Batch, fraction: float, seed: int) -> Tensor:
-    """The positions of the target's laws that get a loss, (B, T) bool: all, or a random `fraction` of them."""
-    at = law_positions(batch.loss_mask)
-    if fraction < 1:
-        kept = torch.rand(at.shape, generator=torch.Generator().manual_seed(seed)) < fraction
-        at = at & kept.to(at.device)
-    return at
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """What an optimizer step did."""
+
+    losses: list[StepLosses]  # of this process's batches
+    num_tokens: int  # of this process's conversations
+    num_positions: float  # with a loss, of all processes
+    learning_rate: float
+    gradient_norm: float
+    elapsed_s: float
 
 
 class Trainer:
-    """Trains `head` on the conversations of `setting`, with `signals` of its target."""
+    """Trains `head` on the conversations of `material`, with `signals` of its target."""
 
     def __init__(
         self,
         config: TrainConfig,
         head: DraftHead,
         signals: SignalSource,
-        setting: Setting,
+        material: Material,
         accelerator: Accelerator,
     ):
-        check_optimizer(config, accelerator)
-        self.config, self.accelerator = config, accelerator
-        self._signals, self._examples, self._held_out = signals, setting.examples, setting.held_out
-        self._output = Path(config.output)
-        self._plan = plan_steps(config, [len(example) for example in setting.examples])
+        check_optimizer(config.optimizer, accelerator)
+        self.accelerator = accelerator
+        self._batching, self._chance, self._schedule = config.batching, config.chance, config.schedule
+        self._intervals, self._clip_norm, self._output = config.intervals, config.clip_norm, Path(config.output)
+        self._signals, self._examples, self._held_out = signals, material.examples, material.held_out
+        self._plan = plan_steps(self._batching, [len(example) for example in material.examples])
         if config.condition_features:
-            self._condition(head)
-        module = TrainingTest(head, config, setting.facts.output_layer)
-        self._module, *self._optimizers = accelerator.prepare(module, *make_optimizers(head, config))
+            self._condition(head, is_fresh=config.initial_head is None)
+        module = TrainingTest(head, config.unrolling, material.facts.output_layer)
+        self._module, *self._optimizers = accelerator.prepare(module, *make_optimizers(head, config.optimization))
         self._states = States(self._output, accelerator, config.keep_states)
         self.progress = self._states.restore()
         if any(len(step) % accelerator.num_processes for step in self._plan):
@@ -95,12 +101,12 @@ class Trainer:
                 "processes: every one gets as many; change batches_per_step, or train on more data"
             )
 
-    def _condition(self, head: DraftHead) -> None:
+    def _condition(self, head: DraftHead, is_fresh: bool) -> None:
         """Measure the features of the first batch; a resumed run gets the scale it began with from its state."""
-        batch = collate(self._examples, self._plan[0][0], self.config.packing).to(self.accelerator.device)
+        batch = collate(self._examples, self._plan[0][0], self._batching.packing).to(self.accelerator.device)
         at = law_positions(batch.loss_mask)
         scale = usual_size(self._signals.read(batch, at).features[at])
-        if self.config.initial_head is None:
+        if is_fresh:
             unit_hidden(head, scale)
         condition(head, scale)
 
@@ -110,7 +116,7 @@ class Trainer:
 
     def run(self, stop_after: int | None = None) -> Evaluation:
         """Train to the end of the plan, or until `stop_after` optimizer steps are done in all."""
-        config, progress = self.config, self.progress
+        intervals, progress = self._intervals, self.progress
         last = min(self.num_steps, stop_after or self.num_steps)
         log = RunLog(self._output, progress.step, self.num_steps, self.accelerator.is_main_process)
         try:
@@ -118,9 +124,9 @@ class Trainer:
             while progress.step < last:
                 self._train_step(log)
                 at_end = progress.step == last
-                if at_end or progress.step % config.evaluate_every == 0:
+                if at_end or progress.step % intervals.evaluate_every == 0:
                     evaluation = self._evaluate(log)
-                if at_end or progress.step % config.save_every == 0:
+                if at_end or progress.step % intervals.save_every == 0:
                     self._save()
             return evaluation
         finally:
@@ -130,25 +136,25 @@ class Trainer:
         started, progress = time.perf_counter(), self.progress
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = list(enumerate(self._plan[progress.step]))[rank::world]
-        packing = self.config.packing
+        packing = self._batching.packing
         batches = [self._positions(collate(self._examples, rows, packing), index) for index, rows in mine]
         count = self._total(sum(int(at.sum()) for _, at in batches))
-        rate = learning_rate(self.config, progress.step, self.num_steps)
+        rate = learning_rate(self._schedule, progress.step, self.num_steps)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        sums = [self._backward(batch, at, count, last=i == len(batches) - 1) for i, (batch, at) in enumerate(batches)]
-        norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self.config.clip_norm)
+        losses = [self._backward(batch, at, count, last=i == len(batches) - 1) for i, (batch, at) in enumerate(batches)]
+        norm = self.accelerator.clip_grad_norm_(self._module.parameters(), self._clip_norm)
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        planned = [rows for _, rows in mine]
-        self._account(log, sums, count, planned, rate, float(norm), time.perf_counter() - started)
+        tokens = sum(len(self._examples[row]) for _, rows in mine for row in rows)
+        self._account(log, _Done(losses, tokens, count, rate, float(norm), time.perf_counter() - started))
 
     def _positions(self, batch: Batch, index: int) -> tuple[Batch, Tensor]:
         batch = batch.to(self.accelerator.device)
-        seed = (self.config.seed << 40) + (self.progress.step << 10) + index
-        return batch, choose_positions(batch, self.config.loss_fraction, seed)
+        seed = (self._chance.seed << 40) + (self.progress.step << 10) + index
+        return batch, choose_positions(batch.loss_mask, self._chance.loss_fraction, seed)
 
     def _total(self, value: float) -> float:
         """A number summed over all processes."""
@@ -167,34 +173,34 @@ class Trainer:
         return StepLosses(*(value.detach() for value in losses))
 
     def _noisy(self, signals: Signals) -> Signals:
-        if not self.config.feature_noise:
+        if not self._chance.feature_noise:
             return signals
         generator = torch.Generator(signals.features.device).manual_seed(self.progress.step)
         noise = torch.empty_like(signals.features).uniform_(-1, 1, generator=generator)
-        return signals._replace(features=signals.features + self.config.feature_noise * noise)
+        return signals._replace(features=signals.features + self._chance.feature_noise * noise)
 
-    def _account(self, log: RunLog, sums, count, planned, rate, norm, elapsed_s: float) -> None:
+    def _account(self, log: RunLog, done: _Done) -> None:
         """Move on by a step and, at intervals, write down how it went."""
         progress = self.progress
-        tokens = self._total(sum(len(self._examples[row]) for rows in planned for row in rows))
+        tokens = self._total(done.num_tokens)
         progress.step += 1
         progress.tokens_seen += int(tokens)
-        progress.loss_tokens_seen += int(count)
-        progress.elapsed_s += elapsed_s
+        progress.loss_tokens_seen += int(done.num_positions)
+        progress.elapsed_s += done.elapsed_s
         log.advance(progress.step)
-        if progress.step % self.config.log_every and progress.step > 1:
+        if progress.step % self._intervals.log_every and progress.step > 1:
             return
-        stacked = StepLosses(*(torch.stack(values).sum(0).float() for values in zip(*sums, strict=True)))
+        stacked = StepLosses(*(torch.stack(values).sum(0).float() for values in zip(*done.losses, strict=True)))
         total = StepLosses(*(self.accelerator.reduce(value) for value in stacked))
         log.record("train", progress.step, {
-            "loss": float(total.total) / max(count, 1.0),
+            "loss": float(total.total) / max(done.num_positions, 1.0),
             "step_loss": (total.loss / total.positions.clamp_min(1)).tolist(),
             "overlap": (total.overlap / total.positions.clamp_min(1)).tolist(),
-            "learning_rate": rate,
-            "gradient_norm": norm,
+            "learning_rate": done.learning_rate,
+            "gradient_norm": done.gradient_norm,
             "tokens_seen": progress.tokens_seen,
             "loss_tokens_seen": progress.loss_tokens_seen,
-            "tokens_per_s": tokens / elapsed_s,
+            "tokens_per_s": tokens / done.elapsed_s,
             "elapsed_s": progress.elapsed_s,
         })  # fmt: skip
 
@@ -203,7 +209,7 @@ class Trainer:
         """Measure the held-out conversations; export the head when it is the best so far."""
         sums = EvaluationSums(self._head.t2d)
         lengths = [len(example) for example in self._held_out]
-        for rows in plan_epoch(lengths, self.config.tokens_per_batch, self.config.seed, epoch=0):
+        for rows in plan_epoch(lengths, self._batching.tokens_per_batch, self._batching.seed, epoch=0):
             batch = collate(self._held_out, rows).to(self.accelerator.device)
             at = law_positions(batch.loss_mask)
             measured = self._module(self._signals.read(batch, at), at, measure_only=True)
@@ -219,7 +225,8 @@ class Trainer:
 
     @property
     def _head(self) -> DraftHead:
-        return self.accelerator.unwrap_model(self._module).head
+        head: DraftHead = self.accelerator.unwrap_model(self._module).head
+        return head
 
     def _export(self, name: str) -> None:
         """Write the head. Called by all processes together: each may hold a part of it only."""

@@ -10,12 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from evaluation.report.bootstrap import Array, Resamples
-from evaluation.rows import Row
+from evaluation.rows import AnswerRow
 
 Answer = tuple[str, int, int]  # question, turn, seed: what arms are paired by
+Value = Callable[[AnswerRow], float | None]  # of a row; None counts as nothing
 
 
-def answer_of(row: Row) -> Answer:
+def answer_of(row: AnswerRow) -> Answer:
     return row.key.question, row.key.turn, row.key.seed
 
 
@@ -23,7 +24,7 @@ def answer_of(row: Row) -> Answer:
 class Cell:
     """The answers of one arm, laid out along the task's questions."""
 
-    rows: Sequence[Row]
+    rows: Sequence[AnswerRow]
     questions: Sequence[str]
     resamples: Resamples
 
@@ -44,7 +45,7 @@ class Cell:
         """Of every answer with rounds."""
         return [row.generation.seconds.decode / row.generation.rounds for row in self.rows if row.generation.rounds]
 
-    def sums(self, value: Callable[[Row], float | None]) -> Array:
+    def sums(self, value: Value) -> Array:
         """Sum of a value over each question's answers: (Q,); None counts as nothing."""
         index = {question: i for i, question in enumerate(self.questions)}
         sums = np.zeros(len(index))
@@ -52,48 +53,46 @@ class Cell:
             sums[index[row.key.question]] += value(row) or 0.0
         return sums
 
-    def ratio(self, numerator: Callable[[Row], float | None], denominator: Callable[[Row], float | None]) -> Array:
+    def ratio(self, numerator: Value, denominator: Value) -> Array:
         """Ratio of sums, (B + 1,)."""
         return self.resamples.ratio(self.sums(numerator), self.sums(denominator))
 
-    def mean_over_questions(
-        self, numerator: Callable[[Row], float | None], denominator: Callable[[Row], float | None]
-    ) -> Array:
+    def mean_over_questions(self, numerator: Value, denominator: Value) -> Array:
         """Mean of each question's own ratio, (B + 1,): long answers weigh no more than short ones."""
         below = self.sums(denominator)
         own = np.divide(self.sums(numerator), below, out=np.zeros_like(below), where=below > 0)
         return self.resamples.ratio(own, (below > 0).astype(float))
 
 
-def num_rounds(row: Row) -> float:
+def num_rounds(row: AnswerRow) -> float:
     return row.generation.rounds
 
 
-def num_accepted(row: Row) -> float:
+def num_accepted(row: AnswerRow) -> float:
     return sum(row.generation.accepted)
 
 
-def num_decoded(row: Row) -> float:
+def num_decoded(row: AnswerRow) -> float:
     return row.generation.num_decoded
 
 
-def num_tokens(row: Row) -> float:
+def num_tokens(row: AnswerRow) -> float:
     return len(row.generation.tokens)
 
 
-def decode_s(row: Row) -> float:
+def decode_s(row: AnswerRow) -> float:
     return row.generation.seconds.decode
 
 
-def total_s(row: Row) -> float:
+def total_s(row: AnswerRow) -> float:
     return row.generation.seconds.total
 
 
-def prefill_s(row: Row) -> float:
+def prefill_s(row: AnswerRow) -> float:
     return row.generation.seconds.prefill
 
 
-def one(_row: Row) -> float:
+def one(_row: AnswerRow) -> float:
     return 1.0
 
 

@@ -13,7 +13,7 @@ from evaluation.recording import PHASES
 from evaluation.report import cells
 from evaluation.report.bootstrap import Array, Interval, Resamples, interval, survival
 from evaluation.report.cells import Cell
-from evaluation.rows import Key, Row
+from evaluation.rows import AnswerRow, Key
 
 MEAN = "mean of tasks"
 FIELDS = (
@@ -34,9 +34,9 @@ Cells = dict[CellKey, Cell]
 Result = dict[str, Any]
 
 
-def make_cells(rows: Mapping[Key, Row], num_resamples: int) -> Cells:
+def make_cells(rows: Mapping[Key, AnswerRow], num_resamples: int) -> Cells:
     """Group the rows; all arms of a task share its questions and resamples, at every temperature."""
-    grouped: dict[CellKey, list[Row]] = {}
+    grouped: dict[CellKey, list[AnswerRow]] = {}
     for row in rows.values():
         grouped.setdefault(CellKey(row.key.task, row.key.arm, row.key.temperature), []).append(row)
     questions = {task: sorted({k.question for k in rows if k.task == task}) for task in {k.task for k in rows}}
@@ -47,7 +47,7 @@ def make_cells(rows: Mapping[Key, Row], num_resamples: int) -> Cells:
     return {key: Cell(group, questions[key.task], resamples[key.task]) for key, group in grouped.items()}
 
 
-def summarise(rows: Mapping[Key, Row], config: EvalConfig) -> dict[str, list[Result]]:
+def summarise(rows: Mapping[Key, AnswerRow], config: EvalConfig) -> dict[str, list[Result]]:
     """`results`, one row of numbers a cell and one for the mean of the tasks, and `comparisons` between arms."""
     table = make_cells(rows, config.resamples)
     ordered = _in_order(table, config)
@@ -166,7 +166,7 @@ def _by_depth(cell: Cell, depth: int) -> dict[str, list[float | None]]:
     }
 
 
-def _at_least(count: int) -> Callable[[Row], float]:
+def _at_least(count: int) -> Callable[[AnswerRow], float]:
     return lambda row: sum(accepted >= count for accepted in row.generation.accepted)
 
 

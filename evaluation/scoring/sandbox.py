@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child")
 
@@ -56,12 +57,12 @@ def passes(source: str, limits: Limits = Limits()) -> bool:
         return returned == 0 and (folder / "output").read_bytes().rstrip().endswith(token.encode())
 
 
-def describe() -> str:
+def isolation() -> str:
     """What keeps the program away from the network on this machine, for the report."""
     return "network namespace" if _namespaces() else "sockets refused inside Python"
 
 
-def _run(command: list[str], folder: Path, output, wall_s: float) -> int | None:
+def _run(command: list[str], folder: Path, output: IO[bytes], wall_s: float) -> int | None:
     """The exit code, None when the time was over."""
     process = subprocess.Popen(
         command,
@@ -80,7 +81,7 @@ def _run(command: list[str], folder: Path, output, wall_s: float) -> int | None:
         _kill_group(process)
 
 
-def _kill_group(process: subprocess.Popen) -> None:
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evaluation.drafting import Drafting
+from evaluation.arms import Drafting
 from evaluation.selfcheck.counting import check_by_chi_square, check_greedy
 from evaluation.selfcheck.enumeration import check_by_enumeration
 

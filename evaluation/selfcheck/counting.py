@@ -20,10 +20,9 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import FEW_LAYERS, Target
 from eagle.sampling import Sampling, seeded
-from evaluation.drafting import Drafting
+from evaluation.arms import Drafting
 from evaluation.selfcheck.tiny import random_head, random_model
-
-Text = tuple[int, ...]
+from hsd_verify.exact.processes import Text
 
 VOCAB_SIZE, LENGTH, NUM_TEXTS = 3, 3, 400
 PROMPT = [1, 2, 0]

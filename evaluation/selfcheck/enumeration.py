@@ -19,7 +19,7 @@ from torch import Tensor
 from eagle.sampling import Sampling, one_hot, seeded
 from eagle.trees import AutoTree, Draw, TreePolicy
 from eagle.vocab import DraftVocabulary
-from evaluation.drafting import Drafting
+from evaluation.arms import Drafting
 from hsd_verify import DraftTree
 from hsd_verify.exact import enumerate as exact
 

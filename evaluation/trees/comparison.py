@@ -10,10 +10,10 @@ Letters: Q questions, B resamples.
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,18 +21,21 @@ from eagle.files import atomic_file
 from evaluation.report.bootstrap import Array, Interval, Resamples, interval
 from evaluation.trees.contexts import HELD_OUT
 
+if TYPE_CHECKING:  # slow to import, and only plots need it
+    from matplotlib.axes import Axes
+
 REFERENCE, REFERENCE_VERIFIER = "eagle", "walk"
 ALL = "benchmarks"  # the three together
 NUM_RESAMPLES = 2000
 PANELS_A_ROW = 3  # of the plot
 
-Row = dict[str, Any]
-CellKey = tuple[str, str, str, int]  # source, sampling, tree, budget
+TreeRow = dict[str, Any]
+TreeCellKey = tuple[str, str, str, int]  # source, sampling, tree, budget
 PerContext = dict[str, float]  # context -> mean over draws
 
 
 @dataclass(frozen=True)
-class Cell:
+class TreeCell:
     """One tree and verifier at one budget and sampling, over the contexts of one source."""
 
     source: str
@@ -70,7 +73,7 @@ class Measured:
         return sum(self.nodes.values()) / len(self.nodes)
 
 
-def cells(rows: Iterable[Row]) -> Iterator[Cell]:
+def tree_cells(rows: Iterable[TreeRow]) -> Iterator[TreeCell]:
     """Every cell, sources in turn, the three benchmarks together last."""
     measured = {key: _measured(group) for key, group in _grouped(rows).items()}
     for (source, sampling, tree, budget), one in measured.items():
@@ -80,8 +83,8 @@ def cells(rows: Iterable[Row]) -> Iterator[Cell]:
                 yield _cell((source, sampling, tree, budget), verifier, one, curve)
 
 
-def _grouped(rows: Iterable[Row]) -> dict[CellKey, list[Row]]:
-    groups: dict[CellKey, list[Row]] = defaultdict(list)
+def _grouped(rows: Iterable[TreeRow]) -> dict[TreeCellKey, list[TreeRow]]:
+    groups: dict[TreeCellKey, list[TreeRow]] = defaultdict(list)
     for row in rows:
         key = row["sampling"], row["tree"], row["budget"]
         groups[(row["source"], *key)].append(row)
@@ -90,7 +93,7 @@ def _grouped(rows: Iterable[Row]) -> dict[CellKey, list[Row]]:
     return dict(sorted(groups.items()))
 
 
-def _measured(rows: list[Row]) -> Measured:
+def _measured(rows: list[TreeRow]) -> Measured:
     bounds = [row for row in rows if row["bound"] is not None]
     verifiers = sorted({verifier for row in rows for verifier in row["tau"]})
     return Measured(
@@ -98,19 +101,23 @@ def _measured(rows: list[Row]) -> Measured:
         nodes=_mean(rows, lambda row: row["nodes"]),
         depth=_mean(rows, lambda row: row["depth"]),
         bound=_mean(bounds, lambda row: row["bound"]) if len(bounds) == len(rows) else {},
-        tau={v: _mean([r for r in rows if v in r["tau"]], lambda row, v=v: row["tau"][v]) for v in verifiers},
+        tau={v: _mean([row for row in rows if v in row["tau"]], _tau_of(v)) for v in verifiers},
         draws=len(rows) / len({row["context"] for row in rows}),
     )
 
 
-def _mean(rows: list[Row], value) -> PerContext:
+def _tau_of(verifier: str) -> Callable[[TreeRow], float]:
+    return lambda row: float(row["tau"][verifier])
+
+
+def _mean(rows: list[TreeRow], value: Callable[[TreeRow], float]) -> PerContext:
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         values[row["context"]].append(value(row))
     return {context: sum(v) / len(v) for context, v in values.items()}
 
 
-def _cell(key: CellKey, verifier: str, one: Measured, curve: list[Measured]) -> Cell:
+def _cell(key: TreeCellKey, verifier: str, one: Measured, curve: list[Measured]) -> TreeCell:
     contexts = sorted(one.nodes)
     samples = _PerQuestion([one.questions[context] for context in contexts])
     tau = one.tau[verifier]
@@ -122,7 +129,7 @@ def _cell(key: CellKey, verifier: str, one: Measured, curve: list[Measured]) -> 
         gain = interval(ratio - 1)
     bound = sum(one.bound.values()) / len(one.bound) if one.bound else None
     mean = float(tau_interval.value or 0.0)
-    return Cell(
+    return TreeCell(
         key[0],
         key[1],
         key[2],
@@ -173,14 +180,14 @@ class _PerQuestion:
         return np.bincount(self._index, weights=np.array(values, dtype=float)).astype(float)  # (Q,)
 
 
-def write_csv(table: list[Cell], path: Path) -> None:
+def write_csv(table: list[TreeCell], path: Path) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Cell)])
+        writer = csv.DictWriter(file, [field.name for field in fields(TreeCell)])
         writer.writeheader()
         writer.writerows(asdict(cell) for cell in table)
 
 
-def lines(table: list[Cell], source: str, verifiers: tuple[str, ...]) -> Iterator[str]:
+def lines(table: list[TreeCell], source: str, verifiers: tuple[str, ...]) -> Iterator[str]:
     """The table of one source as text."""
     yield f"{'sampling':12} {'tree':20} {'verifier':9} {'nodes':>6} {'depth':>5} {'tau':>6} {'interval':>15} " + (
         f"{'gain':>7} {'interval':>17} {'bound':>6} {'contexts':>8}"
@@ -190,7 +197,7 @@ def lines(table: list[Cell], source: str, verifiers: tuple[str, ...]) -> Iterato
         yield _line(cell)
 
 
-def _line(cell: Cell) -> str:
+def _line(cell: TreeCell) -> str:
     start = f"{cell.sampling:12} {cell.tree:20} {cell.verifier:9} {cell.nodes:6.1f} {cell.depth:5.1f} {cell.tau:6.3f} "
     tau = f"[{cell.tau_low:5.2f}, {cell.tau_high:5.2f}]" if cell.tau_low is not None else ""
     gain = f"{cell.gain:+7.1%}" if cell.gain is not None else ""
@@ -199,7 +206,7 @@ def _line(cell: Cell) -> str:
     return f"{start}{tau:>15} {gain:>7} {gain_interval:>17} {bound:>6} {cell.contexts:8d}"
 
 
-def plot(table: list[Cell], source: str, path: Path) -> None:
+def plot(table: list[TreeCell], source: str, path: Path) -> None:
     """tau against mean nodes, a panel a sampling, a curve a tree with its usual verifier."""
     import matplotlib  # slow to import, and only plots need it
 
@@ -227,9 +234,9 @@ def plot(table: list[Cell], source: str, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _plot_panel(axis, table: list[Cell]) -> None:
+def _plot_panel(axis: "Axes", table: list[TreeCell]) -> None:
     for tree in sorted({cell.tree for cell in table}, key=lambda tree: (tree == REFERENCE, tree)):  # it lies on top
         verifier = REFERENCE_VERIFIER if tree == REFERENCE else "hsd"
         curve = sorted((c for c in table if (c.tree, c.verifier) == (tree, verifier)), key=lambda cell: cell.nodes)
-        style = {"color": "black", "linestyle": "--"} if tree == REFERENCE else {}
+        style: dict[str, Any] = {"color": "black", "linestyle": "--"} if tree == REFERENCE else {}
         axis.plot([c.nodes for c in curve], [c.tau for c in curve], marker="o", label=f"{tree}, {verifier}", **style)

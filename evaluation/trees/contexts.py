@@ -14,7 +14,7 @@ from pathlib import Path
 from eagle.chat import encode_prompt, render_prompt
 from eagle.data.preparation import select
 from eagle.data.prepare_config import PrepareConfig
-from eagle.engine.batched import Answered, Job, Limits, Regenerator
+from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
 from eagle.engine.target import Target
 from eagle.files import JsonLines
 from eagle.options import check_options, option
@@ -52,7 +52,7 @@ class RecordConfig:
     num_cuts: int = option(2, "contexts of one answer", at_least=1)
     max_new_tokens: int = option(96, "of an answer", at_least=1)
     max_prompt_tokens: int = option(512, "leave longer ones out", at_least=1)
-    num_slots: int = option(16, "answers written side by side", at_least=1)
+    num_lanes: int = option(16, "answers written side by side", at_least=1)
     seed: int = option(0, "of the answers")
 
     def __post_init__(self) -> None:
@@ -64,9 +64,9 @@ def record_contexts(target: Target, config: RecordConfig) -> Iterator[Context]:
     file = JsonLines(Path(config.output))
     done = {context.answer for context in read_contexts(Path(config.output))}
     jobs = [job for job in _jobs(target, config) if job.id not in done]
-    limits = Limits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
-    engine = Regenerator(target.model, target.end_token_ids, limits, config.num_slots, config.num_slots)
-    for answered in engine.answer(jobs) if jobs else ():
+    limits = AnswerLimits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
+    decoder = BatchedDecoder(target.model, target.end_token_ids, limits, config.num_lanes, config.num_lanes)
+    for answered in decoder.answer(jobs) if jobs else ():
         contexts = _cut(answered, config, target.end_token_ids)
         file.append(*map(asdict, contexts))
         yield from contexts

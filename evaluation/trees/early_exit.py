@@ -15,7 +15,7 @@ from torch import Tensor
 from eagle.engine.target import Target
 from eagle.sampling import Sampling
 from eagle.vocab import DraftVocabulary
-from evaluation.trees.shared import Collector, Path, PathScores
+from evaluation.trees.shared import Collector, PathScores, TokenPath
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class EarlyExit:
         """Features (F, 3H) -> logits (F, V) of the layer the high feature enters."""
         high = features.chunk(3, dim=-1)[-1]  # (F, H)
         normed = self.target.model.get_decoder().norm(high)
-        return self.target.model.get_output_embeddings()(normed).float() / self.temperature
+        logits: Tensor = self.target.model.get_output_embeddings()(normed)
+        return logits.float() / self.temperature
 
 
 class EarlyExitProposer:
@@ -42,17 +43,17 @@ class EarlyExitProposer:
 
     def __init__(self, source: EarlyExit, root_token: int, scores: PathScores):
         self._source, self._scores = source, scores
-        self._paths: list[Path] = [()]
+        self._paths: list[TokenPath] = [()]
         self.root_token = root_token
         self.root_logits = self._logits([()])[0]
         self.vocabulary = DraftVocabulary.first(len(self.root_logits), len(self.root_logits))
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         rows = zip(tokens.tolist(), parents.tolist(), strict=True)
-        paths: list[Path] = [(*self._paths[parent], token) for token, parent in rows]
+        paths: list[TokenPath] = [(*self._paths[parent], token) for token, parent in rows]
         self._paths += paths
         return self._logits(paths)
 
-    def _logits(self, paths: list[Path]) -> Tensor:
+    def _logits(self, paths: list[TokenPath]) -> Tensor:
         self._scores.score_paths(paths)
         return self._source.logits(torch.stack([self._scores.features[path] for path in paths]))

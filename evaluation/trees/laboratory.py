@@ -85,7 +85,7 @@ def _arm(name: str, fields: dict[str, Any], budget: int) -> TreeArm | None:
     return TreeArm(name, budget, make_policy(fields.pop("tree", name), **fields, **own))
 
 
-def measure(target: Target, source: DraftSource, context: Context, plan: Plan) -> list[dict[str, Any]]:
+def measure_context(target: Target, source: DraftSource, context: Context, plan: Plan) -> list[dict[str, Any]]:
     """One row a tree: the arms' trees on one context at the samplings that belong to its temperature."""
     jobs = list(_jobs(context, plan))
     cache = target.new_cache()
@@ -165,7 +165,7 @@ def run(
     missing = [context for context in contexts if context.id not in done]
     file = JsonLines(rows_path)
     for number, context in enumerate(missing, start=1):
-        file.append(measure(target, source, context, plan))
+        file.append(measure_context(target, source, context, plan))
         yield len(missing) - number, context
 
 

@@ -20,7 +20,7 @@ from eagle.trees import Proposer, TreePolicy
 from eagle.trees.protocols import bare_root
 from hsd_verify import DraftTree
 
-Path = tuple[int, ...]  # tokens below the root
+TokenPath = tuple[int, ...]  # tokens below the root
 CHUNK = 96  # nodes of one pass of the target
 
 
@@ -38,10 +38,10 @@ class SharedReads:
 
     def __init__(self, proposer: Proposer):
         self.proposer = proposer
-        self._rows: dict[Path, int] = {(): 0}
+        self._rows: dict[TokenPath, int] = {(): 0}
         self._logits = [proposer.root_logits]
 
-    def logits(self, paths: list[Path]) -> Tensor:
+    def logits(self, paths: list[TokenPath]) -> Tensor:
         """(F, Vd) after paths whose prefixes were read before."""
         new = [path for path in dict.fromkeys(paths) if path not in self._rows]
         if new:
@@ -58,13 +58,13 @@ class SharedProposer:
 
     def __init__(self, reads: SharedReads):
         self._reads = reads
-        self._paths: list[Path] = [()]
+        self._paths: list[TokenPath] = [()]
         self.vocabulary, self.root_token = reads.proposer.vocabulary, reads.proposer.root_token
         self.root_logits = reads.proposer.root_logits
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         rows = zip(tokens.tolist(), parents.tolist(), strict=True)
-        paths: list[Path] = [(*self._paths[parent], token) for token, parent in rows]
+        paths: list[TokenPath] = [(*self._paths[parent], token) for token, parent in rows]
         self._paths += paths
         return self._reads.logits(paths)
 
@@ -91,13 +91,13 @@ class PathScores:
 
     def __init__(self, target: Target, cache: KeyValueCache, root_token: int):
         self._target, self._cache, self._root = target, cache, root_token
-        self._logits: dict[Path, Tensor] = {}
-        self.features: dict[Path, Tensor] = {}  # (3H,)
+        self._logits: dict[TokenPath, Tensor] = {}
+        self.features: dict[TokenPath, Tensor] = {}  # (3H,)
 
     def score(self, trees: Iterable[DraftTree]) -> None:
         self.score_paths(path for tree in trees for path in tree_paths(tree))
 
-    def score_paths(self, paths: Iterable[Path]) -> None:
+    def score_paths(self, paths: Iterable[TokenPath]) -> None:
         paths = sorted(set(paths) - self._logits.keys())
         for start in range(0, len(paths), CHUNK):
             self._pass(paths[start : start + CHUNK])
@@ -106,11 +106,11 @@ class PathScores:
         """(N, V) in the target's dtype, of a tree scored before."""
         return self.logits_of(tree_paths(tree))
 
-    def logits_of(self, paths: list[Path]) -> Tensor:
+    def logits_of(self, paths: list[TokenPath]) -> Tensor:
         """(N, V), of paths scored before."""
         return torch.stack([self._logits[path] for path in paths])
 
-    def _pass(self, new: list[Path]) -> None:
+    def _pass(self, new: list[TokenPath]) -> None:
         # prefixes scored in an earlier pass are read again, since no pass leaves anything in the cache
         nodes = sorted({path[:i] for path in new for i in range(len(path) + 1)}, key=lambda path: (len(path), path))
         number = {path: i for i, path in enumerate(nodes)}
@@ -123,9 +123,9 @@ class PathScores:
         self.features.update({path: output.features[number[path]].clone() for path in new})
 
 
-def tree_paths(tree: DraftTree) -> list[Path]:
+def tree_paths(tree: DraftTree) -> list[TokenPath]:
     """Tokens below the root of every node; of siblings with one token both have the same."""
-    paths: list[Path] = [()]
+    paths: list[TokenPath] = [()]
     for parent, token in zip(tree.parent_list[1:], tree.token_list[1:], strict=True):
         paths.append((*paths[parent], token))
     return paths

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from eagle.checkpoints.conversion import convert
-from eagle.checkpoints.flat import CONFIG, WEIGHTS, load_head, read_checkpoint, save_head, write_checkpoint
+from eagle.checkpoints.flat import CONFIG, WEIGHTS, open_head, read_checkpoint, save_head, write_checkpoint
 from tests.tiny import tiny_head, tiny_target
 
 SPECULATORS_KEYS = {
@@ -49,7 +49,7 @@ def test_the_nested_file_says_what_vllm_reads(nested, target):
 
 
 def test_a_nested_head_drafts_like_the_flat_one(flat, nested, target):
-    heads = [load_head(directory, target) for directory in (flat, nested)]
+    heads = [open_head(directory, target) for directory in (flat, nested)]
     assert heads[0].config == heads[1].config
     hidden = torch.randn(5, 32)
     assert torch.equal(*(head.logits(hidden) for head in heads))
@@ -60,7 +60,7 @@ def test_heads_that_compute_something_else_are_refused(nested, field):
     config, state = read_checkpoint(nested)
     write_checkpoint(nested, {**config, field: True}, state)
     with pytest.raises(ValueError, match=f"{field} is True, not False"):
-        load_head(nested)
+        open_head(nested)
 
 
 def test_unknown_tensors_are_listed_in_both_layouts(nested):

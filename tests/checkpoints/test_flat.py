@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eagle.checkpoints.flat import CONFIG, OLD_WEIGHTS, WEIGHTS, load_head, read_checkpoint, save_head
+from eagle.checkpoints.flat import CONFIG, OLD_WEIGHTS, WEIGHTS, open_head, read_checkpoint, save_head
 from eagle.checkpoints.formats import config_feature_layers
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
@@ -51,7 +51,7 @@ def edit_state(directory, drop=(), **changes):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_round_trip_is_exact(tmp_path, target, dtype):
     head = tiny_head(target)
-    found = load_head(save_head(head, tmp_path, dtype), target, dtype)
+    found = open_head(save_head(head, tmp_path, dtype), target, dtype)
     assert found.config == head.config
     for name, tensor in head.state_dict().items():
         expected = tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -73,9 +73,9 @@ def test_an_older_checkpoint_is_read(directory, target):
     (directory / WEIGHTS).unlink()
     drop = ("rope_theta", "head_dim", "eagle_feature_layers", "eagle_config", "eagle_aux_hidden_state_layer_ids")
     edit_config(directory, drop)
-    head = load_head(directory, target)
+    head = open_head(directory, target)
     assert head.config.feature_layers == (2, 4, 6) and head.config.head_dim == 8
-    assert load_head(directory, target).fc.weight.dtype == target.dtype
+    assert open_head(directory, target).fc.weight.dtype == target.dtype
     session, options = Session(target, EagleDrafter(head, target.embed, EagleTree())), DecodeOptions(max_new_tokens=12)
     plain = [step.tokens[0] for step in autoregressive(target, random_ids(9), options)]
     assert [token for step in session.decode(random_ids(9), options) for token in step.tokens] == plain
@@ -85,13 +85,13 @@ def test_rotation_has_base_10000_whatever_the_target_uses(directory):
     """Published heads say nothing of rope_theta; taking the target's (130000, 500000) ruins acceptance silently."""
     other = tiny_target(rope_theta=500000.0)
     edit_config(directory, drop=("rope_theta",))
-    assert load_head(directory, other).config.rope_theta == 10000.0
+    assert open_head(directory, other).config.rope_theta == 10000.0
     edit_config(directory, rope_theta=777.0)
-    assert load_head(directory, other).config.rope_theta == 777.0
+    assert open_head(directory, other).config.rope_theta == 777.0
 
 
 def test_rotary_frequencies_stay_exact_in_half_precision(directory, target):
-    frequencies = [load_head(directory, target, dtype).rotary.inv_freq for dtype in (torch.float32, torch.bfloat16)]
+    frequencies = [open_head(directory, target, dtype).rotary.inv_freq for dtype in (torch.float32, torch.bfloat16)]
     assert torch.equal(*frequencies)
 
 
@@ -114,13 +114,13 @@ def test_written_configs_agree_with_themselves(directory):
 def test_missing_and_unexpected_tensors_are_listed(directory, target):
     edit_state(directory, drop=("norm.weight", "fc.bias"), midlayer__extra=torch.ones(2))
     with pytest.raises(ValueError, match=r"missing norm\.weight; unexpected midlayer\.extra"):
-        load_head(directory, target)
+        open_head(directory, target)
 
 
 def test_misshapen_tensors_are_listed(directory, target):
     edit_state(directory, lm_head__weight=torch.ones(3, 32))
     with pytest.raises(ValueError, match=r"lm_head\.weight has shape \(3, 32\), config\.json says \(50, 32\)"):
-        load_head(directory, target)
+        open_head(directory, target)
 
 
 @pytest.mark.parametrize(
@@ -132,41 +132,41 @@ def test_misshapen_tensors_are_listed(directory, target):
 )
 def test_a_head_of_another_target_is_refused_with_both_sizes(directory, changes, message):
     with pytest.raises(ValueError, match=message):
-        load_head(directory, tiny_target(**changes))
+        open_head(directory, tiny_target(**changes))
 
 
 def test_a_shallower_target_is_refused(directory):
     edit_config(directory, drop=("eagle_config", "eagle_aux_hidden_state_layer_ids"), eagle_feature_layers=[2, 15, 27])
     with pytest.raises(ValueError, match=r"inputs of layers \(2, 15, 27\), .* has only 9"):
-        load_head(directory, tiny_target())
+        open_head(directory, tiny_target())
 
 
 def test_a_map_initialised_with_arange_is_refused(directory, target):
     """Trap: d2t holds offsets. `arange` in their place, a common initialisation, means ids 0, 2, 4, ..."""
     edit_state(directory, d2t=torch.arange(50))
     with pytest.raises(ValueError, match=r"draft vocabulary ids must lie|t2d marks other ids than d2t.*offsets"):
-        load_head(directory, target)
+        open_head(directory, target)
 
 
 def test_the_map_may_be_incomplete_only_where_nothing_is_lost(directory, target):
-    expected = load_head(directory, target).t2d
+    expected = open_head(directory, target).t2d
     edit_state(directory, drop=("t2d",))
-    assert torch.equal(load_head(directory, target).t2d, expected)
+    assert torch.equal(open_head(directory, target).t2d, expected)
     edit_state(directory, drop=("d2t",))
     with pytest.raises(ValueError, match="d2t is missing, yet the head predicts 50 of 97 tokens"):
-        load_head(directory, target)
+        open_head(directory, target)
 
 
 def test_an_embedding_is_dropped_only_when_it_is_the_targets_own(directory, target):
     """Some publishers store it; one that was trained along would change every draft if it were silently replaced."""
     own = target.embed(torch.arange(target.vocab_size)).detach().clone()
     edit_state(directory, embed_tokens__weight=own.half())
-    load_head(directory, target)
+    open_head(directory, target)
     with pytest.raises(ValueError, match="pass the target"):
-        load_head(directory)
+        open_head(directory)
     edit_state(directory, embed_tokens__weight=own + 1)
     with pytest.raises(ValueError, match="trained beside another target"):
-        load_head(directory, target)
+        open_head(directory, target)
 
 
 def test_absent_files_are_one_clear_message(tmp_path):

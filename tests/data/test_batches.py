@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eagle.data.batches import collate, fingerprint, padded_length, plan_epoch, read_examples, split_held_out
+from eagle.data.batches import collate, data_fingerprint, padded_length, plan_epoch, read_examples, split_held_out
 from tests.training import runs
 
 LENGTHS = [10 + (i * 37) % 90 for i in range(200)]
@@ -52,7 +52,7 @@ def test_held_out_conversations_do_not_depend_on_the_order_of_the_file():
 
 def test_the_fingerprint_sees_tokens_and_masks():
     first, other = runs.example(0, 9), runs.example(0, 9, prompt=4)
-    assert fingerprint([first]) == fingerprint([runs.example(0, 9)]) != fingerprint([other])
+    assert data_fingerprint([first]) == data_fingerprint([runs.example(0, 9)]) != data_fingerprint([other])
 
 
 def test_bad_rows_are_counted_with_their_reason(tmp_path):

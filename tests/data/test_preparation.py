@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eagle import options
-from eagle.data.conversations import Row, RowFile, end_of_turn, read_conversations, template_runs
+from eagle.data.conversations import TokenRow, TokenRowFile, end_of_turn, read_conversations, template_runs
 from eagle.data.jobs import keep_answers
-from eagle.data.overview import report, summarise
+from eagle.data.overview import as_text, collect_statistics
 from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
 from eagle.engine.batched import Job
@@ -33,7 +33,7 @@ def config(tmp_path) -> PrepareConfig:
         max_prompt_tokens=120,
         max_new_tokens=8,
         max_length=200,
-        num_slots=2,
+        num_lanes=2,
         group_size=1,
     )
 
@@ -48,7 +48,7 @@ def conversation(id: str, *texts: str) -> dict:
     return {"id": id, "messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]}
 
 
-def run(config: PrepareConfig, model=None) -> tuple[dict[str, Row], Counter]:
+def run(config: PrepareConfig, model=None) -> tuple[dict[str, TokenRow], Counter]:
     skipped = prepare(config, model, tiny_text.tokenizer(), END, {"bench": [QUESTION]})
     rows = list(read_conversations(Path(config.output), config.max_length, tiny_text.VOCAB_SIZE, Counter()))
     assert len({row.id for row in rows}) == len(rows), "a row was repeated"
@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(config, monkeypa
     """Killed in the middle of writing a line: the half line is dropped and its conversation answered again."""
     model = tiny_text.target()
     expected, _ = run(replace(config, output=str(tmp_path / "uninterrupted")), model)
-    append, written = RowFile.append, []
+    append, written = TokenRowFile.append, []
 
     def dying(self, row):
         if len(written) == kept:
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(config, monkeypa
         append(self, row)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RowFile, "append", dying)
+        patch.setattr(TokenRowFile, "append", dying)
         run(config, model)
     assert len(run(config, model)[0]) == 9
     assert run(config, model)[0] == expected
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(config, monkeypa
 
 def test_shards_share_the_work(keeping):
     parts = [prepare(replace(keeping, shard=f"{i}/3"), None, tiny_text.tokenizer(), END, {}) for i in range(3)]
-    assert all(len(list(RowFile(path))) < 9 for path in Path(keeping.output).glob("conversations-*"))
+    assert all(len(list(TokenRowFile(path))) < 9 for path in Path(keeping.output).glob("conversations-*"))
     assert len(parts) == len(list(Path(keeping.output).glob("conversations-*"))) == 3
     rows = list(read_conversations(Path(keeping.output), 200, tiny_text.VOCAB_SIZE, Counter()))
     assert sorted(row.id for row in rows) == ["asked", *(f"c{i}" for i in range(9))][1:]
@@ -204,10 +204,10 @@ def test_the_reader_skips_and_cuts_what_does_not_fit(tmp_path):
 
 def test_the_report_counts_everything(keeping):
     rows, skipped = run(keeping)
-    statistics = summarise(rows.values())
+    statistics = collect_statistics(rows.values())
     assert statistics.num_rows == sum(statistics.lengths.values()) == 9
     assert statistics.num_answers == sum(statistics.finish.values()) == 18
-    text = report(statistics, skipped)
+    text = as_text(statistics, skipped)
     assert "9 conversations" in text and "1  overlaps with bench" in text and "18 stop" in text
 
 
@@ -233,7 +233,7 @@ def test_every_data_config_loads_and_opens_with_its_command(path):
         ({"temperature": -1}, "temperature is -1.0, it must be at least 0"),
         ({"answers": "none"}, "choose one of regenerate, original"),
         ({"shard": "2/2"}, "expected 'i/n' with 0 <= i < n"),
-        ({"num_slots": 10, "group_size": 4}, "must be a multiple"),
+        ({"num_lanes": 10, "group_size": 4}, "must be a multiple"),
         ({"dtype": "float17"}, "dtype is 'float17', choose one of bfloat16, float16, float32"),
     ],
 )

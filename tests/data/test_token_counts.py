@@ -4,22 +4,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eagle.data.conversations import Row
+from eagle.data.conversations import TokenRow
 from eagle.data.token_counts import (
     build_vocabulary,
     check_data,
     count_tokens,
     coverage,
-    describe,
     load_vocabulary,
+    provenance_of,
     save_vocabulary,
 )
 
 V = 12
 
 
-def row(id: str, ids: list[int], *spans: tuple[int, int]) -> Row:
-    return Row(id, "x", 1.0, 0, (), tuple(ids), spans, ("stop",) * len(spans))
+def row(id: str, ids: list[int], *spans: tuple[int, int]) -> TokenRow:
+    return TokenRow(id, "x", 1.0, 0, (), tuple(ids), spans, ("stop",) * len(spans))
 
 
 ROWS = [row("a", [1, 1, 7, 7, 3], (2, 5)), row("b", [2, 9, 7, 2, 3, 3], (1, 3), (4, 6))]  # 7 x3, 3 x3, 9 x1
@@ -68,7 +68,7 @@ def test_tokens_of_another_target_are_refused():
 def stored(tmp_path):
     counted = count_tokens(ROWS, V)
     vocabulary = build_vocabulary(counted.counts, 2)
-    save_vocabulary(tmp_path / "v.safetensors", vocabulary, describe(vocabulary, counted, "tiny", "rows"))
+    save_vocabulary(tmp_path / "v.safetensors", vocabulary, provenance_of(vocabulary, counted, "tiny", "rows"))
     return tmp_path / "v.safetensors", vocabulary
 
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from eagle.engine.batched import Answered, Job, Limits, Regenerator, inverse_cdf
-from eagle.engine.lanes import BLOCK, SlotCache
+from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job, inverse_cdf
+from eagle.engine.lanes import BLOCK, LaneCache
 from tests import tiny_text
 
 END = 257
 
 
-def obvious(model, job: Job, limits: Limits, end_ids=(END,)) -> Answered:
-    """What ``Regenerator`` must give, written without slots."""
+def obvious(model, job: Job, limits: AnswerLimits, end_ids=(END,)) -> Answered:
+    """What ``BatchedDecoder`` must give, written without lanes."""
     result, generator, ids = Answered(job, []), torch.Generator().manual_seed(job.seed), []
     for run in job.runs:
         run = run[1:] if ids and run[0] == ids[-1] else run
@@ -65,12 +65,12 @@ def ending_often(model):
 @pytest.mark.parametrize("family", [LlamaConfig, Qwen2Config, Qwen3Config, MistralConfig])
 @torch.inference_mode()
 def test_answers_equal_the_obvious_generator(family):
-    """More jobs than slots, two turns, both temperatures: refilled slots must not see their predecessors."""
+    """More jobs than lanes, two turns, both temperatures: refilled lanes must not see their predecessors."""
     settings = tiny_text.shape() | ({"sliding_window": None} if family is MistralConfig else {})
-    model, limits = ending_often(tiny_text.target(family(**settings))), Limits(max_new_tokens=16, max_length=100)
+    model, limits = ending_often(tiny_text.target(family(**settings))), AnswerLimits(max_new_tokens=16, max_length=100)
     work = jobs(7, num_turns=2)
     expected = by_id(obvious(model, job, limits) for job in work)
-    assert by_id(Regenerator(model, [END], limits, num_slots=3, group_size=1).answer(work)) == expected
+    assert by_id(BatchedDecoder(model, [END], limits, num_lanes=3, group_size=1).answer(work)) == expected
     assert any("stop" in finish for _, _, finish in expected.values()), "no answer ended by itself"
     assert any(len(spans) == 2 for _, spans, _ in expected.values()), "no second turn was reached"
 
@@ -78,23 +78,23 @@ def test_answers_equal_the_obvious_generator(family):
 @torch.inference_mode()
 def test_long_answers_cross_buffers_and_regrouping():
     """Lengths beyond a block of 64, uneven from the start: groups grow, shrink and change members under way."""
-    model, limits = tiny_text.target(), Limits(max_new_tokens=70, max_length=200)
+    model, limits = tiny_text.target(), AnswerLimits(max_new_tokens=70, max_length=200)
     work = [*jobs(1, longest=6), *jobs(4, longest=120)[1:]]
     expected = by_id(obvious(model, job, limits, ()) for job in work)
-    assert by_id(Regenerator(model, [], limits, num_slots=2, group_size=1).answer(work)) == expected
+    assert by_id(BatchedDecoder(model, [], limits, num_lanes=2, group_size=1).answer(work)) == expected
     assert max(len(ids) for ids, _, _ in expected.values()) > 2 * BLOCK
 
 
 def test_neighbours_do_not_change_an_answer():
-    model, limits, work = tiny_text.target(), Limits(20, 100), jobs(6)
-    alone = by_id(Regenerator(model, [END], limits, num_slots=1, group_size=1).answer(work))
-    assert by_id(Regenerator(model, [END], limits, num_slots=6, group_size=3).answer(work[::-1])) == alone
+    model, limits, work = tiny_text.target(), AnswerLimits(20, 100), jobs(6)
+    alone = by_id(BatchedDecoder(model, [END], limits, num_lanes=1, group_size=1).answer(work))
+    assert by_id(BatchedDecoder(model, [END], limits, num_lanes=6, group_size=3).answer(work[::-1])) == alone
 
 
 def test_the_model_attends_as_before_afterwards():
     model = tiny_text.target()
     before = model.config._attn_implementation
-    answers = Regenerator(model, [END], Limits(5, 100), num_slots=2, group_size=1).answer(jobs(3))
+    answers = BatchedDecoder(model, [END], AnswerLimits(5, 100), num_lanes=2, group_size=1).answer(jobs(3))
     next(answers)
     answers.close()
     assert model.config._attn_implementation == before
@@ -103,12 +103,12 @@ def test_the_model_attends_as_before_afterwards():
 def test_a_narrow_window_is_refused():
     config = MistralConfig(**tiny_text.shape(), sliding_window=32)
     with pytest.raises(ValueError, match="attends to 32 tokens back, max_length is 64"):
-        Regenerator(tiny_text.target(config), [END], Limits(5, 64), num_slots=2, group_size=1)
+        BatchedDecoder(tiny_text.target(config), [END], AnswerLimits(5, 64), num_lanes=2, group_size=1)
 
 
 def test_slots_must_divide_into_groups():
-    with pytest.raises(ValueError, match="10 slots do not divide into groups of 4"):
-        SlotCache(LlamaConfig(**tiny_text.shape()), 10, 4, torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match="10 lanes do not divide into groups of 4"):
+        LaneCache(LlamaConfig(**tiny_text.shape()), 10, 4, torch.float32, torch.device("cpu"))
 
 
 def test_a_token_of_probability_zero_is_never_drawn():

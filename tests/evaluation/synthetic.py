@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from evaluation.recording import Generation, Seconds, TreeShape
-from evaluation.rows import Key, Row
+from evaluation.rows import AnswerRow, Key
 
 
 def synthetic_row(
@@ -24,7 +24,7 @@ def synthetic_row(
     text: str = "text",
     prompt: Sequence[int] = (1, 2),
     tokens: Sequence[int] | None = None,
-) -> Row:
+) -> AnswerRow:
     """A row whose rounds accepted the given numbers of tokens and added one more each."""
     emitted = [count + 1 for count in accepted]
     drafts = any(accepted)
@@ -40,10 +40,10 @@ def synthetic_row(
         bound=bound,
     )
     key = Key(task, question, turn, arm, temperature, seed)
-    return Row(key, 0, tuple(prompt), generation, text, correct, degenerate, "config", {"torch": "0"})
+    return AnswerRow(key, 0, tuple(prompt), generation, text, correct, degenerate, "config", {"torch": "0"})
 
 
-def synthetic_run(tasks=("mt_bench", "gsm8k", "humaneval"), num_questions=30, num_seeds=3) -> dict[Key, Row]:
+def synthetic_run(tasks=("mt_bench", "gsm8k", "humaneval"), num_questions=30, num_seeds=3) -> dict[Key, AnswerRow]:
     """A run that looks like a real one: plain decoding, two arms that draft, and a peer, with noise."""
     chance, rows = random.Random(0), []
     speeds = {"autoregressive": 22.0, "hf_generate": 20.0, "eagle3": 17.0, "hsd": 17.0}

@@ -9,7 +9,7 @@ import pytest
 from eagle.options import identity
 from evaluation.arms import Models
 from evaluation.eval_config import EvalConfig
-from evaluation.rows import ROWS, Key, Row, RunDirectory, is_degenerate
+from evaluation.rows import ROWS, AnswerRow, Key, RunDirectory, is_degenerate
 from evaluation.runner import Runner, draw_seed, plan
 from evaluation.tasks import TASKS, Question
 from tests.evaluation.words import WordTokenizer
@@ -34,17 +34,17 @@ def runner(models: Models, folder: Path, config: EvalConfig = CONFIG) -> Runner:
     return Runner(config, models, RunDirectory(folder, identity(config)))
 
 
-def run(models: Models, folder: Path, config: EvalConfig = CONFIG, progress=lambda row: None) -> dict[Key, Row]:
+def run(models: Models, folder: Path, config: EvalConfig = CONFIG, progress=lambda row: None) -> dict[Key, AnswerRow]:
     return runner(models, folder, config).run(plan(config, QUESTIONS), progress)
 
 
-def texts(rows: dict[Key, Row]) -> dict[Key, tuple]:
+def texts(rows: dict[Key, AnswerRow]) -> dict[Key, tuple]:
     """What does not depend on the clock."""
     return {key: (row.generation.tokens, row.generation.accepted, row.draw_seed) for key, row in rows.items()}
 
 
 @pytest.fixture(scope="module")
-def whole(models, tmp_path_factory) -> dict[Key, Row]:
+def whole(models, tmp_path_factory) -> dict[Key, AnswerRow]:
     return run(models, tmp_path_factory.mktemp("whole"))
 
 

@@ -8,11 +8,11 @@ import torch
 from eagle.data.batches import Example
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
-from eagle.training.run import make_accelerator, make_head, make_signals
-from eagle.training.setting import Setting
+from eagle.training.initialise import make_head
+from eagle.training.run import make_accelerator, make_signals
 from eagle.training.target_snapshot import TargetFacts
 from eagle.training.train_config import TrainConfig
-from eagle.training.trainer import Trainer
+from eagle.training.trainer import Material, Trainer
 from tests import tiny_text
 from tests.tiny import VOCAB_SIZE, tiny_target
 
@@ -50,21 +50,21 @@ def config(output: Path, **changes) -> TrainConfig:
     return TrainConfig(output=str(output), **{**values, **changes})
 
 
-def setting(conversations: list[Example] | None = None, held_out: list[Example] | None = None) -> Setting:
+def setting(conversations: list[Example] | None = None, held_out: list[Example] | None = None) -> Material:
     target = tiny_target()
     conversations = examples() if conversations is None else conversations
     held_out = conversations[:NUM_HELD_OUT] if held_out is None else held_out
-    return Setting(target, TargetFacts.of(target), conversations, held_out)
+    return Material(target, TargetFacts.of(target), conversations, held_out)
 
 
-def trainer(config: TrainConfig, on: Setting, head: DraftHead | None = None) -> Trainer:
+def trainer(config: TrainConfig, on: Material, head: DraftHead | None = None) -> Trainer:
     Path(config.output).mkdir(parents=True, exist_ok=True)
-    accelerator = make_accelerator(config)
-    head = head or make_head(config, on.facts, on.target, on.examples)
-    return Trainer(config, head, make_signals(config, on, accelerator), on, accelerator)
+    accelerator = make_accelerator(config.precision)
+    head = head or make_head(config.initialisation, on.facts, on.target, on.examples)
+    return Trainer(config, head, make_signals(config.features, on, accelerator), on, accelerator)
 
 
-def trained_head(config: TrainConfig, on: Setting, stop_after: int | None = None) -> DraftHead:
+def trained_head(config: TrainConfig, on: Material, stop_after: int | None = None) -> DraftHead:
     run = trainer(config, on)
     run.run(stop_after)
     return run.accelerator.unwrap_model(run._module).head

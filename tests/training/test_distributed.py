@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eagle.checkpoints.flat import load_head
+from eagle.checkpoints.flat import open_head
 from eagle.training.log import METRICS, read_metrics
 from eagle.training.run import train
 from tests.training import runs
@@ -66,6 +66,6 @@ def test_two_processes_have_the_loss_curve_of_one(script, tmp_path, flags):
         assert second["tokens_seen"] == first["tokens_seen"]
     *_, ended, resumed = read_metrics(tmp_path / "two" / METRICS, "eval")
     assert resumed == ended
-    of_one, of_two = (load_head(tmp_path / name / "last").state_dict() for name in ("one", "two"))
+    of_one, of_two = (open_head(tmp_path / name / "last").state_dict() for name in ("one", "two"))
     for name, weight in of_one.items():
         torch.testing.assert_close(of_two[name], weight, rtol=2**-7, atol=1e-4)  # stored in bf16: one rounding apart

@@ -9,10 +9,10 @@ import torch
 from eagle.data.batches import collate
 from eagle.training.feature_store import FeatureStore, StoredSignals, num_laws, store_bytes
 from eagle.training.run import load_facts, make_accelerator, make_signals, prepare_store, write_features
-from eagle.training.setting import Setting
 from eagle.training.signals import OnlineSignals
 from eagle.training.steps import law_positions
 from eagle.training.target_snapshot import TargetFacts
+from eagle.training.trainer import Material
 from tests.tiny import tiny_target
 from tests.training import runs
 
@@ -69,8 +69,8 @@ def test_training_from_the_store_gives_the_same_weights(stored, tmp_path, target
     config = runs.config(tmp_path / "online", num_epochs=1)
     expected = runs.trained_head(config, on)
     offline = dataclasses.replace(config, output=str(tmp_path / "offline"), features=str(directory))
-    facts = load_facts(offline, on.target if target_at_hand else None)
-    found = runs.trained_head(offline, Setting(None, facts, on.examples, on.held_out))
+    facts = load_facts(offline.features, on.target if target_at_hand else None)
+    found = runs.trained_head(offline, Material(None, facts, on.examples, on.held_out))
     for first, second in zip(expected.parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
 
@@ -127,7 +127,7 @@ def test_features_of_other_data_or_another_target_are_refused(stored):
         signals.read(batch, law_positions(batch.loss_mask))
     config = runs.config(Path("unused"), features=str(directory), fill_features=True)
     with pytest.raises(ValueError, match="use another directory"):
-        load_facts(config, tiny_target(vocab_size=120))
+        load_facts(config.features, tiny_target(vocab_size=120))
 
 
 def test_missing_features_are_an_error_unless_they_may_be_filled(stored):
@@ -176,4 +176,5 @@ def test_write_features_stores_every_conversation(tmp_path):
     write_features(config)
     assert len(FeatureStore(tmp_path / "features")) == 12
     alone = dataclasses.replace(config, data=None, fill_features=False, output=str(tmp_path / "alone"))
-    assert make_signals(alone, Setting(None, load_facts(alone, None), [], []), make_accelerator(alone))
+    material = Material(None, load_facts(alone.features, None), [], [])
+    assert make_signals(alone.features, material, make_accelerator(alone.precision))

@@ -51,6 +51,18 @@ def test_wrong_values_are_refused(values, message):
         TrainConfig(**values)
 
 
+PARTS = ("sources", "initialisation", "unrolling", "batching", "chance", "optimization", "schedule", "intervals")
+
+
+def test_the_parts_hold_what_the_options_say():
+    config = TrainConfig(data="rows", num_steps=2, step_decay=0.5, loss_kl=0.25, max_steps=7, learning_rate=1.0, seed=3)
+    for name in PARTS:
+        part = getattr(config, name)
+        assert vars(part) == {key: getattr(config, key) for key in vars(part)}, name
+    assert config.unrolling.decay == [1.0, 0.5] and config.unrolling.loss_weights.kl == 0.25
+    assert (config.batching.seed, config.chance.seed, config.initialisation.seed) == (3, 3, 3)
+
+
 def test_unknown_keys_are_listed_beside_the_known_ones(tmp_path):
     (tmp_path / "c.yaml").write_text("data: rows\nlearning_rat: 1\n")
     with pytest.raises(ValueError, match="unknown option learning_rat: known are output, data"):

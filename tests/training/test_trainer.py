@@ -8,18 +8,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from eagle.checkpoints.flat import load_head
+from eagle.checkpoints.flat import open_head
 from eagle.data.batches import collate
-from eagle.data.token_counts import TokenCounts, save_vocabulary
-from eagle.data.token_counts import describe as describe_vocabulary
+from eagle.data.token_counts import TokenCounts, provenance_of, save_vocabulary
 from eagle.training.conditioning import unconditioned
-from eagle.training.initialise import new_head
+from eagle.training.initialise import draft_vocabulary, make_head, new_head
 from eagle.training.log import METRICS, read_metrics
-from eagle.training.optimizers import make_optimizers
-from eagle.training.plots import draw_plots
+from eagle.training.optimizers import learning_rate, make_optimizers
+from eagle.training.plots import plot_run
 from eagle.training.resume import check_same_run
-from eagle.training.run import describe, draft_vocabulary, frozen, make_accelerator, make_head
-from eagle.training.trainer import choose_positions, learning_rate, plan_steps
+from eagle.training.run import frozen, make_accelerator, run_identity
+from eagle.training.steps import choose_positions
+from eagle.training.trainer import plan_steps
 from eagle.vocab import DraftVocabulary
 from tests.tiny import VOCAB_SIZE
 from tests.training import runs
@@ -65,7 +65,7 @@ def test_muon_moves_the_matrices_between_hidden_states_and_resumes(tmp_path):
 
 def test_muon_and_adamw_share_a_head_between_them(tmp_path):
     head = runs.trained_head(runs.config(tmp_path, num_epochs=1), runs.setting())
-    adamw, muon = make_optimizers(head, runs.config(tmp_path, optimizer="muon"))
+    adamw, muon = make_optimizers(head, runs.config(tmp_path, optimizer="muon").optimization)
     names = {id(parameter): name for name, parameter in head.named_parameters()}
     kinds = [{names[id(p)] for group in each.param_groups for p in group["params"]} for each in (adamw, muon)]
     assert not kinds[0] & kinds[1] and kinds[0] | kinds[1] == set(names.values())
@@ -91,13 +91,13 @@ def test_random_choices_are_resumed_too(tmp_path):
 def test_a_run_leaves_heads_states_metrics_and_plots(tmp_path):
     config, on = runs.config(tmp_path, keep_states=2), runs.setting()
     runs.trained_head(config, on)
-    draw_plots(tmp_path)
+    plot_run(tmp_path)
     states = sorted(path.name for path in (tmp_path / "states").iterdir())
     assert len(states) == 2 and states[-1] == f"step-{json.loads(_progress(tmp_path))['step']:08d}"
     assert {path.name for path in tmp_path.glob("*.png")} == {"overlap.png", "tau.png", "loss.png"}
     assert list((tmp_path / "tensorboard").iterdir())
     for name in ("best", "last"):
-        head = load_head(tmp_path / name, on.target)
+        head = open_head(tmp_path / name, on.target)
         assert head.config.draft_vocab_size == config.draft_vocab_size
 
 
@@ -145,7 +145,7 @@ def test_four_conversations_can_be_learnt_by_heart(tmp_path):
         tmp_path, num_epochs=500, learning_rate=1e-2, batches_per_step=1, intermediate_size=256, **rarely
     )
     on = runs.setting(conversations, held_out=conversations)
-    head = new_head(config, on.facts, DraftVocabulary.first(VOCAB_SIZE, VOCAB_SIZE))
+    head = new_head(config.initialisation, on.facts, DraftVocabulary.first(VOCAB_SIZE, VOCAB_SIZE))
     result = runs.trainer(config, on, head).run()
     assert min(result.top1_agreement) > 0.95
     assert min(result.overlap) > 0.95
@@ -155,7 +155,7 @@ def test_four_conversations_can_be_learnt_by_heart(tmp_path):
 def test_fewer_distinct_tokens_than_the_draft_vocabulary_are_refused(tmp_path):
     """Trap: public code fills the rest with tokens it never saw, or dies in an index error hours later."""
     with pytest.raises(ValueError, match="distinct tokens"):
-        make_head(runs.config(tmp_path, draft_vocab_size=97), *_head_inputs([runs.example(0, 12)]))
+        make_head(runs.config(tmp_path, draft_vocab_size=97).initialisation, *_head_inputs([runs.example(0, 12)]))
 
 
 def test_a_vocabulary_is_not_taken_from_elsewhere(tmp_path):
@@ -163,7 +163,7 @@ def test_a_vocabulary_is_not_taken_from_elsewhere(tmp_path):
     conversations, other map, and nothing is read from where the program happens to run.
     """
     config = runs.config(tmp_path, draft_vocab_size=20)
-    maps = [draft_vocabulary(config, *_vocabulary_inputs(seed)).target_ids for seed in (0, 50)]
+    maps = [draft_vocabulary(config.initialisation, *_vocabulary_inputs(seed)).target_ids for seed in (0, 50)]
     assert not torch.equal(*maps)
 
 
@@ -179,16 +179,16 @@ def _head_inputs(conversations):
 
 def test_a_run_started_with_something_else_is_not_resumed(tmp_path):
     config, on = runs.config(tmp_path), runs.setting()
-    check_same_run(tmp_path, describe(config, on))
-    check_same_run(tmp_path, describe(dataclasses.replace(config, save_every=9), on))
+    check_same_run(tmp_path, run_identity(config, on))
+    check_same_run(tmp_path, run_identity(dataclasses.replace(config, save_every=9), on))
     with pytest.raises(ValueError, match=r"learning_rate was 0.0005, is 0.1\): give another output"):
-        check_same_run(tmp_path, describe(dataclasses.replace(config, learning_rate=0.1), on))
+        check_same_run(tmp_path, run_identity(dataclasses.replace(config, learning_rate=0.1), on))
     with pytest.raises(ValueError, match="data_sha256"):
-        check_same_run(tmp_path, describe(config, runs.setting(runs.examples(9))))
+        check_same_run(tmp_path, run_identity(config, runs.setting(runs.examples(9))))
 
 
 def test_data_may_grow_but_not_shrink_while_a_run_is_resumed(tmp_path):
-    accelerator = make_accelerator(runs.config(tmp_path))
+    accelerator = make_accelerator("no")
     few, more = runs.examples(5), runs.examples(8)
     assert frozen(tmp_path / "ids.json", few, accelerator) == few
     assert [e.id for e in frozen(tmp_path / "ids.json", more, accelerator)] == [e.id for e in few]
@@ -201,8 +201,8 @@ def test_a_second_stage_starts_from_the_first_ones_head(tmp_path):
     first = runs.config(tmp_path / "first", num_epochs=1)
     runs.trained_head(first, on)
     second = dataclasses.replace(first, initial_head=str(tmp_path / "first" / "last"))
-    head = make_head(second, on.facts, on.target, on.examples)
-    stored = load_head(tmp_path / "first" / "last", on.target, torch.float32)
+    head = make_head(second.initialisation, on.facts, on.target, on.examples)
+    stored = open_head(tmp_path / "first" / "last", on.target, torch.float32)
     assert torch.equal(head.fc.weight, stored.fc.weight) and torch.equal(head.d2t, stored.d2t)
 
 
@@ -213,11 +213,11 @@ def test_a_second_stage_may_draft_other_tokens(tmp_path):
     before = runs.trained_head(first, on).vocabulary
     wider = DraftVocabulary.from_target_ids(torch.arange(3, VOCAB_SIZE), VOCAB_SIZE)
     counted = TokenCounts(torch.ones(VOCAB_SIZE, dtype=torch.int64), 1, "")
-    provenance = describe_vocabulary(wider, counted, on.facts.sizes.name, "test")
+    provenance = provenance_of(wider, counted, on.facts.sizes.name, "test")
     save_vocabulary(tmp_path / "wider.safetensors", wider, provenance)
     changes = {"initial_head": str(tmp_path / "first" / "last"), "vocabulary": str(tmp_path / "wider.safetensors")}
-    head = make_head(dataclasses.replace(first, **changes), on.facts, on.target, on.examples)
-    stored = load_head(tmp_path / "first" / "last", on.target, torch.float32)
+    head = make_head(dataclasses.replace(first, **changes).initialisation, on.facts, on.target, on.examples)
+    stored = open_head(tmp_path / "first" / "last", on.target, torch.float32)
     assert torch.equal(head.vocabulary.target_ids, wider.target_ids) and torch.equal(head.fc.weight, stored.fc.weight)
     rows, output = dict(zip(wider.target_ids.tolist(), head.lm_head.weight, strict=True)), on.facts.tensors["output"]
     kept = {token: stored.lm_head.weight[draft] for draft, token in enumerate(before.target_ids.tolist())}
@@ -230,14 +230,14 @@ def test_conditioning_changes_the_optimizers_problem_and_not_the_head(tmp_path):
     """The exported head computes what the conditioned one computed in training."""
     on = runs.setting()
     head = runs.trained_head(runs.config(tmp_path, num_epochs=1), on)
-    exported = load_head(tmp_path / "last", on.target, torch.float32)
+    exported = open_head(tmp_path / "last", on.target, torch.float32)
     torch.testing.assert_close(exported.fc.weight, head.fc.weight, rtol=2**-7, atol=1e-6)  # stored in bf16
     assert "weight" in dict(unconditioned(head).fc.named_parameters()) and head.fc.weight is not None
 
 
 def test_the_schedule_warms_up_and_ends_at_its_floor():
     config = runs.config("unused", learning_rate=1.0, warmup_steps=4, final_learning_rate=0.1)
-    rates = [learning_rate(config, step, 20) for step in range(20)]
+    rates = [learning_rate(config.schedule, step, 20) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
     assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] == pytest.approx(0.1)
 
@@ -245,15 +245,16 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
 def test_every_optimizer_step_has_all_its_batches():
     """Trap: a last step with fewer batches than processes, and the others wait for the idle one's gradients forever."""
     config = runs.config("unused", batches_per_step=4, num_epochs=1)
-    planned = plan_steps(config, [len(example) for example in runs.examples(37)])
+    batching = config.batching
+    planned = plan_steps(batching, [len(example) for example in runs.examples(37)])
     assert len(planned) > 1 and {len(step) for step in planned} == {4}
-    assert plan_steps(config, [20, 20]) == [plan_steps(config, [20, 20])[0]]  # a run of less than one step is one step
+    assert plan_steps(batching, [20, 20]) == [plan_steps(batching, [20, 20])[0]]  # a run below one step is one step
 
 
 def test_a_share_of_the_positions_is_chosen_among_those_with_a_loss():
     batch = collate(runs.examples(8), range(8))
-    everything = choose_positions(batch, 1.0, seed=3)
-    half = choose_positions(batch, 0.5, seed=3)
+    everything = choose_positions(batch.loss_mask, 1.0, seed=3)
+    half = choose_positions(batch.loss_mask, 0.5, seed=3)
     assert not (half & ~everything).any()
     assert 0.3 < half.sum() / everything.sum() < 0.7  # 150 positions: off by 0.2 with probability below 1e-6
 

@@ -8,18 +8,18 @@ import pytest
 from evaluation.eval_config import EvalConfig
 from evaluation.report import summary as summary_module
 from evaluation.report.summary import FIELDS, MEAN, summarise
-from evaluation.rows import Key, Row
+from evaluation.rows import AnswerRow, Key
 from tests.evaluation.synthetic import synthetic_row, synthetic_run
 
 CONFIG = EvalConfig(tasks=("gsm8k",), arms=("autoregressive", "hf_generate", "eagle3", "hsd"), temperatures=(1.0,))
 
 
-def summarised(rows: Iterable[Row], config: EvalConfig = CONFIG) -> dict[tuple, dict]:
+def summarised(rows: Iterable[AnswerRow], config: EvalConfig = CONFIG) -> dict[tuple, dict]:
     results = summarise({row.key: row for row in rows}, config)["results"]
     return {(r["task"], r["arm"], r["temperature"]): r for r in results}
 
 
-def plain_and_drafted(**changes) -> list[Row]:
+def plain_and_drafted(**changes) -> list[AnswerRow]:
     """Two questions of six tokens after the first: plain decoding takes 2 s and 4 s, drafting 1 s and 2 s."""
     rows = []
     for question, seconds in (("a", 1.0), ("b", 2.0)):
@@ -138,5 +138,5 @@ def test_the_survival_self_check_catches_rounds_counted_in_two_ways(monkeypatch)
 def test_rows_survive_their_file():
     for row in synthetic_run(num_questions=1).values():
         written = json.loads(json.dumps(row.to_json()))
-        assert Row.from_json(written) == row
+        assert AnswerRow.from_json(written) == row
         assert written["rounds"] == len(written["accepted"]) and isinstance(row.key, Key)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.scoring.sandbox import Limits, describe, passes
+from evaluation.scoring.sandbox import Limits, isolation, passes
 
 TIGHT = Limits(wall_s=10, cpu_s=2, memory_bytes=256 << 20, file_bytes=1 << 16)
 STOPPED = {
@@ -31,7 +31,7 @@ def test_an_ordinary_program_passes_and_sees_no_environment():
     assert passes("import os, math\nassert 'HOME' not in os.environ\nopen('mine', 'w').write('x')", TIGHT)
 
 
-@pytest.mark.skipif(describe() != "network namespace", reason="needs user namespaces: unshare is refused here")
+@pytest.mark.skipif(isolation() != "network namespace", reason="needs user namespaces: unshare is refused here")
 def test_the_network_is_gone_below_python_too():
     """`_socket` is the module under `socket`; only the namespace keeps it from connecting."""
     passed = "import _socket\ns = _socket.socket()\ntry:\n    s.connect(('10.0.0.1', 80))\nexcept OSError as e:\n    "

@@ -9,7 +9,7 @@ import hsd_verify
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
 from eagle.trees import SampledChain, TreePolicy
-from evaluation.drafting import Drafting, parse_drafting
+from evaluation.arms import Drafting, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.selfcheck.counting import check_by_chi_square, check_greedy, chi_square_tail

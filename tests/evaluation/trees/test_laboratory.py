@@ -17,7 +17,7 @@ from evaluation.trees import comparison, laboratory
 from evaluation.trees.contexts import Context, RecordConfig, read_contexts
 from evaluation.trees.early_exit import EarlyExit
 from evaluation.trees.fit import fit
-from evaluation.trees.laboratory import Plan, TreeArm, measure, read_arms, read_rows, run
+from evaluation.trees.laboratory import Plan, TreeArm, measure_context, read_arms, read_rows, run
 from evaluation.trees.shared import Collector, Growing, HeadSource, PathScores, tree_paths
 from tests.tiny import random_ids, tiny_head
 
@@ -74,7 +74,7 @@ def test_shared_scores_equal_one_pass_over_the_tree(target, source, monkeypatch)
 
 
 def test_rows_hold_the_exact_law_and_a_bound(target, source):
-    rows = measure(target, source, context(2), Plan(ARMS, ("1",), ("walk", "hsd"), num_draws=3))
+    rows = measure_context(target, source, context(2), Plan(ARMS, ("1",), ("walk", "hsd"), num_draws=3))
     assert [(row["tree"], row["draw"]) for row in rows] == [("eagle", 0)] * 2 + [("hybrid", d) for d in range(3)]
     for row in rows[:2]:  # deterministic: the walk attains the bound and no verifier passes it
         assert row["tau"]["walk"] == pytest.approx(row["bound"], abs=1e-5)
@@ -84,14 +84,18 @@ def test_rows_hold_the_exact_law_and_a_bound(target, source):
 
 def test_the_bound_of_random_trees_holds_on_average(target, source):
     """Mean over 60 draws; the difference to tau is far above its standard error where overlap is small."""
-    rows = measure(target, source, context(3), Plan((TreeArm("hybrid", 6, hybrid(6)),), ("1",), ("hsd",), num_draws=60))
+    rows = measure_context(
+        target, source, context(3), Plan((TreeArm("hybrid", 6, hybrid(6)),), ("1",), ("hsd",), num_draws=60)
+    )
     tau = sum(row["tau"]["hsd"] for row in rows) / 60
     assert tau <= sum(row["bound"] for row in rows) / 60 + 0.03
 
 
 def test_contexts_belong_to_the_nearest_temperature(target, source):
     plan = Plan(ARMS, ("0", "0.3", "0.6", "1", "1, top-p 0.9"))
-    measured = {t: {row["sampling"] for row in measure(target, source, context(0, t), plan)} for t in (0.0, 0.6, 1.0)}
+    measured = {
+        t: {row["sampling"] for row in measure_context(target, source, context(0, t), plan)} for t in (0.0, 0.6, 1.0)
+    }
     assert measured == {0.0: {"0"}, 0.6: {"0.3", "0.6"}, 1.0: {"1", "1, top-p 0.9"}}
 
 
@@ -102,7 +106,7 @@ def test_a_stopped_run_goes_on_behind_the_last_whole_context(target, source, tmp
     assert [left for left, _ in run(target, source, contexts, plan, path)] == [1, 0]
     assert list(run(target, source, contexts, plan, path)) == []
     assert list(run(target, source, contexts, plan, tmp_path / "rows-of-another-shard.jsonl")) == []
-    whole = [row for c in contexts for row in measure(target, source, c, plan)]
+    whole = [row for c in contexts for row in measure_context(target, source, c, plan)]
     assert read_rows([path]) == json.loads(json.dumps(whole))
 
 
@@ -119,7 +123,7 @@ def test_gains_are_taken_at_equal_nodes(tmp_path):
     rows += [
         row("hybrid", 11, 128**0.5, n, {"hsd": 3.5 + n % 2, "walk": 0.5}, draw) for n in range(4) for draw in (0, 1)
     ]
-    table = list(comparison.cells(rows))
+    table = list(comparison.tree_cells(rows))
     cell = next(c for c in table if (c.source, c.tree, c.verifier) == ("gsm8k", "hybrid", "hsd"))
     assert (cell.tau, cell.contexts, cell.draws) == (4.0, 4, 2.0)
     assert cell.gain == pytest.approx(5.0 / 2.5 - 1)
@@ -139,7 +143,7 @@ def test_configurations_load_and_keep_their_budgets(path, target, source):
     arms = read_arms(path)
     named = {name for name, fields in yaml.safe_load(path.read_text())["arms"].items()}
     assert {arm.name for arm in arms} == named
-    rows = measure(target, source, context(0), Plan(arms, ("1",), ("hsd",), num_draws=1, max_depth=4))
+    rows = measure_context(target, source, context(0), Plan(arms, ("1",), ("hsd",), num_draws=1, max_depth=4))
     assert all(row["nodes"] <= row["budget"] + 2 for row in rows)
 
 
