@@ -93,7 +93,7 @@ class BatchedDecoder:
     ):
         config = model.config.get_text_config()
         check_attention(config, limits.max_length)
-        self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits
+        self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits  # type: ignore[no-untyped-call]
         self._cache_argument = cache_argument(model)
         self.cache = LaneCache(config, num_lanes, group_size, model.dtype, model.device)
         self.lanes: list[_Lane | None] = [None] * num_lanes
@@ -159,7 +159,7 @@ class BatchedDecoder:
         tokens = torch.tensor([lane.result.input_ids[-1] if lane else 0 for lane in self.lanes])
         columns = torch.arange(max(self.cache.capacities), device=lengths.device)
         seen = (columns <= lengths[:, None])[:, None, None]  # (B, 1, 1, C)
-        view = StepView(self.cache, lengths.split(self.cache.group_size))
+        view = StepView(self.cache, torch.split(lengths, self.cache.group_size))
         logits = self._forward(tokens[:, None].to(lengths.device), lengths[:, None], seen, view)  # (B, V)
         yield from self._advance(logits)
 
@@ -175,7 +175,14 @@ class BatchedDecoder:
             elif state == "done":
                 yield self._release(index)
 
-    def _forward(self, tokens, positions, seen, view, last: int = 0) -> torch.Tensor:
+    def _forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        seen: torch.Tensor,
+        view: PromptView | StepView,
+        last: int = 0,
+    ) -> torch.Tensor:
         """Logits after column ``last`` of each row, (B, V)."""
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device)
         mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)
@@ -186,7 +193,8 @@ class BatchedDecoder:
             logits_to_keep=torch.tensor([last], device=tokens.device),  # the head is a fifth of a small model's work
             **{self._cache_argument: view},
         )
-        return output.logits[:, 0]
+        logits: torch.Tensor = output.logits
+        return logits[:, 0]
 
 
 def draw_tokens(lanes: list[_Lane], logits: torch.Tensor) -> list[int]:

@@ -11,13 +11,16 @@ cache it was given and the result to the attention function the model names, and
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from eagle.engine.shape import attention_shape
 
+Tensors = tuple[Tensor, ...]
 ATTENTION_NAME = "eagle_lanes"
 BLOCK = 64  # capacities are multiples of this; regrouping every BLOCK steps then never meets a full buffer
 
@@ -41,11 +44,20 @@ def check_attention(config: PretrainedConfig, max_length: int) -> None:
         raise ValueError(f"the target attends to {window} tokens back, max_length is {max_length}: lower max_length")
 
 
-def lane_attention(module, query, key, value, attention_mask, scaling=None, softcap=None, **kwargs):
+def lane_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor | Tensors,
+    value: Tensor | Tensors,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """Attention over what the views below return: one tensor while a prompt is read, a tuple of groups in a step."""
     if softcap is not None:
         raise ValueError(f"lane attention knows no logit softcap, the model asks for {softcap}: use another target")
-    if isinstance(key, torch.Tensor):
+    if isinstance(key, Tensor) and isinstance(value, Tensor):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     rows, outputs = 0, []
     for keys, values in zip(key, value, strict=True):
@@ -56,7 +68,7 @@ def lane_attention(module, query, key, value, attention_mask, scaling=None, soft
     return torch.cat(outputs).transpose(1, 2), None  # (B, 1, heads, d)
 
 
-def _attend(query, keys, values, mask, scaling):
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
     """One query a row: the R heads that share keys become rows of one matrix product, in place of repeated keys."""
     lanes, kv_heads, _, size = keys.shape
     folded = query.reshape(lanes, kv_heads, -1, size) * (scaling or size**-0.5)  # (M, KV, R, d)
@@ -68,7 +80,9 @@ def _attend(query, keys, values, mask, scaling):
 class LaneCache:
     """Buffers ``(M, KV, C, d)`` for each layer and group, and the number of tokens that each lane holds."""
 
-    def __init__(self, config, num_lanes: int, group_size: int, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, config: PretrainedConfig, num_lanes: int, group_size: int, dtype: torch.dtype, device: torch.device
+    ):
         if num_lanes % group_size:
             raise ValueError(f"{num_lanes} lanes do not divide into groups of {group_size}: choose a multiple")
         self.lengths = torch.zeros(num_lanes, dtype=torch.long, device=device)  # (B,)
@@ -80,7 +94,7 @@ class LaneCache:
         self.keys = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
         self.values = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
 
-    def _buffer(self, capacity: int) -> torch.Tensor:
+    def _buffer(self, capacity: int) -> Tensor:
         kv_heads, size = self._heads_and_size
         return torch.zeros(
             self.group_size, kv_heads, capacity, size, dtype=self._dtype, device=self._device
@@ -105,14 +119,14 @@ class LaneCache:
         """Sort the lanes by length and fit every group to its longest; returns the old lane of each new one."""
         order = torch.argsort(self.lengths, stable=True)  # (B,)
         self.lengths = self.lengths[order]
-        capacities = [_rounded(int(part.max()) + BLOCK) for part in self.lengths.split(self.group_size)]
+        capacities = [_rounded(int(part.max()) + BLOCK) for part in torch.split(self.lengths, self.group_size)]
         places = [divmod(lane, self.group_size) for lane in order.tolist()]
         for layers in (self.keys, self.values):
             for layer, buffers in enumerate(layers):
                 layers[layer] = self._sorted(buffers, places, capacities)
         return order.tolist()
 
-    def _sorted(self, buffers, places, capacities):
+    def _sorted(self, buffers: list[Tensor], places: list[tuple[int, int]], capacities: list[int]) -> list[Tensor]:
         fresh = [self._buffer(capacity) for capacity in capacities]
         for lane, (group, row) in enumerate(places):
             target = fresh[lane // self.group_size][lane % self.group_size]  # (KV, C, d)
@@ -133,10 +147,10 @@ class PromptView:
     lane: int
     start: int  # tokens that the lane held before
 
-    def get_seq_length(self, *_) -> int:  # asked for by transformers 4.57, which then uses the position_ids it is given
-        return self.start
+    def get_seq_length(self, *_: Any) -> int:
+        return self.start  # transformers 4.57 asks, and then uses the position_ids it is given
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__):
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> Tensors:
         group, row = divmod(self.lane, self.cache.group_size)
         end = self.start + keys.shape[2]
         held = self.cache.keys[layer][group][row], self.cache.values[layer][group][row]  # (KV, C, d)
@@ -150,15 +164,15 @@ class StepView:
     """Writes one token a lane, at the lane's own length, and attends group by group."""
 
     cache: LaneCache
-    lengths: Sequence[torch.Tensor]  # tokens held before the step, (M,) a group
+    lengths: Sequence[Tensor]  # tokens held before the step, (M,) a group
 
-    def get_seq_length(self, *_) -> int:  # as above; every row has its own length
+    def get_seq_length(self, *_: Any) -> int:  # as above; every row has its own length
         return 0
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_, **__):
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensors, Tensors]:
         size = self.cache.group_size
         rows = torch.arange(size, device=keys.device)
         for buffers, new in ((self.cache.keys[layer], keys), (self.cache.values[layer], values)):
-            for buffer, lengths, token in zip(buffers, self.lengths, new.split(size), strict=True):
+            for buffer, lengths, token in zip(buffers, self.lengths, torch.split(new, size), strict=True):
                 buffer[rows, :, lengths] = token[:, :, 0]  # (M, KV, d)
         return tuple(self.cache.keys[layer]), tuple(self.cache.values[layer])

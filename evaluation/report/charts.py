@@ -11,9 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.arms import BASELINE
-from evaluation.report.summary import MEAN, SHARES
-
-Result = dict[str, Any]
+from evaluation.report.summary import MEAN, SHARES, Result
 
 KNOWN_COLOURS = {"autoregressive": "#8a8f98", "eagle3": "#3b75af", "hsd": "#d1603d", "hf_generate": "#b8a88a"}
 OTHER_COLOURS = ("#5b9a68", "#8e6bb1", "#c9a227", "#4aa3a2", "#b0517d", "#7a5c43")

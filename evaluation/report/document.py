@@ -12,7 +12,7 @@ from evaluation.arms import BASELINE, PEER_BASELINE
 from evaluation.report.bootstrap import LEVEL
 from evaluation.report.charts import colours, draw_plots
 from evaluation.report.page import PAGE
-from evaluation.report.summary import MEAN, SHARES
+from evaluation.report.summary import MEAN, SHARES, Result
 from evaluation.report.table import PEER_SPEEDUP, number, percent, spread
 
 PLOTS, REPORT = "plots", "report.html"
@@ -22,7 +22,6 @@ CAPTIONS = {
     "survival": "How deep rounds go: the share of rounds that accept at least 1, 2, 3 … tokens. The area is tau.",
     "shares": "Where decoding time goes. Rest is everything outside the three phases.",
 }
-Result = Mapping[str, Any]
 
 
 def write_report(summary: dict[str, Any], folder: Path) -> Path:
