@@ -24,11 +24,11 @@ def cell(tree: str, verifier: str, budget: int, **numbers) -> TreeCell:
 
 def test_a_head_is_measured_at_every_size_and_temperature(target, tmp_path, monkeypatch):
     monkeypatch.setattr(fit_head, "SIZES", (4, 6))
-    monkeypatch.setattr(fit_head, "LABELS", ("0", "1"))
+    monkeypatch.setattr(fit_head, "LABELS", ("0", "0.6", "1"))
     contexts = [context(n, t) for n in range(3) for t in (0.0, 0.6, 1.0)]
     source, told = HeadSource(tiny_head(target), target), []
     fit = fit_head.fit_head(target, source, contexts, "abc", tmp_path, 1, told.append)
-    assert fit.head == "abc" and fit.temperatures == (0.0, 1.0)
+    assert fit.head == "abc" and fit.temperatures == (0.0, 0.6, 1.0)
     assert [len(level) for level in fit.acceptance.sampled] == [len(CONFIDENCE) + 1]
     for rounds in fit.expected:
         assert rounds.num_nodes == (4, 6) and all(0 <= tau <= 5 for tau in rounds.tau) and min(rounds.steps) > 0
