@@ -16,7 +16,7 @@ from eagle.checkpoints import flat
 from eagle.drafters.head import DraftHead
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
-from eagle.packages import SMOLLM2
+from eagle.packages import SMOLLM2, need
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
 SHIPPED_HEAD = Path(__file__).parent / "heads" / "smollm2-135m-instruct"
@@ -124,6 +124,7 @@ def _publish(temporary: Path, directory: Path) -> None:
 
 
 def _save_converted(path: Path, directory: Path) -> None:
+    need("gguf")  # else transformers asks for it in six lines
     model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     if hasattr(model.config, "quantization_config"):  # transformers 5.x sets it, 4.57 does not
