@@ -33,6 +33,14 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def find_device(name: torch.device | str) -> torch.device:
+    """Raises ValueError for a name torch does not know."""
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{name}': {_first_line(error)}") from None
+
+
 def choose_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively, else float16 on an accelerator and float32 on a CPU.
 
@@ -60,9 +68,9 @@ def load_target(
     """A target from a Hugging Face id, a directory or a GGUF file; None: the embedded SmolLM2-135M-Instruct.
 
     dtype and device default to `choose_dtype` and `choose_device`. Raises FileNotFoundError when there is no such
-    model, ValueError when its architecture is not a causal language model.
+    model, ValueError when its architecture is not a causal language model and for a device torch does not know.
     """
-    device = torch.device(device) if device else choose_device()
+    device = find_device(device) if device else choose_device()
     name = str(source) if source else DEFAULT_TARGET
     directory = convert_gguf(SMOLLM2.path()) if source is None else _as_directory(source)
     try:

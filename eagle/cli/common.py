@@ -43,7 +43,7 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.verifier)
     policy = parse_policy(args.tree)
-    target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
+    target = target or load_target(args.target, DTYPES[args.dtype], args.device)
     head = None if plain else load_head(args.head, target)
     return Chat(
         target,
@@ -55,14 +55,6 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
         stop=args.stop,
         seed=args.seed,
     )
-
-
-def parse_device(name: str | None) -> torch.device | None:
-    """Raises ValueError for a name torch does not know."""
-    try:
-        return None if name is None else torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device '{name}': {str(error).splitlines()[0]}") from None
 
 
 def show_settings(console: Console, chat: Chat) -> None:
