@@ -56,7 +56,7 @@ def _render_fastchat(name: str, messages: Sequence[Message]) -> str:
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Rendered text -> ids; templates write their own special tokens, so none are added."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class Chat:

@@ -55,7 +55,7 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 def _cpu_capabilities() -> dict[str, bool]:
     query = getattr(torch.cpu, "get_capabilities", None)  # torch 2.10 and newer
     if query is not None:
-        return query()
+        return dict(query())
     return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx_bf16": torch.cpu._is_amx_tile_supported()}
 
 

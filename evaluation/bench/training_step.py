@@ -68,12 +68,12 @@ def training_step(problem: Problem, plain: bool, dtype: torch.dtype) -> float:
         loss = reference_loss if plain else fused_loss
         terms = LossWeights(1.0, log_overlap=1.0)
         total = loss(rows, problem.head.lm_head.weight, problem.laws, problem.scale, terms).total
-    (total / problem.at.sum()).backward()
+    torch.autograd.backward(total / problem.at.sum())
     problem.head.zero_grad()
     return float(total / problem.at.sum())
 
 
-def measure_variant(variant: str, length: int, tokens: int, dtype: torch.dtype) -> dict:
+def measure_variant(variant: str, length: int, tokens: int, dtype: torch.dtype) -> dict[str, float]:
     """One variant in this process: the best of a few steps after one to warm up."""
     problem = make_problem(max(tokens // length, 1), length, dtype)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,8 +85,12 @@ def make_shape(shape: str, num_nodes: int) -> tuple[list[int], list[bool]]:
         return [i - 1 for i in inner], [i > 0 for i in inner]
     if shape == "paths":  # four paths
         return [-1] + [max(0, i - 4) for i in inner[1:]], [i > 0 for i in inner]
-    drawn = {"placed": lambda i: False, "hybrid": lambda i: i % 3 == 1, "sampled": lambda i: i > 0}[shape]
-    return [-1] + [(i - 1) // 3 for i in inner[1:]], [drawn(i) for i in inner]
+    drawn: dict[str, Callable[[int], bool]] = {
+        "placed": lambda i: False,
+        "hybrid": lambda i: i % 3 == 1,
+        "sampled": lambda i: i > 0,
+    }
+    return [-1] + [(i - 1) // 3 for i in inner[1:]], [drawn[shape](i) for i in inner]
 
 
 def fill_children(
@@ -200,7 +205,8 @@ def forward_ms(num_nodes: int, rounds: int) -> float:
         vocab_size=49152,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(shape).bfloat16().eval()
+    model: Any = LlamaForCausalLM(shape).bfloat16()
+    model.eval()
     ids = torch.zeros(1, num_nodes, dtype=torch.int64)
     with torch.inference_mode():
         return median(time_in_turn({"forward": lambda: model(ids, use_cache=False)}, rounds)["forward"])

@@ -81,7 +81,7 @@ def plan_directory(args: argparse.Namespace, source: DraftSource, plan: Plan) ->
     draft = "synthetic"
     if isinstance(source, HeadSource):
         draft = f"{Path(args.head or 'shipped').name}-{head_fingerprint(source.head)}"
-    return args.output / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"
+    return Path(args.output) / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"
 
 
 def print_fit(args: argparse.Namespace, target: Target, source: DraftSource) -> None:
