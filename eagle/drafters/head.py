@@ -58,7 +58,7 @@ class HeadConfig:
     feature_layers: tuple[int, int, int]  # layers of the target whose inputs are the low, mid and high feature
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0  # never the target's: published heads rotate with this base
-    rope_scaling: dict | None = None
+    rope_scaling: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.draft_vocab_size <= self.vocab_size:
