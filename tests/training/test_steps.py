@@ -125,7 +125,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(target):
     for again in (False, True):
         head.zero_grad()
         outputs = unroll(head, features, target.embed(ids), 3, gradient_checkpointing=again)
-        sum(output.square().sum() for output in outputs).backward()
+        sum(output.square().sum() for output in outputs).backward()  # type: ignore[union-attr]
         gradients.append([parameter.grad.clone() for parameter in head.midlayer.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)

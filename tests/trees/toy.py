@@ -16,7 +16,8 @@ from eagle.sampling import Sampling
 from eagle.trees import TreePolicy
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
-from hsd_verify.exact.enumerate import Model, Text, target_rows, text_law
+from hsd_verify.exact.enumerate import target_rows, text_law
+from hsd_verify.exact.processes import Model, Text
 
 ROOT_TOKEN = 0
 

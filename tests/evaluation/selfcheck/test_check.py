@@ -1,6 +1,7 @@
 """The self-check passes what is lossless and catches what is not: planted verifiers, laws and cache faults."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_a_lossless_arm_passes_the_counting(fewer_texts):
 class LyingChain:
     """Draws sharper than it says: the tree states the law at the sampling temperature."""
 
-    draw: object = None
+    draw: Any = None
 
     def grow(self, proposer, sampling, max_depth, generator=None):
         honest = SampledChain(2, draw=lambda weights, g: self.draw(weights**2, g))
