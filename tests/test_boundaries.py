@@ -20,7 +20,6 @@ SAME_IDEA = {
     "main",
     "exact",
     "chat",
-    "chat",
 }  # policies and their laboratory; a room's way in; a command for it
 MOST_ENTRIES = {"eagle/training": 18, "evaluation": 16}  # what one can still look over
 
