@@ -98,7 +98,7 @@ def load_head(
     Raises as `eagle.checkpoints.flat.open_head`, and ValueError when no head is shipped for the target.
     """
     if source is None and target is not None and target.name != DEFAULT_TARGET:
-        raise ValueError(f"no head is shipped for {target.name}: name one with --head, or train it: scripts/train.py")
+        raise ValueError(f"no head is shipped for {target.name}: name one with --head, or train it: `eagle-hsd train`")
     head = flat.open_head(source or SHIPPED_HEAD, target, dtype)
     pack(head)
     return head

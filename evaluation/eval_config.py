@@ -10,7 +10,7 @@ from eagle.options import DTYPES, check_options, option
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Options of `scripts/evaluate.py`. Raises ValueError at construction for values outside their range."""
+    """Options of `eagle-hsd evaluate`. Raises ValueError at construction for values outside their range."""
 
     output: str = option("runs/evaluation", "directory of the rows, the summary and the report", may_change=True)
     tasks: tuple[str, ...] = option(("mt_bench", "gsm8k", "humaneval"), "benchmarks", may_change=True, each_once=True)

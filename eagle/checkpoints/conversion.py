@@ -1,4 +1,4 @@
-"""Converting head checkpoints between layouts; `scripts/convert_checkpoint.py` calls it."""
+"""Converting head checkpoints between layouts; `eagle-hsd convert` calls it."""
 
 from pathlib import Path
 

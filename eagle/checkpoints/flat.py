@@ -116,12 +116,12 @@ def check_fits(head: HeadConfig, target: Target) -> None:
         if wanted != found:
             raise ValueError(
                 f"the head was made for a target with {name} {wanted}, {target.name} has {found}: "
-                "use this target's own head, or train one with scripts/train.py"
+                "use this target's own head, or train one with `eagle-hsd train`"
             )
     if max(head.feature_layers) >= len(target.layers):
         raise ValueError(
             f"the head reads the inputs of layers {head.feature_layers}, {target.name} has only {len(target.layers)}: "
-            "use this target's own head, or train one with scripts/train.py"
+            "use this target's own head, or train one with `eagle-hsd train`"
         )
 
 

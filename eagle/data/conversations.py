@@ -75,7 +75,7 @@ def read_conversations(path: Path, max_length: int, vocab_size: int, skipped: Co
     """
     files = sorted(path.glob("conversations*.jsonl")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise FileNotFoundError(f"no conversations at {path}: make some with `python scripts/prepare_data.py`")
+        raise FileNotFoundError(f"no conversations at {path}: make some with `eagle-hsd prepare`")
     for file in files:
         for text in JsonLines(file).lines():
             try:

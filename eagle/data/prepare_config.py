@@ -1,4 +1,4 @@
-"""What ``scripts/prepare_data.py`` can be told."""
+"""What ``eagle-hsd prepare`` can be told."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from eagle.options import DTYPES, check_options, option
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What to prepare and how; every field is a flag of ``scripts/prepare_data.py`` and a key of its YAML files."""
+    """What to prepare and how; every field is a flag of ``eagle-hsd prepare`` and a key of its YAML files."""
 
     output: str = option(
         "data/prepared", "directory for rows, settings and statistics; an existing one is continued", may_change=True

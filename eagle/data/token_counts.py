@@ -122,7 +122,7 @@ def _read_provenance(path: Path, header: dict[str, str]) -> Provenance:
         values = json.loads(header["provenance"])
         return Provenance(**{field.name: values[field.name] for field in fields(Provenance)})
     except (KeyError, json.JSONDecodeError):
-        raise ValueError(f"{path} says nothing of its origin: build it again with scripts/prepare_data.py") from None
+        raise ValueError(f"{path} says nothing of its origin: build it again with `eagle-hsd prepare`") from None
 
 
 def check_data(provenance: Provenance, counted: TokenCounts) -> None:

@@ -64,7 +64,7 @@ class HeadConfig:
         if not 0 < self.draft_vocab_size <= self.vocab_size:
             raise ValueError(
                 f"draft_vocab_size is {self.draft_vocab_size}, it must lie in 1..{self.vocab_size} "
-                "(the target's vocab_size): count the training data again with prepare_data.py"
+                "(the target's vocab_size): count the training data again with `eagle-hsd prepare`"
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(

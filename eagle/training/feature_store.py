@@ -156,7 +156,7 @@ class StoredSignals:
         if self._online is None:
             raise ValueError(
                 f"{len(missing)} conversations have no stored features, as {missing[0]}: write them with "
-                "scripts/write_features.py, or set fill_features"
+                "`eagle-hsd features`, or set fill_features"
             )
         examples = [self._examples[name] for name in missing]
         batch = collate(examples, range(len(examples))).to(device)

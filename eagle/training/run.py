@@ -1,4 +1,4 @@
-"""From a configuration to a trained head: what `scripts/train.py` calls."""
+"""From a configuration to a trained head: what `eagle-hsd train` calls."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -123,7 +123,7 @@ def load_facts(features: str | None, target: Target | None) -> TargetFacts:
         stored = TargetFacts.load(Path(features))
     if target is None:
         if stored is None:
-            raise ValueError(f"features {features} holds none: write them with scripts/write_features.py")
+            raise ValueError(f"features {features} holds none: write them with `eagle-hsd features`")
         return stored
     facts = TargetFacts.of(target)
     if stored is not None:

@@ -1,7 +1,7 @@
 """Contexts for comparing trees: a prompt and a piece of the target's own answer, cut where a round might begin.
 
 Answers are recorded at several temperatures, since a context that greedy decoding reaches is not one that sampling
-reaches. Held-out prompts are those that `prepare_data.py` keeps from training. Contexts are kept in a run's directory
+reaches. Held-out prompts are those that `eagle-hsd prepare` keeps from training. Contexts are kept in a run's directory
 only: they hold text of benchmarks and prompts, as token ids.
 """
 

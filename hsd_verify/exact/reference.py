@@ -2,7 +2,7 @@
 
 Letters: N nodes including the root, V vocabulary.
 
-Fast paths are compared with it, in tests and in `scripts/benchmark_verify.py`.
+Fast paths are compared with it, in tests and in `eagle-hsd bench verify`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from eagle.cli.dispatch import choose, first_line, run_or_explain
 from evaluation.bench.main import COMMANDS as BENCHES
@@ -27,6 +28,13 @@ def console(installed: Path, *words: str) -> Ended:
 def start(*words: str) -> None:
     """As the console command does, in this process."""
     run_or_explain(lambda: choose("eagle-hsd", COMMANDS, words))
+
+
+@pytest.fixture(autouse=True)
+def _no_accelerator_is_left():
+    """`train` makes one before it finds out what is wrong, and accelerate keeps the first one of a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)

@@ -72,5 +72,5 @@ def test_data_of_another_target_or_without_answers_is_refused(tmp_path):
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(ValueError, match="it is empty"):
         read_examples(tmp_path / "empty.jsonl", 64, vocab_size=200)
-    with pytest.raises(FileNotFoundError, match=r"prepare_data\.py"):
+    with pytest.raises(FileNotFoundError, match=r"eagle-hsd prepare"):
         read_examples(tmp_path / "nowhere.jsonl", 64, vocab_size=200)

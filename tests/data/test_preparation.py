@@ -198,7 +198,7 @@ def test_the_reader_skips_and_cuts_what_does_not_fit(tmp_path):
     assert row.loss_mask.tolist() == [False, True, True, False, True]
     assert sum(skipped.values()) == 4
     assert skipped["has no answer within 5 tokens"] == 1
-    with pytest.raises(FileNotFoundError, match="prepare_data"):
+    with pytest.raises(FileNotFoundError, match="eagle-hsd prepare"):
         list(read_conversations(tmp_path / "nowhere", 5, 50, skipped))
 
 
@@ -221,7 +221,7 @@ def test_there_are_data_configs():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_data_config_loads_and_opens_with_its_command(path):
     assert isinstance(options.load(PrepareConfig, path), PrepareConfig)
-    assert path.read_text().startswith(f"# python scripts/prepare_data.py --config configs/data/{path.name}")
+    assert path.read_text().startswith(f"# eagle-hsd prepare --config configs/data/{path.name}")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def test_there_are_training_configs():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_training_config_loads_and_opens_with_its_command(path):
     config = load(TrainConfig, path)
-    assert path.read_text().startswith(f"# python scripts/train.py {path.relative_to(ROOT)}\n")
+    assert path.read_text().startswith(f"# eagle-hsd train {path.relative_to(ROOT)}\n")
     if config.prepare is not None:
         prepared = load(PrepareConfig, ROOT / config.prepare)
         assert prepared.output == config.data
