@@ -12,6 +12,7 @@ from torch import Tensor
 from eagle.sampling import Sampling
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
+from hsd_verify.draw import inverse_cdf
 
 Draw = Callable[[Tensor, torch.Generator | None], Tensor]
 """Weights (F, Vd), not necessarily normalised -> one draft id a row, (F,), rows independent.
@@ -49,11 +50,8 @@ def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tens
 
     Inverts the cumulative sum: one uniform number a row instead of one a token, which matters for Vd in the thousands.
     """
-    cumulative = weights.cumsum(-1, dtype=torch.float64)  # (F, Vd)
-    total = cumulative[:, -1:]  # (F, 1)
-    uniform = torch.rand(total.shape, dtype=torch.float64, generator=generator, device=weights.device)
-    below_total = torch.nextafter(total, torch.zeros_like(total))  # uniform * total may round up to the total
-    return torch.searchsorted(cumulative, torch.minimum(uniform * total, below_total), right=True)[:, 0]
+    uniforms = torch.rand(len(weights), dtype=torch.float64, generator=generator, device=weights.device)  # (F,)
+    return inverse_cdf(weights, uniforms)
 
 
 def bare_root(proposer: Proposer) -> DraftTree:

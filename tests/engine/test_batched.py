@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job, inverse_cdf
+from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
 from eagle.engine.lanes import BLOCK, LaneCache
+from hsd_verify.draw import inverse_cdf
 from tests import tiny_text
 
 END = 257
