@@ -17,7 +17,7 @@ from hsd_verify.draw import inverse_cdf
 Draw = Callable[[Tensor, torch.Generator | None], Tensor]
 """Weights (F, Vd), not necessarily normalised -> one draft id a row, (F,), rows independent.
 
-The only random call of a policy, and an argument of it: a test that lists every branch passes its own."""
+The only random call of a policy, and an argument of `grow`: `eagle.trees.exact` passes one that lists every branch."""
 
 
 class Proposer(Protocol):
@@ -35,16 +35,6 @@ class Proposer(Protocol):
         ...
 
 
-class TreePolicy(Protocol):
-    """Decides which nodes exist and by which law each was proposed."""
-
-    def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
-    ) -> DraftTree:
-        """A tree no deeper than `max_depth` (0: the root alone)."""
-        ...
-
-
 def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One id a row (F,) from weights (F, Vd) that need not sum to 1. Never an id of weight 0.
 
@@ -52,6 +42,21 @@ def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tens
     """
     uniforms = torch.rand(len(weights), dtype=torch.float64, generator=generator, device=weights.device)  # (F,)
     return inverse_cdf(weights, uniforms)
+
+
+class TreePolicy(Protocol):
+    """Decides which nodes exist and by which law each was proposed."""
+
+    def grow(
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
+    ) -> DraftTree:
+        """A tree no deeper than `max_depth` (0: the root alone). Every random token of it comes from `draw`."""
+        ...
 
 
 def bare_root(proposer: Proposer) -> DraftTree:

@@ -19,7 +19,9 @@ from eagle.trees import (
     ValuedTree,
     WithoutReplacement,
 )
-from tests.trees.toy import Branches, TableProposer, policy_error
+from eagle.trees.automatic import partly_sampled
+from eagle.trees.exact import all_trees
+from tests.trees.toy import policy_error, toy_proposer
 
 EXACT = 1e-12
 
@@ -36,34 +38,33 @@ def valued(*budget, **fields) -> ValuedTree:
 
 
 POLICIES = {
-    "eagle": lambda draw: EagleTree(num_nodes=6, depth=3, top_k=2),
-    "eagle-at-temperature": lambda draw: EagleTree(num_nodes=6, depth=3, top_k=2, draft_temperature=None),
-    "chain": lambda draw: SampledChain(depth=3, draw=draw),
-    "iid": lambda draw: IidPaths(num_paths=2, depth=2, draw=draw),
-    "without-replacement": lambda draw: WithoutReplacement((2, 2), draw=draw),
-    "without-replacement-narrowing": lambda draw: WithoutReplacement((2, 1), draw=draw),
-    "hybrid": lambda draw: valued(7, 0.04, max_sampled=1, max_placed=1, draw=draw),
-    "hybrid-no-room": lambda draw: valued(5, 0.02, max_sampled=1, max_placed=1, draw=draw),
-    "hybrid-one-read": lambda draw: valued(8, 0.05, max_sampled=1, max_read=1, draw=draw),
-    "hybrid-budget": lambda draw: valued(7, max_placed=1, draw=draw),
-    "mixed-budget": lambda draw: valued(6, max_placed=1, max_sampled=2, descendants=0.3, draw=draw),
-    "mixed": lambda draw: valued(7, 0.05, max_sampled=2, max_placed=1, draw=draw),
-    "mixed-covered": lambda draw: valued(6, 0.03, max_sampled=3, covered=0.9, draw=draw),
-    "budgeted": lambda draw: BudgetedTree(valued(7, 0.05, max_placed=2, draw=draw), CHEAP_BELOW_4),
-    "budgeted-mixed": lambda draw: BudgetedTree(
-        valued(6, 0.02, max_placed=1, max_sampled=2, draw=draw), CHEAP_BELOW_4, promise=0.9
+    "eagle": EagleTree(num_nodes=6, depth=3, top_k=2),
+    "eagle-at-temperature": EagleTree(num_nodes=6, depth=3, top_k=2, draft_temperature=None),
+    "chain": SampledChain(depth=3),
+    "iid": IidPaths(num_paths=2, depth=2),
+    "without-replacement": WithoutReplacement((2, 2)),
+    "without-replacement-narrowing": WithoutReplacement((2, 1)),
+    "hybrid": valued(7, 0.04, max_sampled=1, max_placed=1),
+    "hybrid-no-room": valued(5, 0.02, max_sampled=1, max_placed=1),
+    "hybrid-one-read": valued(8, 0.05, max_sampled=1, max_read=1),
+    "hybrid-budget": valued(7, max_placed=1),
+    "mixed-budget": valued(6, max_placed=1, max_sampled=2, descendants=0.3),
+    "mixed": valued(7, 0.05, max_sampled=2, max_placed=1),
+    "mixed-covered": valued(6, 0.03, max_sampled=3, covered=0.9),
+    "budgeted": BudgetedTree(valued(7, 0.05, max_placed=2), CHEAP_BELOW_4),
+    "budgeted-mixed": BudgetedTree(valued(6, 0.02, max_placed=1, max_sampled=2), CHEAP_BELOW_4, promise=0.9),
+    "softened": valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7),
+    "sharpened": valued(6, max_placed=1, max_sampled=2, draft_temperature=0.6),
+    "default": AutoTree(6),
+    "partly-sampled": partly_sampled(6),
+    "budgeted-default": BudgetedTree(
+        replace(BudgetedTree().valued, num_nodes=6, max_placed=1), CHEAP_BELOW_4, rate=0.05
     ),
-    "softened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7, draw=draw),
-    "sharpened": lambda draw: valued(6, max_placed=1, max_sampled=2, draft_temperature=0.6, draw=draw),
-    "default": lambda draw: replace(AutoTree(6).choose(Sampling(1.0)), draw=draw),
-    "budgeted-default": lambda draw: BudgetedTree(
-        replace(BudgetedTree().slots, draw=draw, num_nodes=6, max_placed=1), CHEAP_BELOW_4, rate=0.05
-    ),
-    "colder-values": lambda draw: valued(6, max_placed=1, max_sampled=2, value_temperature=0.5, draw=draw),
-    "warmer-values": lambda draw: valued(6, 0.05, max_placed=1, max_sampled=2, value_temperature=2.0, draw=draw),
-    "confident-beam": lambda draw: valued(6, max_sampled=3, max_placed=0, acceptance=CONFIDENT, draw=draw),
-    "confident-threshold": lambda draw: valued(7, 0.08, max_sampled=2, max_placed=1, acceptance=CONFIDENT, draw=draw),
-    "sampled-beam": lambda draw: valued(6, 0.05, max_sampled=3, max_placed=0, draw=draw),
+    "colder-values": valued(6, max_placed=1, max_sampled=2, value_temperature=0.5),
+    "warmer-values": valued(6, 0.05, max_placed=1, max_sampled=2, value_temperature=2.0),
+    "confident-beam": valued(6, max_sampled=3, max_placed=0, acceptance=CONFIDENT),
+    "confident-threshold": valued(7, 0.08, max_sampled=2, max_placed=1, acceptance=CONFIDENT),
+    "sampled-beam": valued(6, 0.05, max_sampled=3, max_placed=0),
 }
 SHALLOW = {"iid", "without-replacement", "without-replacement-narrowing"}  # no deeper than two levels
 SAMPLINGS = {
@@ -80,16 +81,14 @@ VOCABULARIES = {"all-of-3": ([0, 1, 2], 3), "3-of-4": ([0, 2, 3], 4)}
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_is_lossless(name, sampling, vocabulary):
-    branches, depth = Branches(), 2 if name in SHALLOW else 3
-    error = policy_error(POLICIES[name](branches), branches, SAMPLINGS[sampling], *VOCABULARIES[vocabulary], depth)
+    depth = 2 if name in SHALLOW else 3
+    error = policy_error(POLICIES[name], SAMPLINGS[sampling], *VOCABULARIES[vocabulary], depth)
     assert error < EXACT
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if not name.startswith("eagle")])
 def test_what_is_listed_above_is_random(name):
     """Otherwise the enumeration would show nothing: some node of every policy's trees is drawn."""
-    branches = Branches()
-    policy = POLICIES[name](branches)
-    trees = list(branches.trees(lambda: policy.grow(TableProposer([0, 1, 2], 3, 2), Sampling(1.0), 2)))
+    trees = list(all_trees(POLICIES[name], lambda: toy_proposer([0, 1, 2], 3, 2), Sampling(1.0), 2))
     assert len(trees) > 1 and any(any(tree.sampled_list) for _, tree in trees)
     assert sum(prob for prob, _ in trees) == pytest.approx(1)

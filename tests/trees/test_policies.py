@@ -25,8 +25,10 @@ from eagle.trees import (
     parse_policy,
     sampled,
 )
+from eagle.trees.exact import TableProposer, all_trees
+from eagle.vocab import DraftVocabulary
 from tests.tiny import random_ids, tiny_drafter
-from tests.trees.toy import Branches, TableProposer, policy_error
+from tests.trees.toy import policy_error, toy_proposer
 
 COSTS = CostModel((1, 64), (20.0, 40.0), draft_step_ms=3.0)
 NAMED = {name: make_policy(name, **({"cost": COSTS} if name == "budgeted" else {})) for name in POLICIES}
@@ -35,14 +37,12 @@ WARM = Sampling(1.0)
 
 
 def proposer(seed=2, size=12, prefix=()):
-    return TableProposer(list(range(size)), size, seed, prefix)
+    return toy_proposer(list(range(size)), size, seed, prefix)
 
 
-class Unchanging(TableProposer):
+def unchanging():
     """The same law everywhere."""
-
-    def _logits(self, _text):
-        return torch.tensor([0.8, 0.1, 0.1]).log()
+    return TableProposer(lambda text: torch.tensor([0.8, 0.1, 0.1]).log(), DraftVocabulary.first(3, 3))
 
 
 def test_drawn_rows_follow_their_weights():
@@ -76,22 +76,17 @@ def test_budgets_are_kept_and_used(make, num_nodes, temperature):
         assert sum(sizes) / 5 > 0.7 * num_nodes
 
 
-def drawing(policy, draw):
-    """The policy, drawing with `draw`, with room for three nodes below the root where it takes a budget."""
-    if isinstance(policy, AutoTree):
-        return drawing(policy.choose(WARM), draw)
+def small(policy):
+    """The policy with room for three nodes below the root where it takes a budget."""
     if isinstance(policy, BudgetedTree):
-        return dataclasses.replace(policy, slots=dataclasses.replace(drawing(policy.slots, draw), max_placed=1))
-    budget = {"num_nodes": 4} if isinstance(policy, ValuedTree) else {}
-    return dataclasses.replace(policy, draw=draw, **budget)
+        return dataclasses.replace(policy, valued=dataclasses.replace(small(policy.valued), max_placed=1))
+    return dataclasses.replace(policy, num_nodes=4) if isinstance(policy, AutoTree | ValuedTree) else policy
 
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_slots_of_a_family_do_not_depend_on_what_is_drawn(name):
     """All branches of the first level: the same nodes below the root, sampled alike, whatever tokens they drew."""
-    branches = Branches()
-    policy = drawing(SAMPLED[name], branches)
-    trees = [tree for _, tree in branches.trees(lambda: policy.grow(proposer(size=6), WARM, 1))]
+    trees = [tree for _, tree in all_trees(small(SAMPLED[name]), lambda: proposer(size=6), WARM, 1)]
     assert len({(tree.parent_list, tree.sampled_list) for tree in trees}) == 1
     assert len({tree.token_list for tree in trees}) == len(trees) > 1
 
@@ -135,9 +130,7 @@ def test_auto_takes_the_tree_for_the_temperature():
 
 
 def test_auto_is_lossless_at_small_budgets():
-    branches = Branches()
-    policy = dataclasses.replace(AutoTree(6).choose(WARM), draw=branches)
-    assert policy_error(policy, branches, WARM, [0, 1, 2], 3, depth=3) < 1e-12
+    assert policy_error(AutoTree(6), WARM, [0, 1, 2], 3, depth=3) < 1e-12
 
 
 def test_values_are_read_at_temperature_1_and_drawn_at_the_samplings():
@@ -189,10 +182,10 @@ def test_faster_decoding_asks_more_of_a_node():
 
 def test_a_node_is_taken_for_its_value_and_not_for_what_the_round_has_gained():
     """Values of one placed chain, .8 .64 .512: a rate that one node is worth, whatever came before it."""
-    slots = ValuedTree(9, 0.01, max_placed=1, max_sampled=0, covered=0.0, acceptance=Acceptance(placed=(1.0,)))
+    valued = ValuedTree(9, 0.01, max_placed=1, max_sampled=0, covered=0.0, acceptance=Acceptance(placed=(1.0,)))
     for rate, depth in ((0.63, 2), (0.65, 1), (0.81, 0)):
-        policy = BudgetedTree(slots, CostModel((1, 64), (10.0, 73.0), draft_step_ms=0.0), rate)
-        assert policy.grow(Unchanging([0, 1, 2], 3, seed=0), WARM, 8).num_nodes == 1 + depth
+        policy = BudgetedTree(valued, CostModel((1, 64), (10.0, 73.0), draft_step_ms=0.0), rate)
+        assert policy.grow(unchanging(), WARM, 8).num_nodes == 1 + depth
 
 
 def test_costs_are_linear_between_measurements_and_beyond():
@@ -232,7 +225,7 @@ def test_refusals_of_tables():
         Acceptance(placed=(0.0,))
     with pytest.raises(ValueError, match="two lists of one length"):
         CostModel((1, 8), (10.0,))
-    with pytest.raises(ValueError, match="slots has no threshold"):
+    with pytest.raises(ValueError, match="valued has no threshold"):
         BudgetedTree(ValuedTree())
 
 

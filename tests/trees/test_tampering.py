@@ -1,16 +1,16 @@
 """The enumeration can fail: policies that let a drawn token decide what exists are found out, each by its own flaw."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from eagle.sampling import Sampling
-from eagle.trees import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement
+from eagle.trees import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement, draw_rows
 from eagle.trees.growth import Growth
 from eagle.trees.sapling import Children, Families
 from hsd_verify import DraftTree
-from tests.trees.toy import Branches, policy_error
+from tests.trees.toy import policy_error
 
 HOPEFUL = Acceptance(sampled=(((0.6,),),), placed=(1.0,))  # sampled slots at every node, whatever the defaults
 CAUGHT = 1e-3  # the flaws below are off by 4e-3 and more; a lossless policy by less than 1e-12
@@ -23,8 +23,8 @@ class Tampered:
     policy: object
     change: object
 
-    def grow(self, *args) -> DraftTree:
-        return self.change(self.policy.grow(*args))
+    def grow(self, *args, **kwargs) -> DraftTree:
+        return self.change(self.policy.grow(*args, **kwargs))
 
 
 def _select(tree: DraftTree, order: list[int]) -> DraftTree:
@@ -63,30 +63,24 @@ def claim_the_whole_law(tree: DraftTree) -> DraftTree:
 
 
 TAMPERINGS = {
-    "pruned-hybrid": (
-        lambda draw: ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL, draw=draw),
-        prune_an_unlikely_token,
-    ),
-    "pruned-chain": (lambda draw: SampledChain(2, draw=draw), prune_an_unlikely_token),
-    "reordered": (lambda draw: WithoutReplacement((2, 1), draw=draw), order_siblings_by_token),
-    "wrong-law": (lambda draw: ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL, draw=draw), claim_the_whole_law),
+    "pruned-hybrid": (ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL), prune_an_unlikely_token),
+    "pruned-chain": (SampledChain(2), prune_an_unlikely_token),
+    "reordered": (WithoutReplacement((2, 1)), order_siblings_by_token),
+    "wrong-law": (ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL), claim_the_whole_law),
 }
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
 def test_tampered_policies_are_caught(name):
-    make, change = TAMPERINGS[name]
-    branches = Branches()
-    tampered = Tampered(make(branches), change)
-    assert policy_error(tampered, branches, Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
+    assert policy_error(Tampered(*TAMPERINGS[name]), Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
 
 
 @dataclass(frozen=True)
 class ValueOfTheToken(ValuedTree):
     """Grows the sampled child's slot only after a look at its token: an unlikely one is left out."""
 
-    def grow(self, proposer, sampling, max_depth, generator=None):
-        return _Peeking(self, proposer, sampling, self.draw, generator).tree(min(self.depth, max_depth))
+    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
+        return _Peeking(self, proposer, sampling, draw, generator).tree(min(self.depth, max_depth))
 
 
 class _Peeking(Growth):
@@ -97,9 +91,8 @@ class _Peeking(Growth):
 
 
 def test_slot_that_depends_on_its_own_token_is_caught():
-    branches = Branches()
-    policy = ValueOfTheToken(7, 0.05, max_placed=1, acceptance=HOPEFUL, draw=branches)
-    assert policy_error(policy, branches, Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
+    policy = ValueOfTheToken(7, 0.05, max_placed=1, acceptance=HOPEFUL)
+    assert policy_error(policy, Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
 
 
 @dataclass(frozen=True)
@@ -107,29 +100,26 @@ class LateSampledChild:
     """Best-first growth across levels: the root's sampled child exists only if what was drawn below its placed child
     left room for it. No token decides about itself, yet the output is off, since the late child is tested first."""
 
-    draw: Branches = field(default_factory=Branches)
-
-    def grow(self, proposer, sampling, max_depth, generator=None):
+    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
         law = sampling.law(proposer.root_logits)  # (V,)
         placed = int(law.argmax())
         below = sampling.law(proposer.expand(torch.tensor([placed]), torch.tensor([0])))  # (1, V)
-        drawn = int(self.draw(below))
+        drawn = int(draw(below))
         rest = law.clone().index_fill(0, torch.tensor([placed]), 0)
         if drawn == 0:
             rows = torch.stack([torch.zeros_like(law), below[0], torch.zeros_like(law)])
             return DraftTree(torch.tensor([-1, 0, 1]), torch.tensor([0, placed, drawn]), [False, False, True], rows)
-        late = int(self.draw(rest[None]))
+        late = int(draw(rest[None]))
         rows = torch.stack([rest / rest.sum(), below[0], torch.zeros_like(law), torch.zeros_like(law)])
         parents, tokens = torch.tensor([-1, 0, 1, 0]), torch.tensor([0, placed, drawn, late])
         return DraftTree(parents, tokens, torch.tensor([False, False, True, True]), rows)
 
 
 def test_child_added_late_because_of_a_draw_elsewhere_is_caught():
-    policy = LateSampledChild()
-    assert policy_error(policy, policy.draw, Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
+    assert policy_error(LateSampledChild(), Sampling(1.0), [0, 1, 2], 3, depth=2) > CAUGHT
 
 
 def test_deterministic_trees_may_be_pruned_by_token():
     """The counterpart: where nothing is drawn, any pruning keeps the law."""
     policy = Tampered(EagleTree(num_nodes=7, depth=2, top_k=2), lambda tree: _select(tree, [0, 1, 2]))
-    assert policy_error(policy, Branches(), Sampling(1.0), [0, 1, 2], 3, depth=2) < 1e-12
+    assert policy_error(policy, Sampling(1.0), [0, 1, 2], 3, depth=2) < 1e-12

@@ -1,12 +1,9 @@
-"""A draft small enough to list: a table of logits for a head, every branch of a policy's draws, the law of one round.
+"""A draft small enough to list, with laws in float64, and the law of the text after one round.
 
-Letters: F nodes of a frontier, R rows of a proposer, V target vocabulary, Vd draft vocabulary.
+Letters: V target vocabulary, Vd draft vocabulary.
 """
 
-import math
-import zlib
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,17 +11,15 @@ from torch import Tensor
 import hsd_verify
 from eagle.sampling import Sampling
 from eagle.trees import TreePolicy
+from eagle.trees.exact import TableProposer, all_trees, random_logits
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 from hsd_verify.exact.enumerate import Model, Text, target_rows, text_law
 
-ROOT_TOKEN = 0
-
 
 def logits_after(text: Text, size: int, seed: int) -> Tensor:
-    """Unrelated logits (size,) for every text, in float64."""
-    generator = torch.Generator().manual_seed(zlib.crc32(repr((seed, text)).encode()))
-    return 1.5 * torch.randn(size, generator=generator, dtype=torch.float64)
+    """Unrelated logits (size,) for every text, in float64, apart enough for laws far from uniform."""
+    return 1.5 * random_logits(text, size, seed)
 
 
 def table_model(size: int, seed: int, sampling: Sampling) -> Model:
@@ -32,62 +27,10 @@ def table_model(size: int, seed: int, sampling: Sampling) -> Model:
     return lambda text: sampling.law(logits_after(text, size, seed))
 
 
-class TableProposer:
-    """A `Proposer` after `prefix` whose logits are a function of the path; knows Vd of the V tokens."""
-
-    def __init__(self, draft_ids: list[int], vocab_size: int, seed: int, prefix: Text = ()):
-        self.vocabulary = DraftVocabulary.from_target_ids(torch.tensor(draft_ids), vocab_size)
-        self.root_token = prefix[-1] if prefix else ROOT_TOKEN
-        self._seed, self._texts = seed, [prefix]
-        self.root_logits = self._logits(prefix)
-
-    def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        texts = [(*self._texts[row], token) for token, row in zip(tokens.tolist(), parents.tolist(), strict=True)]
-        self._texts += texts
-        return torch.stack([self._logits(text) for text in texts])  # (F, Vd)
-
-    def _logits(self, text: Text) -> Tensor:
-        return logits_after(text, len(self.vocabulary.d2t), self._seed)
-
-
-class Branches:
-    """A `Draw` that takes, run by run, every combination of tokens with positive probability."""
-
-    def __init__(self) -> None:
-        self._script: list[int] = []
-        self._options: list[list[tuple[float, tuple[int, ...]]]] = []
-
-    def __call__(self, weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        step = len(self._options)
-        self._options.append(_joint_draws(weights))
-        if step == len(self._script):
-            self._script.append(0)
-        return torch.tensor(self._options[step][self._script[step]][1])
-
-    def trees(self, grow: Callable[[], DraftTree]) -> Iterator[tuple[float, DraftTree]]:
-        """Every tree `grow` can return when it draws with this object, with its probability."""
-        while True:
-            self._options = []
-            tree = grow()
-            chosen = [options[index] for options, index in zip(self._options, self._script, strict=True)]
-            yield math.prod(prob for prob, _ in chosen), tree
-            if not self._next_script():
-                return
-
-    def _next_script(self) -> bool:
-        while self._script:
-            step = len(self._script) - 1
-            if self._script[step] + 1 < len(self._options[step]):
-                self._script[step] += 1
-                return True
-            self._script.pop()
-        return False
-
-
-def _joint_draws(weights: Tensor) -> list[tuple[float, tuple[int, ...]]]:
-    """Outcomes of one draw a row of weights (F, Vd), with their joint probabilities."""
-    rows = [[(p, x) for x, p in enumerate((row / row.sum()).tolist()) if p > 0] for row in weights]
-    return [(math.prod(p for p, _ in draws), tuple(x for _, x in draws)) for draws in product(*rows)]
+def toy_proposer(draft_ids: list[int], vocab_size: int, seed: int, prefix: Text = ()) -> TableProposer:
+    """Drafts after `prefix`, knowing Vd of the V tokens."""
+    vocabulary = DraftVocabulary.from_target_ids(torch.tensor(draft_ids), vocab_size)
+    return TableProposer(lambda text: logits_after(text, len(draft_ids), seed), vocabulary, prefix)
 
 
 def round_law(trees: Iterator[tuple[float, DraftTree]], target: Model, length: int, verifier: str = "hsd") -> Tensor:
@@ -108,9 +51,9 @@ def _add_continuations(law: Tensor, tree: DraftTree, node: int, masses: Tensor, 
         law[text] += mass * (text_law(target, left, text) if left else 1.0)
 
 
-def policy_error(policy: TreePolicy, branches: Branches, sampling: Sampling, draft_ids, size: int, depth: int) -> float:
+def policy_error(policy: TreePolicy, sampling: Sampling, draft_ids: list[int], size: int, depth: int) -> float:
     """Total variation between what a round emits with this policy and `hsd`, and the target's own text."""
     target = table_model(size, 1, sampling)
-    trees = branches.trees(lambda: policy.grow(TableProposer(draft_ids, size, 2), sampling, depth))
+    trees = all_trees(policy, lambda: toy_proposer(draft_ids, size, 2), sampling, depth)
     emitted = round_law(trees, target, depth + 1)
     return hsd_verify.exact.enumerate.total_variation(emitted, text_law(target, depth + 1))

@@ -8,12 +8,12 @@ import torch
 import hsd_verify
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
-from eagle.trees import SampledChain, TreePolicy
+from eagle.trees import SampledChain, TreePolicy, draw_rows
 from evaluation.arms import Drafting, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.selfcheck.counting import check_by_chi_square, check_greedy, chi_square_tail
-from evaluation.selfcheck.enumeration import all_trees, check_by_enumeration
+from evaluation.selfcheck.enumeration import check_by_enumeration, trees_after
 from hsd_verify import DraftTree, Law
 
 
@@ -75,11 +75,8 @@ def test_a_lossless_arm_passes_the_counting(fewer_texts):
 class LyingChain:
     """Draws sharper than it says: the tree states the law at the sampling temperature."""
 
-    draw: object = None
-
-    def grow(self, proposer, sampling, max_depth, generator=None):
-        honest = SampledChain(2, draw=lambda weights, g: self.draw(weights**2, g))
-        return honest.grow(proposer, sampling, max_depth, generator)
+    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
+        return SampledChain(2).grow(proposer, sampling, max_depth, generator, lambda weights, g: draw(weights**2, g))
 
 
 def test_a_policy_that_states_other_laws_than_it_draws_from_is_caught():
@@ -105,7 +102,7 @@ def test_greedy_equality_catches_a_cache_that_keeps_the_wrong_nodes(monkeypatch,
 )
 def test_listed_trees_have_the_whole_probability(spec, vocab_size, count):
     """Two siblings of two tokens have two orders, at the root and below both: 8. A chain of two has 3 x 3 fillings."""
-    trees = all_trees(parse_drafting(f"{spec}+hsd").policy, Sampling(1.0), vocab_size, 2, (1,))
+    trees = trees_after(parse_drafting(f"{spec}+hsd").policy, Sampling(1.0), vocab_size, 2, (1,))
     assert len(trees) == count and sum(prob for prob, _ in trees) == pytest.approx(1.0)
 
 
