@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from eagle.checkpoints.flat import FIT, fingerprint, load_head, read_head, save_head, write_fit
+from eagle.checkpoints.flat import FIT, head_fingerprint, open_head, read_head, save_head, write_fit
 from eagle.trees import Acceptance
 from eagle.trees.fitted import Expected, HeadFit
 from tests.tiny import tiny_head
@@ -21,29 +21,29 @@ ROUNDS = (
 def directory(target, tmp_path):
     """A head with numbers of its own."""
     save_head(tiny_head(target), tmp_path)
-    write_fit(tmp_path, HeadFit(ACCEPTANCE, ROUNDS, fingerprint(read_head(tmp_path, target)), {"contexts": 3}))
+    write_fit(tmp_path, HeadFit(ACCEPTANCE, ROUNDS, head_fingerprint(read_head(tmp_path, target)), {"contexts": 3}))
     return tmp_path
 
 
 def test_a_head_comes_with_its_numbers(target, directory):
-    fit = load_head(directory, target).fit
+    fit = open_head(directory, target).fit
     assert (fit.acceptance, fit.expected, fit.provenance) == (ACCEPTANCE, ROUNDS, {"contexts": 3})
     assert fit.temperatures == (0.0, 1.0) and set(fit.at(1.0)) == {"mixed"}
     assert fit.expected[0].by_size == {4: (1.0, 2.0), 8: (1.5, 3.0)}
     assert fit.expected[1].at_least == {8: (1.3, 3.5)}
-    assert load_head(directory, target, torch.bfloat16).fit == fit  # whatever it is cast to
+    assert open_head(directory, target, torch.bfloat16).fit == fit  # whatever it is cast to
 
 
 def test_a_head_without_numbers_has_none(target, tmp_path):
     save_head(tiny_head(target), tmp_path)
-    assert load_head(tmp_path, target).fit is None
+    assert open_head(tmp_path, target).fit is None
 
 
 def test_numbers_of_other_weights_are_left_out_with_a_warning(target, directory):
     """A file copied along with a head that was then trained on would size its trees by the old one."""
     save_head(tiny_head(target, seed=1), directory)
     with pytest.warns(UserWarning, match="measured with other weights"):
-        assert load_head(directory, target).fit is None
+        assert open_head(directory, target).fit is None
 
 
 @pytest.mark.parametrize(
@@ -62,5 +62,5 @@ def test_a_damaged_file_is_refused_with_its_name_and_the_remedy(target, director
     path = directory / FIT
     path.write_text(damage(json.loads(path.read_text())))
     with pytest.raises(ValueError, match=message) as refusal:
-        load_head(directory, target)
+        open_head(directory, target)
     assert str(path) in str(refusal.value) and "eagle-hsd trees fit" in str(refusal.value)
