@@ -91,7 +91,7 @@ def _plan_budgeted(policy: BudgetedTree, fit: HeadFit | None, costs: CostModel) 
         return replace(policy, cost=costs)
     sizes = [rounds.by_size for rounds in fit.at(fit.temperatures[-1]).values()]
     rate = policy.rate or max(_fastest(costs, by_size) for by_size in sizes)
-    return replace(policy, cost=costs, rate=rate, slots=replace(policy.slots, acceptance=fit.acceptance))
+    return replace(policy, cost=costs, rate=rate, valued=replace(policy.valued, acceptance=fit.acceptance))
 
 
 def load_costs(target: Target, head: DraftHead | None = None, directory: Path | None = None) -> CostModel:

@@ -40,12 +40,20 @@ def draw_at(law: Law, uniforms: Tensor) -> tuple[int, int]:
 def draw_index(weights: Tensor, uniform: Tensor) -> int:
     """Inverse of the cumulative sum of weights (K,), not necessarily normalised, at a number in [0, 1).
 
+    See `draw_indices`.
+    """
+    return int(draw_indices(weights, uniform))
+
+
+def draw_indices(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The same for rows: weights (.., K) and numbers (..) in [0, 1) -> indices (..), each row by itself.
+
     Index i is returned only if the cumulative sum rises there, so never one of weight 0: the search is for the first
     sum strictly above the threshold, and the threshold is kept strictly below the last sum, which `uniform * total`
     could reach by rounding.
     """
-    cumulative = weights.cumsum(-1, dtype=torch.float64)  # (K,)
-    total = cumulative[-1]
+    cumulative = weights.cumsum(-1, dtype=torch.float64)  # (.., K)
+    total = cumulative[..., -1]
     below_total = torch.nextafter(total, torch.zeros_like(total))
-    threshold = torch.minimum(uniform * total, below_total)
-    return int(torch.searchsorted(cumulative, threshold, right=True))
+    threshold = torch.minimum(uniforms * total, below_total)
+    return torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]

@@ -110,7 +110,7 @@ def test_a_budgeted_tree_takes_the_numbers_of_the_machine_and_of_the_head(target
     tree = planner.plan(BudgetedTree(), target, head, tmp_path)
     assert tree.cost == CostModel((1, 8), (10.0, 12.0), 1.5)
     assert tree.rate == (1 + 1.0) / (12.0 + 2 * 1.5)
-    assert tree.slots.acceptance == head.fit.acceptance
+    assert tree.valued.acceptance == head.fit.acceptance
     bare = planner.plan(BudgetedTree(), target, tiny_head(target), tmp_path)
     assert bare.cost == tree.cost and bare.rate is None
     chain = SampledChain(3)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from eagle.engine.cache import cache_argument
 from eagle.engine.lanes import BLOCK, LaneCache, PromptView, StepView, check_attention, lanes_in
+from hsd_verify.draw import draw_indices
 
 PROMPT_BLOCK = 32
 DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all lanes would be a third of a step's time
@@ -208,16 +209,5 @@ def draw_tokens(lanes: list[_Lane], logits: torch.Tensor) -> list[int]:
         rows = warm[start : start + at_once]
         uniforms = torch.stack([torch.rand((), generator=lanes[row].generator) for row in rows.tolist()])
         laws = torch.softmax(logits[rows].float() / temperatures[rows, None], dim=-1)  # (C, V)
-        tokens[rows] = inverse_cdf(laws, uniforms.to(logits.device))
+        tokens[rows] = draw_indices(laws, uniforms.to(logits.device))
     return tokens.tolist()
-
-
-def inverse_cdf(laws: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The first token whose cumulative probability exceeds the uniform: never one of probability zero.
-
-    laws (B, V), uniforms (B,) in [0, 1) -> tokens (B,)
-    """
-    cumulative = laws.cumsum(dim=-1)  # (B, V)
-    total = cumulative[:, -1:]
-    below = torch.nextafter(total, torch.zeros_like(total))  # rounding must not reach the total itself
-    return torch.searchsorted(cumulative, torch.minimum(uniforms[:, None] * total, below), right=True)[:, 0]

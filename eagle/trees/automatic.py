@@ -11,7 +11,7 @@ from eagle.sampling import Sampling
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
-from eagle.trees.protocols import Proposer, TreePolicy, check_at_least
+from eagle.trees.protocols import Draw, Proposer, TreePolicy, check_at_least, draw_rows
 from eagle.trees.valued import Acceptance, ValuedTree
 from hsd_verify import DraftTree
 
@@ -69,9 +69,14 @@ class AutoTree:
         return partly_sampled(self.num_nodes or DEFAULT_NUM_NODES)
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
-        return self.choose(sampling).grow(proposer, sampling, max_depth, generator)
+        return self.choose(sampling).grow(proposer, sampling, max_depth, generator, draw)
 
 
 POLICIES: Mapping[str, Callable[..., TreePolicy]] = {
@@ -130,4 +135,4 @@ def _number(value: str, text: str) -> Any:
 
 def _fields(kind: Callable[..., TreePolicy]) -> list[str]:
     owner = kind if dataclasses.is_dataclass(kind) else ValuedTree
-    return [field.name for field in dataclasses.fields(owner) if field.name != "draw"]  # type: ignore[arg-type]
+    return [field.name for field in dataclasses.fields(owner)]  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch import Tensor
 from eagle.sampling import Sampling
 from eagle.trees.costs import CostModel
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Proposer
+from eagle.trees.protocols import Draw, Proposer, draw_rows
 from eagle.trees.sapling import Families, Frontier
 from eagle.trees.valued import ValuedTree
 from hsd_verify import DraftTree
@@ -30,7 +30,7 @@ from hsd_verify import DraftTree
 class BudgetedTree:
     """A valued tree whose size and depth follow from predicted gain and measured cost, round by round."""
 
-    slots: ValuedTree = field(
+    valued: ValuedTree = field(
         default_factory=lambda: ValuedTree(64, threshold=0.005, depth=10, max_sampled=6)
     )  # its threshold and caps hold
     cost: CostModel | None = None  # of this machine; None: `eagle.planner` fills it in
@@ -38,47 +38,52 @@ class BudgetedTree:
     promise: float = 0.6  # predicted gain of a level and those below it per value of the nodes it grows from
 
     def __post_init__(self) -> None:
-        for name, kind in (("slots", ValuedTree), ("cost", CostModel)):
+        for name, kind in (("valued", ValuedTree), ("cost", CostModel)):
             if isinstance(getattr(self, name), dict):  # from YAML
                 object.__setattr__(self, name, kind(**getattr(self, name)))
-        if self.slots.threshold is None:
-            raise ValueError("slots has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
+        if self.valued.threshold is None:
+            raise ValueError("valued has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
         for name, value in (("rate", self.rate), ("promise", self.promise)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, it must be larger than 0")
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
         if self.cost is None:
             raise ValueError("a budgeted tree needs cost, the milliseconds of this machine: see eagle.planner.plan")
-        slots, drawing, predicting = self.slots.settled(sampling)
+        valued, drawing, predicting = self.valued.settled(sampling)
         rate = self.rate or 1 / float(self.cost.target_at(torch.tensor(1)))
-        rule = _Ledger(slots, self.cost, rate, self.promise)
-        growth = Growth(rule, proposer, drawing, self.slots.draw, generator, predicting)
-        return growth.tree(min(slots.depth, max_depth))
+        rule = _Ledger(valued, self.cost, rate, self.promise)
+        growth = Growth(rule, proposer, drawing, draw, generator, predicting)
+        return growth.tree(min(valued.depth, max_depth))
 
 
 @dataclass(frozen=True)
 class _Ledger:
     """The rule of one round. Sees values, never tokens."""
 
-    slots: ValuedTree
+    valued: ValuedTree
     cost: CostModel
     rate: float
     promise: float
     replacement: bool = False
 
     def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
-        slots = self.slots.offer(frontier, level).slots(frontier.values.new_tensor(self.slots.threshold))
+        slots = self.valued.offer(frontier, level).slots(frontier.values.new_tensor(self.valued.threshold))
         values = slots.values.flatten().sort(descending=True).values  # (F * (M + K),)
-        values = values[values > 0][: max(self.slots.num_nodes - num_nodes, 0)]
+        values = values[values > 0][: max(self.valued.num_nodes - num_nodes, 0)]
         gains = torch.cat([values.new_zeros(1), values.cumsum(0)])
-        passes_ms = _passes_ms(self.cost, self.slots.num_nodes, values.device)[num_nodes - 1 :]
+        passes_ms = _passes_ms(self.cost, self.valued.num_nodes, values.device)[num_nodes - 1 :]
         return slots.best(int((gains - self.rate * passes_ms[: len(gains)]).argmax()))
 
     def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
-        read = self.slots.worth_reading(values, num_nodes)
+        read = self.valued.worth_reading(values, num_nodes)
         promised = self.promise * float(values[read].sum())
         return read if promised >= self.rate * self.cost.draft_step_ms else read[:0]
 

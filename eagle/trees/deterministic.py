@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eagle.sampling import Sampling
-from eagle.trees.protocols import Proposer, bare_root, check_at_least
+from eagle.trees.protocols import Draw, Proposer, bare_root, check_at_least, draw_rows
 from hsd_verify import DraftTree
 
 
@@ -37,7 +37,12 @@ class EagleTree:
             raise ValueError(f"draft_temperature is {self.draft_temperature}, it must be larger than 0")
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
         depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
         temperature = self.draft_temperature or sampling.temperature or 1.0

@@ -3,7 +3,7 @@
 Letters: F nodes of a frontier.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,15 +40,19 @@ class SampledChain:
     verification (arXiv 2403.10444), the best any verifier can do with a chain."""
 
     depth: int = 4
-    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         check_at_least(depth=(self.depth, 0))
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
-        return _grow((1,) * self.depth, False, proposer, sampling, max_depth, self.draw, generator)
+        return _grow((1,) * self.depth, False, proposer, sampling, max_depth, draw, generator)
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,20 @@ class IidPaths:
 
     num_paths: int = 3
     depth: int = 4
-    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         check_at_least(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
         branching = (self.num_paths, *(1,) * self.depth)[: self.depth]
-        return _grow(branching, True, proposer, sampling, max_depth, self.draw, generator)
+        return _grow(branching, True, proposer, sampling, max_depth, draw, generator)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,6 @@ class WithoutReplacement:
     """
 
     branching: tuple[int, ...] = (3, 2, 1, 1)
-    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         freeze_lists(self)
@@ -85,11 +92,24 @@ class WithoutReplacement:
             check_at_least(**{f"branching[{level}]": (width, 1)})
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
-        return _grow(self.branching, False, proposer, sampling, max_depth, self.draw, generator)
+        return _grow(self.branching, False, proposer, sampling, max_depth, draw, generator)
 
 
-def _grow(branching, replacement, proposer, sampling, max_depth, draw, generator) -> DraftTree:
+def _grow(
+    branching: tuple[int, ...],
+    replacement: bool,
+    proposer: Proposer,
+    sampling: Sampling,
+    max_depth: int,
+    draw: Draw,
+    generator: torch.Generator | None,
+) -> DraftTree:
     rule = FixedBranching(branching, replacement)
     return Growth(rule, proposer, sampling, draw, generator).tree(min(len(branching), max_depth))

@@ -12,11 +12,12 @@ from torch import Tensor
 from eagle.sampling import Sampling
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
+from hsd_verify.draw import draw_indices
 
 Draw = Callable[[Tensor, torch.Generator | None], Tensor]
 """Weights (F, Vd), not necessarily normalised -> one draft id a row, (F,), rows independent.
 
-The only random call of a policy, and an argument of it: a test that lists every branch passes its own."""
+The only random call of a policy, and an argument of `grow`: who lists every branch passes another one."""
 
 
 class Proposer(Protocol):
@@ -34,26 +35,28 @@ class Proposer(Protocol):
         ...
 
 
+def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One id a row (F,) from weights (F, Vd) that need not sum to 1. Never an id of weight 0.
+
+    One uniform number a row instead of one a token, which matters for Vd in the thousands.
+    """
+    uniforms = torch.rand(len(weights), dtype=torch.float64, generator=generator, device=weights.device)
+    return draw_indices(weights, uniforms)
+
+
 class TreePolicy(Protocol):
     """Decides which nodes exist and by which law each was proposed."""
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
-        """A tree no deeper than `max_depth` (0: the root alone)."""
+        """A tree no deeper than `max_depth` (0: the root alone), its sampled tokens drawn by `draw`."""
         ...
-
-
-def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One id a row (F,) from weights (F, Vd) that need not sum to 1. Never an id of weight 0.
-
-    Inverts the cumulative sum: one uniform number a row instead of one a token, which matters for Vd in the thousands.
-    """
-    cumulative = weights.cumsum(-1, dtype=torch.float64)  # (F, Vd)
-    total = cumulative[:, -1:]  # (F, 1)
-    uniform = torch.rand(total.shape, dtype=torch.float64, generator=generator, device=weights.device)
-    below_total = torch.nextafter(total, torch.zeros_like(total))  # uniform * total may round up to the total
-    return torch.searchsorted(cumulative, torch.minimum(uniform * total, below_total), right=True)[:, 0]
 
 
 def bare_root(proposer: Proposer) -> DraftTree:

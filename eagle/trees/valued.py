@@ -90,7 +90,6 @@ class ValuedTree:
     draft_temperature: float = 1.0  # of the law that is drawn from, times the sampling temperature
     value_temperature: float = 1.0  # of the law that values are read off; hotter sampling has its own
     acceptance: Acceptance = field(default_factory=Acceptance)
-    draw: Draw = field(default=draw_rows, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.acceptance, dict):  # from YAML
@@ -107,12 +106,17 @@ class ValuedTree:
             raise ValueError(f"covered is {self.covered}, it must lie in [0, 1)")
 
     def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
+        self,
+        proposer: Proposer,
+        sampling: Sampling,
+        max_depth: int,
+        generator: torch.Generator | None = None,
+        draw: Draw = draw_rows,
     ) -> DraftTree:
         rule, drawing, predicting = self.settled(sampling)
         depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
         rule = replace(rule, depth=depth)
-        return Growth(rule, proposer, drawing, self.draw, generator, predicting).tree(depth)
+        return Growth(rule, proposer, drawing, draw, generator, predicting).tree(depth)
 
     def settled(self, sampling: Sampling) -> tuple["ValuedTree", Sampling, Sampling]:
         """This policy for a sampling, the law it draws from and the law its values are read off.

@@ -19,7 +19,7 @@ from eagle.engine.target import Target
 from eagle.trees import Acceptance, WithoutReplacement
 from evaluation.trees.contexts import Context
 from evaluation.trees.laboratory import SAMPLINGS
-from evaluation.trees.shared import Collector, DraftSource, Growing, PathScores
+from evaluation.trees.shared import DraftSource, Growing, PathScores, grow_all
 from hsd_verify import DraftTree
 
 BRANCHING = (5, 3, 2, 1, 1)
@@ -131,9 +131,9 @@ def add_rounds(
         features = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache).features
         scores = PathScores(target, cache, context.ids[-1])
         draws = [Growing(WithoutReplacement(BRANCHING), drafting, NUM_DRAWS * seed + i) for i in range(NUM_DRAWS)]
-        collector = Collector(draws)
-        source.propose(context.ids, features, scores, collector, len(BRANCHING))
-        scores.score(collector.trees)
-        for tree in collector.trees:
+        with source.open_round(context.ids, features, scores) as proposer:
+            trees = grow_all(draws, proposer, len(BRANCHING))
+        scores.score(trees)
+        for tree in trees:
             sums.add(tree, SAMPLINGS[sampling].law(scores.logits(tree)), sharpness)
         yield context
