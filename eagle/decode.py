@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 import hsd_verify
-from eagle.drafters.eagle3 import Drafter
-from eagle.engine.cache import KeyValueCache
+from eagle.drafters.protocol import Drafter
 from eagle.engine.masks import ancestor_matrix
-from eagle.engine.target import Target
+from eagle.engine.protocol import Engine, TreeCache
 from eagle.sampling import Sampling, greedy_tokens, next_token
 from eagle.timing import no_clock
 from hsd_verify import DraftTree, Verdict
@@ -77,10 +76,10 @@ class Session:
     next turn), it keeps the common prefix and reads only the rest.
     """
 
-    def __init__(self, target: Target, drafter: Drafter | None = None):
-        target.refuse_flash_attention()
+    def __init__(self, target: Engine, drafter: Drafter | None = None):
+        target.check_scores_trees()
         self.target, self.drafter = target, drafter
-        self.cache: KeyValueCache = target.new_cache()
+        self.cache: TreeCache = target.new_cache()
         self._ids: list[int] = []  # ids whose keys are committed
 
     def decode(
@@ -199,7 +198,7 @@ class _Emitter:
 
 @torch.inference_mode()
 def autoregressive(
-    target: Target,
+    target: Engine,
     prompt_ids: list[int],
     options: DecodeOptions | None = None,
     generator: torch.Generator | None = None,

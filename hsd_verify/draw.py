@@ -1,6 +1,6 @@
 """The only random lines: a `Law` and a `torch.Generator` become a node and a token.
 
-Letters: N nodes including the root, V vocabulary, K weights of a row.
+Letters: N nodes including the root, V vocabulary.
 """
 
 from __future__ import annotations
@@ -38,19 +38,22 @@ def draw_at(law: Law, uniforms: Tensor) -> tuple[int, int]:
 
 
 def draw_index(weights: Tensor, uniform: Tensor) -> int:
-    """One index, from weights (K,) by a number in [0, 1): see `inverse_cdf`."""
-    return int(inverse_cdf(weights, uniform))
+    """Inverse of the cumulative sum of weights (K,), not necessarily normalised, at a number in [0, 1).
 
-
-def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse of the cumulative sum of every row of weights (..., K), not necessarily normalised, at numbers in [0, 1).
-
-    uniforms (...) -> indices (...), int64. Index i is returned only if the cumulative sum rises there, so never one of
-    weight 0: the search is for the first sum strictly above the threshold, and the threshold is kept strictly below
-    the last sum, which `uniform * total` could reach by rounding.
+    See `draw_indices`.
     """
-    cumulative = weights.cumsum(-1, dtype=torch.float64)  # (..., K)
-    total = cumulative[..., -1:]  # (..., 1)
+    return int(draw_indices(weights, uniform))
+
+
+def draw_indices(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The same for rows: weights (.., K) and numbers (..) in [0, 1) -> indices (..), each row by itself.
+
+    Index i is returned only if the cumulative sum rises there, so never one of weight 0: the search is for the first
+    sum strictly above the threshold, and the threshold is kept strictly below the last sum, which `uniform * total`
+    could reach by rounding.
+    """
+    cumulative = weights.cumsum(-1, dtype=torch.float64)  # (.., K)
+    total = cumulative[..., -1]
     below_total = torch.nextafter(total, torch.zeros_like(total))
-    threshold = torch.minimum(uniforms[..., None] * total, below_total)
-    return torch.searchsorted(cumulative, threshold, right=True)[..., 0]
+    threshold = torch.minimum(uniforms * total, below_total)
+    return torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]

@@ -9,6 +9,7 @@ import hsd_verify
 from eagle.engine.masks import ancestor_matrix
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
+from eagle.trees.protocols import draw_rows
 from hsd_verify.draw import draw
 from tests.tiny import random_ids, tiny_drafter
 
@@ -44,8 +45,8 @@ class Rounds:
         self.memory, self.laws = {}, {}
         self.law = SAMPLING.law(target.read(torch.tensor([ids]), logits_to_keep=1).logits[0, 0]).double()
 
-    def grow(self, proposer, sampling, max_depth, generator=None):
-        return self.policy.grow(Replay(proposer, self.memory), sampling, max_depth, generator)
+    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
+        return self.policy.grow(Replay(proposer, self.memory), sampling, max_depth, generator, draw)
 
     def verdict_law(self, tree) -> hsd_verify.Law:
         key = tree.token_list

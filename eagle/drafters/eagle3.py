@@ -5,42 +5,21 @@
     head entries    (g0,x1) (g1,x2) (g2,x3)    committed; the last one predicts what follows x3, the tree's root
 
 Letters: A newly known tokens, F nodes of a frontier, R expanded rows of this round with the root, H draft hidden size,
-Ht target hidden size, T committed head entries, d head size.
+Ht target hidden size, T committed head entries, Vd draft vocabulary.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from eagle.drafters.head import DraftHead
-from eagle.engine.cache import GROWTH_BLOCK, PreallocatedLayer
+from eagle.drafters.reader import Embed, HeadReader
 from eagle.engine.masks import tree_mask
 from eagle.sampling import Sampling
-from eagle.trees import TreePolicy
+from eagle.trees import Proposer, TreePolicy
 from hsd_verify import DraftTree
-
-Embed = Callable[[Tensor], Tensor]
-
-
-class Drafter(Protocol):
-    """What the decode loop knows of a drafter. It owns its state; one drafter serves one sequence at a time."""
-
-    num_known: int  # known tokens
-
-    def observe(self, tokens: Tensor, features: Tensor) -> None:
-        """Newly known tokens (A,) and features; in total, one more token is known than features (see the module)."""
-        ...
-
-    def propose(self, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None) -> DraftTree:
-        """A tree whose root is the newest known token. Does not change what is known."""
-        ...
-
-    def truncate(self, num_tokens: int) -> None:
-        """Forget all but the first `num_tokens` known tokens and the first `num_tokens - 1` known features."""
-        ...
 
 
 class EagleDrafter:
@@ -48,8 +27,7 @@ class EagleDrafter:
 
     def __init__(self, head: DraftHead, embed: Embed, policy: TreePolicy):
         self.head, self.policy = head, policy
-        self._embed = embed
-        self._cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=2**31)
+        self._reader = HeadReader(head, embed)
         self.num_known = 0
         self._root_token = -1
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
@@ -59,29 +37,39 @@ class EagleDrafter:
         self._check(tokens, features)
         num_known = self.num_known + len(tokens)
         tokens = tokens[-len(features) :]  # x0 has no feature before it, so no head entry of its own
-        hidden = self.head.fuse(features.to(self.head.fc.weight.dtype))  # (A, H)
+        hidden = self._reader.fuse(features)  # (A, H)
         causal = torch.ones(len(tokens), len(tokens), dtype=torch.bool, device=tokens.device).tril()
-        start = self._cache.length
+        start = self._reader.length
         positions = torch.arange(start, start + len(tokens), device=tokens.device)
-        output = self._run(hidden, tokens, positions, tree_mask(causal, start, hidden.dtype))
+        output = self._reader.read(hidden, tokens, positions, tree_mask(causal, start, hidden.dtype))
         self._root_token, self._root_hidden, self.num_known = int(tokens[-1]), output[-1:], num_known
 
     @torch.inference_mode()
     def propose(self, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None) -> DraftTree:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
+        with self.open_round() as proposer:
+            return self.policy.grow(proposer, sampling, max_depth, generator)
+
+    @contextmanager
+    def open_round(self) -> Iterator[Proposer]:
+        """Draft laws below the newest known token, for as long as the round is open.
+
+        What is read meanwhile is a guess and forgotten at the end: the next `observe` knows better. Raises ValueError
+        before the first `observe`.
+        """
         if self._root_hidden is None:
             raise ValueError("nothing observed yet: call observe(tokens, features) with the prompt first")
-        committed = self._cache.length
-        proposer = _Round(self, self._root_token, self._root_hidden)
-        tree = self.policy.grow(proposer, sampling, max_depth, generator)
-        self._cache.length = committed  # the tree's entries are guesses: the next observe replaces them
-        return tree
+        committed = self._reader.length
+        try:
+            yield HeadRound(self._reader, self._root_token, self._root_hidden)
+        finally:
+            self._reader.rewind(committed)
 
     def truncate(self, num_tokens: int) -> None:
         if not 0 <= num_tokens <= self.num_known:
             raise ValueError(f"cannot truncate {self.num_known} known tokens to {num_tokens}")
         self.num_known = num_tokens
-        self._cache.length = max(num_tokens - 1, 0)
+        self._reader.rewind(max(num_tokens - 1, 0))
         self._root_hidden = None
 
     def _check(self, tokens: Tensor, features: Tensor) -> None:
@@ -93,45 +81,32 @@ class EagleDrafter:
                 "is this head made for another target?"
             )
 
-    def _run(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """One pass of the head over new entries, which are appended to the cache: hidden (A, H) -> (A, H)."""
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            key, value = self._cache.update(key, value)  # (1, kv_heads, T + A, d)
-            return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-
-        embedding = self._embed(tokens).to(hidden.dtype)  # (A, H)
-        return self.head(hidden[None], embedding[None], positions[None], attend)[0]
-
-
-class _Round:
+class HeadRound:
     """The `Proposer` of one round: expands nodes below the root with the head.
 
     Row 0 is the root, which is a committed entry; the entries of rows 1, 2, .. stand behind it in the cache.
     """
 
-    def __init__(self, drafter: EagleDrafter, root_token: int, root_hidden: Tensor):
-        self._drafter = drafter
+    def __init__(self, reader: HeadReader, root_token: int, root_hidden: Tensor):
+        self._reader = reader
         self._hidden = root_hidden  # (R, H)
         self._ancestors = torch.zeros(1, 0, dtype=torch.bool, device=root_hidden.device)  # (R, R - 1): no root column
-        self._committed = drafter._cache.length
-        self.vocabulary = drafter.head.vocabulary
+        self._committed = reader.length
+        self.vocabulary = reader.vocabulary
         self.root_token = root_token
-        self.root_logits = self._logits(root_hidden)[0]  # (Vd,)
+        self.root_logits = reader.logits(root_hidden)[0]  # (Vd,)
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         own = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
         ancestors = torch.cat([self._ancestors[parents], own], dim=1)  # (F, R - 1 + F)
         mask = _additive(ancestors, self._committed, self._hidden.dtype)  # (1, 1, F, T + R - 1 + F)
         positions = self._committed + ancestors.sum(-1) - 1
-        hidden = self._drafter._run(self._hidden[parents], tokens, positions, mask)  # (F, H)
+        hidden = self._reader.read(self._hidden[parents], tokens, positions, mask)  # (F, H)
         unseen = self._ancestors.new_zeros(len(self._ancestors), len(tokens))
         self._ancestors = torch.cat([torch.cat([self._ancestors, unseen], dim=1), ancestors])
         self._hidden = torch.cat([self._hidden, hidden])
-        return self._logits(hidden)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._drafter.head.logits(hidden).float()
+        return self._reader.logits(hidden)  # (F, Vd)
 
 
 def _additive(allowed: Tensor, prefix_length: int, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from eagle.engine.cache import cache_argument
 from eagle.engine.lanes import BLOCK, LaneCache, PromptView, StepView, check_attention, lanes_in
-from hsd_verify.draw import inverse_cdf
+from hsd_verify.draw import draw_indices
 
 PROMPT_BLOCK = 32
 DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all lanes would be a third of a step's time
@@ -209,5 +209,5 @@ def draw_tokens(lanes: list[_Lane], logits: torch.Tensor) -> list[int]:
         rows = warm[start : start + at_once]
         uniforms = torch.stack([torch.rand((), generator=lanes[row].generator) for row in rows.tolist()])
         laws = torch.softmax(logits[rows].float() / temperatures[rows, None], dim=-1)  # (C, V)
-        tokens[rows] = inverse_cdf(laws, uniforms.to(logits.device))
+        tokens[rows] = draw_indices(laws, uniforms.to(logits.device))
     return tokens.tolist()

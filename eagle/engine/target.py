@@ -5,7 +5,6 @@ Letters: B batch, T tokens, N tree nodes including the root, V vocabulary, H hid
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, cache_argument
+from eagle.engine.protocol import TargetOutput
 from eagle.engine.shape import FULL, SLIDING, attention_shape
 
 FEW_LAYERS = 7  # the fewest for which 2, L // 2 and L - 3 are three valid layers in ascending order
-
-
-@dataclass(frozen=True)
-class TargetOutput:
-    """What one forward of the target yields, all for the positions just read."""
-
-    logits: Tensor  # (N, V), in the target's dtype
-    features: Tensor  # (N, 3H): low, mid, high
 
 
 def default_feature_layers(num_layers: int) -> tuple[int, int, int]:
@@ -120,7 +112,7 @@ class Target:
         Appends N entries to the cache and commits none: the caller says which stay with `cache.keep(nodes)`.
         Returns logits (N, V), row v = the target's law after node v, and features (N, 3H).
         """
-        self.refuse_flash_attention()
+        self.check_scores_trees()
         cache.check_room(int(masks.depths(ancestors).max()) + 1)
         positions = cache.length + masks.depths(ancestors)
         return self._forward(tokens, positions, self._masks(ancestors, cache), cache)
@@ -146,7 +138,7 @@ class Target:
             output = self.model.get_decoder()(ids, attention_mask=attention_mask, use_cache=False)
         return torch.cat(captured, dim=-1), output.last_hidden_state
 
-    def refuse_flash_attention(self) -> None:
+    def check_scores_trees(self) -> None:
         """Raises ValueError where the attention kernel cannot take a tree's mask."""
         implementation = self.config._attn_implementation or ""
         if "flash" in implementation:
@@ -155,7 +147,14 @@ class Target:
                 "for decoding (flash attention serves prefill and training)"
             )
 
-    def _forward(self, ids, positions, mask, cache: KeyValueCache, logits_to_keep: int = 0) -> TargetOutput:
+    def _forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        mask: Tensor | dict[str, Tensor] | None,
+        cache: KeyValueCache,
+        logits_to_keep: int = 0,
+    ) -> TargetOutput:
         with self._captured_features() as captured:
             output = self.model(
                 ids[None],
@@ -186,7 +185,7 @@ class Target:
         """Collect the inputs of the feature layers, low to high, during one forward."""
         captured: list[Tensor] = []
 
-        def capture(_module, args, kwargs):
+        def capture(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             captured.append(args[0] if args else kwargs["hidden_states"])
 
         handles = [self.layers[i].register_forward_pre_hook(capture, with_kwargs=True) for i in self.feature_layers]

@@ -52,8 +52,7 @@ class SampledChain:
         generator: torch.Generator | None = None,
         draw: Draw = draw_rows,
     ) -> DraftTree:
-        rule = FixedBranching((1,) * self.depth)
-        return Growth(rule, proposer, sampling, draw, generator).tree(min(self.depth, max_depth))
+        return _grow((1,) * self.depth, False, proposer, sampling, max_depth, draw, generator)
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,7 @@ class IidPaths:
         draw: Draw = draw_rows,
     ) -> DraftTree:
         branching = (self.num_paths, *(1,) * self.depth)[: self.depth]
-        rule = FixedBranching(branching, replacement=True)
-        return Growth(rule, proposer, sampling, draw, generator).tree(min(self.depth, max_depth))
+        return _grow(branching, True, proposer, sampling, max_depth, draw, generator)
 
 
 @dataclass(frozen=True)
@@ -101,5 +99,17 @@ class WithoutReplacement:
         generator: torch.Generator | None = None,
         draw: Draw = draw_rows,
     ) -> DraftTree:
-        rule = FixedBranching(self.branching)
-        return Growth(rule, proposer, sampling, draw, generator).tree(min(len(self.branching), max_depth))
+        return _grow(self.branching, False, proposer, sampling, max_depth, draw, generator)
+
+
+def _grow(
+    branching: tuple[int, ...],
+    replacement: bool,
+    proposer: Proposer,
+    sampling: Sampling,
+    max_depth: int,
+    draw: Draw,
+    generator: torch.Generator | None,
+) -> DraftTree:
+    rule = FixedBranching(branching, replacement)
+    return Growth(rule, proposer, sampling, draw, generator).tree(min(len(branching), max_depth))

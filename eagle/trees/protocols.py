@@ -12,12 +12,12 @@ from torch import Tensor
 from eagle.sampling import Sampling
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
-from hsd_verify.draw import inverse_cdf
+from hsd_verify.draw import draw_indices
 
 Draw = Callable[[Tensor, torch.Generator | None], Tensor]
 """Weights (F, Vd), not necessarily normalised -> one draft id a row, (F,), rows independent.
 
-The only random call of a policy, and an argument of `grow`: `eagle.trees.exact` passes one that lists every branch."""
+The only random call of a policy, and an argument of `grow`: who lists every branch passes another one."""
 
 
 class Proposer(Protocol):
@@ -38,10 +38,10 @@ class Proposer(Protocol):
 def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One id a row (F,) from weights (F, Vd) that need not sum to 1. Never an id of weight 0.
 
-    Inverts the cumulative sum: one uniform number a row instead of one a token, which matters for Vd in the thousands.
+    One uniform number a row instead of one a token, which matters for Vd in the thousands.
     """
-    uniforms = torch.rand(len(weights), dtype=torch.float64, generator=generator, device=weights.device)  # (F,)
-    return inverse_cdf(weights, uniforms)
+    uniforms = torch.rand(len(weights), dtype=torch.float64, generator=generator, device=weights.device)
+    return draw_indices(weights, uniforms)
 
 
 class TreePolicy(Protocol):
@@ -55,7 +55,7 @@ class TreePolicy(Protocol):
         generator: torch.Generator | None = None,
         draw: Draw = draw_rows,
     ) -> DraftTree:
-        """A tree no deeper than `max_depth` (0: the root alone). Every random token of it comes from `draw`."""
+        """A tree no deeper than `max_depth` (0: the root alone), its sampled tokens drawn by `draw`."""
         ...
 
 

@@ -1,17 +1,19 @@
 """The exact half of the self-check: every tree a policy can draw, and the law of the text a verifier makes of them.
 
-The policy drafts from a table of laws on a few tokens: see `eagle.trees.exact`.
+The policy drafts from a table of laws on a few tokens; `eagle.trees.exact` lists what it can draw.
 
 Letters: V vocabulary.
 """
 
 import functools
+import zlib
 
+import torch
 from torch import Tensor
 
-from eagle.sampling import Sampling, one_hot
-from eagle.trees import TreePolicy
-from eagle.trees.exact import TableProposer, TooManyTreesError, all_trees, random_logits
+from eagle.sampling import Sampling, one_hot, seeded
+from eagle.trees import Draw, TreePolicy
+from eagle.trees.exact import TableProposer, TooManyTreesError, all_trees
 from eagle.vocab import DraftVocabulary
 from evaluation.arms import Drafting
 from hsd_verify import DraftTree
@@ -53,13 +55,14 @@ def _distance(drafting: Drafting, temperature: float, vocab_size: int, depth: in
 def trees_after(
     policy: TreePolicy, sampling: Sampling, vocab_size: int, max_depth: int, prefix: Text
 ) -> list[tuple[float, DraftTree]]:
-    """Every tree the policy can draw after `prefix`. Raises TooManyTreesError where they are more than MAX_TREES."""
+    """Every tree the policy can draw after `prefix`, with its probability; raises TooManyTreesError."""
+    vocabulary = DraftVocabulary.first(vocab_size, vocab_size)
+    logits = functools.partial(_table_logits, vocab_size, 2)
 
-    def open_proposer() -> TableProposer:
-        vocabulary = DraftVocabulary.first(vocab_size, vocab_size)
-        return TableProposer(lambda text: _table_logits(vocab_size, 2, text), vocabulary, prefix)
+    def grow(draw: Draw) -> DraftTree:
+        return policy.grow(TableProposer(vocabulary, logits, prefix), sampling, max_depth, draw=draw)
 
-    return list(all_trees(policy, open_proposer, sampling, max_depth, at_most=MAX_TREES))
+    return list(all_trees(grow, MAX_TREES))
 
 
 def _table(vocab_size: int, temperature: float) -> Model:
@@ -73,4 +76,5 @@ def _table(vocab_size: int, temperature: float) -> Model:
 
 
 def _table_logits(vocab_size: int, seed: int, text: Text) -> Tensor:
-    return random_logits(text, vocab_size, seed).float()  # (V,), in the precision of a real run
+    generator = seeded(zlib.crc32(repr((seed, text)).encode()))
+    return torch.randn(vocab_size, generator=generator)  # (V,)

@@ -7,15 +7,16 @@ sampled chains look far too good on such noise.
 Letters: F nodes of a frontier, H hidden size, V vocabulary.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from eagle.engine.target import Target
-from eagle.sampling import Sampling
+from eagle.trees import Proposer
 from eagle.vocab import DraftVocabulary
-from evaluation.trees.shared import Collector, PathScores, TokenPath
+from evaluation.trees.shared import PathScores, TokenPath
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class EarlyExit:
     target: Target
     temperature: float = 1.25  # early logits are too sharp; this one gives the largest overlap
 
-    def propose(
-        self, ids: tuple[int, ...], features: Tensor, scores: PathScores, collector: Collector, max_depth: int
-    ) -> None:
-        collector.grow(EarlyExitProposer(self, ids[-1], scores), Sampling(), max_depth)
+    def open_round(
+        self, ids: tuple[int, ...], features: Tensor, scores: PathScores
+    ) -> AbstractContextManager[Proposer]:
+        return nullcontext(EarlyExitProposer(self, ids[-1], scores))
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (F, 3H) -> logits (F, V) of the layer the high feature enters."""

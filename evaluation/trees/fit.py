@@ -9,7 +9,7 @@ Letters: N nodes including the root, M placed tokens of a node, V vocabulary.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from eagle.engine.target import Target
 from eagle.trees import Acceptance, WithoutReplacement
 from evaluation.trees.contexts import Context
 from evaluation.trees.laboratory import SAMPLINGS
-from evaluation.trees.shared import Collector, DraftSource, Growing, PathScores
+from evaluation.trees.shared import DraftSource, Growing, PathScores, grow_all
 from hsd_verify import DraftTree
 
 BRANCHING = (5, 3, 2, 1, 1)
@@ -77,6 +77,16 @@ class AcceptanceSums:
         placed = [round(t / d, 3) for t, d in zip(self._target_mass, self._draft_mass, strict=True) if t > 0 and d > 0]
         return Acceptance(tuple(levels), tuple(placed), CONFIDENCE)
 
+    def pooled(self) -> Acceptance:
+        """One row a class of confidence for all levels: more rounds behind every number. Raises as `fitted` does."""
+        levels, places = (0, 1), range(len(CONFIDENCE) + 1)
+        total = self._alphas([(level, place) for level in levels for place in places])
+        if total is None:
+            raise ValueError(f"no node was read {LEAST_MASS:g} times: fit on more contexts")
+        rows = [self._alphas([(level, place) for level in levels]) or total for place in places]
+        placed = round(sum(self._target_mass) / sum(self._draft_mass), 3)
+        return Acceptance((tuple(_filled(row, total) for row in rows),), (placed,), CONFIDENCE)
+
     def _alphas(self, groups: list[Class]) -> tuple[float, ...] | None:
         """alpha by rank over some classes together, as far as ranks were met; None where the first one was not."""
         parents, children = (
@@ -94,21 +104,36 @@ def _filled(row: tuple[float, ...], spare: tuple[float, ...]) -> tuple[float, ..
     return (*row, *missing)
 
 
-@torch.inference_mode()
 def fit(
     target: Target, source: DraftSource, contexts: Iterable[Context], sampling: str, draft_temperature: float = 1.0
 ) -> Acceptance:
     """Acceptance of a draft at one sampling, from a few trees a context; `draft_temperature` as in a valued tree."""
-    sums, drafting = AcceptanceSums(), SAMPLINGS[sampling].scaled(draft_temperature)
+    sums = AcceptanceSums()
+    for _ in add_rounds(sums, target, source, contexts, sampling, draft_temperature):
+        pass
+    return sums.fitted()
+
+
+@torch.inference_mode()
+def add_rounds(
+    sums: AcceptanceSums,
+    target: Target,
+    source: DraftSource,
+    contexts: Iterable[Context],
+    sampling: str,
+    draft_temperature: float = 1.0,
+) -> Iterator[Context]:
+    """Add a few trees of every context to the sums; yields each context when it is done."""
+    drafting = SAMPLINGS[sampling].scaled(draft_temperature)
     sharpness = max(1.0, SAMPLINGS[sampling].temperature) / drafting.temperature
     for seed, context in enumerate(contexts):
         cache = target.new_cache()
         features = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache).features
         scores = PathScores(target, cache, context.ids[-1])
         draws = [Growing(WithoutReplacement(BRANCHING), drafting, NUM_DRAWS * seed + i) for i in range(NUM_DRAWS)]
-        collector = Collector(draws)
-        source.propose(context.ids, features, scores, collector, len(BRANCHING))
-        scores.score(collector.trees)
-        for tree in collector.trees:
+        with source.open_round(context.ids, features, scores) as proposer:
+            trees = grow_all(draws, proposer, len(BRANCHING))
+        scores.score(trees)
+        for tree in trees:
             sums.add(tree, SAMPLINGS[sampling].law(scores.logits(tree)), sharpness)
-    return sums.fitted()
+        yield context

@@ -25,7 +25,7 @@ from eagle.seeds import stable_number
 from eagle.trees import TreePolicy, make_policy
 from evaluation.expected import counted_nodes, path_probs
 from evaluation.trees.contexts import Context
-from evaluation.trees.shared import Collector, DraftSource, Growing, PathScores
+from evaluation.trees.shared import DraftSource, Growing, PathScores, grow_all
 from hsd_verify import DraftTree
 
 SAMPLINGS = {
@@ -91,15 +91,16 @@ def measure_context(target: Target, source: DraftSource, context: Context, plan:
     cache = target.new_cache()
     output = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache)
     scores = PathScores(target, cache, context.ids[-1])
-    collector = Collector([Growing(arm.policy, SAMPLINGS[label], seed) for arm, label, _, seed in jobs])
+    growing = [Growing(arm.policy, SAMPLINGS[label], seed) for arm, label, _, seed in jobs]
     with torch.inference_mode():
-        source.propose(context.ids, output.features, scores, collector, plan.max_depth)
-        scores.score(collector.trees)
+        with source.open_round(context.ids, output.features, scores) as proposer:
+            trees = grow_all(growing, proposer, plan.max_depth)
+        scores.score(trees)
         return [
             {"context": context.id, "source": context.source, "question": f"{context.source}/{context.question}"}
             | {"sampling": label, "tree": arm.name, "budget": arm.budget, "draw": draw}
             | _outcome(tree, SAMPLINGS[label], scores.logits(tree), plan, target.end_token_ids)
-            for (arm, label, draw, _), tree in zip(jobs, collector.trees, strict=True)
+            for (arm, label, draw, _), tree in zip(jobs, trees, strict=True)
         ]
 
 

@@ -4,7 +4,8 @@ Letters: F nodes of a frontier, N nodes of a tree, V target vocabulary, Vd draft
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,8 +17,7 @@ from eagle.engine.cache import KeyValueCache
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
-from eagle.trees import Proposer, TreePolicy
-from eagle.trees.protocols import bare_root
+from eagle.trees import EagleTree, Proposer, TreePolicy
 from hsd_verify import DraftTree
 
 TokenPath = tuple[int, ...]  # tokens below the root
@@ -69,21 +69,13 @@ class SharedProposer:
         return self._reads.logits(paths)
 
 
-@dataclass
-class Collector:
-    """A policy that grows many trees in one round and proposes none of them."""
-
-    growing: list[Growing]
-    trees: list[DraftTree] = field(default_factory=list)
-
-    def grow(
-        self, proposer: Proposer, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None
-    ) -> DraftTree:
-        reads, device = SharedReads(proposer), proposer.root_logits.device
-        for one in self.growing:
-            draws = seeded(one.seed, device)
-            self.trees.append(one.policy.grow(SharedProposer(reads), one.sampling, max_depth, draws))
-        return bare_root(proposer)
+@torch.inference_mode()
+def grow_all(growing: Iterable[Growing], proposer: Proposer, max_depth: int) -> list[DraftTree]:
+    """All trees, from one round's reads."""
+    reads, device = SharedReads(proposer), proposer.root_logits.device
+    return [
+        one.policy.grow(SharedProposer(reads), one.sampling, max_depth, seeded(one.seed, device)) for one in growing
+    ]
 
 
 class PathScores:
@@ -134,10 +126,10 @@ def tree_paths(tree: DraftTree) -> list[TokenPath]:
 class DraftSource(Protocol):
     """Where draft laws come from."""
 
-    def propose(
-        self, ids: tuple[int, ...], features: Tensor, scores: PathScores, collector: Collector, max_depth: int
-    ) -> None:
-        """Grow the trees behind the context `ids` (T,), whose last one is the root; features (T - 1, 3H)."""
+    def open_round(
+        self, ids: tuple[int, ...], features: Tensor, scores: PathScores
+    ) -> AbstractContextManager[Proposer]:
+        """Laws behind the context `ids` (T,), whose last one is the root, while it is open; features (T - 1, 3H)."""
         ...
 
 
@@ -148,9 +140,9 @@ class HeadSource:
     head: DraftHead
     target: Target
 
-    def propose(
-        self, ids: tuple[int, ...], features: Tensor, scores: PathScores, collector: Collector, max_depth: int
-    ) -> None:
-        drafter = EagleDrafter(self.head, self.target.embed, collector)
+    def open_round(
+        self, ids: tuple[int, ...], features: Tensor, scores: PathScores
+    ) -> AbstractContextManager[Proposer]:
+        drafter = EagleDrafter(self.head, self.target.embed, EagleTree())  # a tree of its own is not asked for
         drafter.observe(torch.tensor(ids, device=self.target.device), features)
-        drafter.propose(Sampling(), max_depth)
+        return drafter.open_round()

@@ -6,7 +6,7 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
 from eagle.engine.lanes import BLOCK, LaneCache
-from hsd_verify.draw import inverse_cdf
+from hsd_verify.draw import draw_indices
 from tests import tiny_text
 
 END = 257
@@ -27,7 +27,7 @@ def obvious(model, job: Job, limits: AnswerLimits, end_ids=(END,)) -> Answered:
                 ids.append(int(logits.argmax()))
             else:
                 law = torch.softmax(logits / job.temperature, dim=-1)
-                ids.append(int(inverse_cdf(law[None], torch.rand(1, generator=generator))))
+                ids.append(int(draw_indices(law[None], torch.rand(1, generator=generator))))
             if ids[-1] in end_ids:
                 break
         result.spans.append((start, len(ids)))
@@ -116,12 +116,12 @@ def test_a_token_of_probability_zero_is_never_drawn():
     """Zeros before, between and behind: the smallest and the largest uniform below one must step over them."""
     law = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0, 0.0]])
     for uniform, token in [(0.0, 1), (0.25, 3), (1 - 2**-24, 3)]:
-        assert int(inverse_cdf(law, torch.tensor([uniform]))) == token
+        assert int(draw_indices(law, torch.tensor([uniform]))) == token
 
 
 def test_draws_follow_the_law():
     """An even grid of uniforms meets each token in proportion to its probability, to one grid point at either end."""
     law = torch.softmax(torch.randn(50, generator=torch.Generator().manual_seed(0)) * 2, dim=-1)
     grid = (torch.arange(20_000) + 0.5) / 20_000
-    counts = torch.bincount(inverse_cdf(law.expand(len(grid), -1), grid), minlength=50)
+    counts = torch.bincount(draw_indices(law.expand(len(grid), -1), grid), minlength=50)
     assert (counts - law * 20_000).abs().max() <= 2

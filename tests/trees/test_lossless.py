@@ -20,8 +20,7 @@ from eagle.trees import (
     WithoutReplacement,
 )
 from eagle.trees.automatic import partly_sampled
-from eagle.trees.exact import all_trees
-from tests.trees.toy import policy_error, toy_proposer
+from tests.trees.toy import policy_error, toy_trees
 
 EXACT = 1e-12
 
@@ -51,12 +50,13 @@ POLICIES = {
     "mixed-budget": valued(6, max_placed=1, max_sampled=2, descendants=0.3),
     "mixed": valued(7, 0.05, max_sampled=2, max_placed=1),
     "mixed-covered": valued(6, 0.03, max_sampled=3, covered=0.9),
-    "budgeted": BudgetedTree(valued(7, 0.05, max_placed=2), CHEAP_BELOW_4),
-    "budgeted-mixed": BudgetedTree(valued(6, 0.02, max_placed=1, max_sampled=2), CHEAP_BELOW_4, promise=0.9),
+    "budgeted": BudgetedTree(valued(7, 0.05, max_placed=2), CHEAP_BELOW_4, 0.1),
+    "budgeted-mixed": BudgetedTree(valued(6, 0.02, max_placed=1, max_sampled=2), CHEAP_BELOW_4, 0.1, promise=0.9),
     "softened": valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7),
     "sharpened": valued(6, max_placed=1, max_sampled=2, draft_temperature=0.6),
     "default": AutoTree(6),
     "partly-sampled": partly_sampled(6),
+    "default-fitted": AutoTree(trees=((1.0, partly_sampled(6, CONFIDENT)),)),
     "budgeted-default": BudgetedTree(
         replace(BudgetedTree().valued, num_nodes=6, max_placed=1), CHEAP_BELOW_4, rate=0.05
     ),
@@ -82,13 +82,12 @@ VOCABULARIES = {"all-of-3": ([0, 1, 2], 3), "3-of-4": ([0, 2, 3], 4)}
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_policy_is_lossless(name, sampling, vocabulary):
     depth = 2 if name in SHALLOW else 3
-    error = policy_error(POLICIES[name], SAMPLINGS[sampling], *VOCABULARIES[vocabulary], depth)
-    assert error < EXACT
+    assert policy_error(POLICIES[name], SAMPLINGS[sampling], *VOCABULARIES[vocabulary], depth) < EXACT
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if not name.startswith("eagle")])
 def test_what_is_listed_above_is_random(name):
     """Otherwise the enumeration would show nothing: some node of every policy's trees is drawn."""
-    trees = list(all_trees(POLICIES[name], lambda: toy_proposer([0, 1, 2], 3, 2), Sampling(1.0), 2))
+    trees = list(toy_trees(POLICIES[name], Sampling(1.0), [0, 1, 2], 3, 2))
     assert len(trees) > 1 and any(any(tree.sampled_list) for _, tree in trees)
     assert sum(prob for prob, _ in trees) == pytest.approx(1)

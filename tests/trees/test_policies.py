@@ -42,7 +42,7 @@ def proposer(seed=2, size=12, prefix=()):
 
 def unchanging():
     """The same law everywhere."""
-    return TableProposer(lambda text: torch.tensor([0.8, 0.1, 0.1]).log(), DraftVocabulary.first(3, 3))
+    return TableProposer(DraftVocabulary.first(3, 3), lambda _text: torch.tensor([0.8, 0.1, 0.1]).log())
 
 
 def test_drawn_rows_follow_their_weights():
@@ -76,17 +76,20 @@ def test_budgets_are_kept_and_used(make, num_nodes, temperature):
         assert sum(sizes) / 5 > 0.7 * num_nodes
 
 
-def small(policy):
+def narrowed(policy):
     """The policy with room for three nodes below the root where it takes a budget."""
+    if isinstance(policy, AutoTree):
+        return AutoTree(4)
     if isinstance(policy, BudgetedTree):
-        return dataclasses.replace(policy, valued=dataclasses.replace(small(policy.valued), max_placed=1))
-    return dataclasses.replace(policy, num_nodes=4) if isinstance(policy, AutoTree | ValuedTree) else policy
+        return dataclasses.replace(policy, valued=dataclasses.replace(policy.valued, num_nodes=4, max_placed=1))
+    return dataclasses.replace(policy, num_nodes=4) if isinstance(policy, ValuedTree) else policy
 
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_slots_of_a_family_do_not_depend_on_what_is_drawn(name):
     """All branches of the first level: the same nodes below the root, sampled alike, whatever tokens they drew."""
-    trees = [tree for _, tree in all_trees(small(SAMPLED[name]), lambda: proposer(size=6), WARM, 1)]
+    policy = narrowed(SAMPLED[name])
+    trees = [tree for _, tree in all_trees(lambda draw: policy.grow(proposer(size=6), WARM, 1, draw=draw))]
     assert len({(tree.parent_list, tree.sampled_list) for tree in trees}) == 1
     assert len({tree.token_list for tree in trees}) == len(trees) > 1
 

@@ -13,16 +13,14 @@ VOCAB_SIZE = 12
 
 
 class CountingProposer(TableProposer):
-    num_expanded = 0
+    def __init__(self, seed: int):
+        vocabulary = DraftVocabulary.first(VOCAB_SIZE, VOCAB_SIZE)
+        super().__init__(vocabulary, lambda text: logits_after(text, VOCAB_SIZE, seed))
+        self.num_expanded = 0
 
     def expand(self, tokens, parents):
         self.num_expanded += len(tokens)
         return super().expand(tokens, parents)
-
-
-def counting_proposer(seed: int) -> CountingProposer:
-    vocabulary = DraftVocabulary.first(VOCAB_SIZE, VOCAB_SIZE)
-    return CountingProposer(lambda text: logits_after(text, VOCAB_SIZE, seed), vocabulary)
 
 
 def published(proposer, num_nodes: int, depth: int, top_k: int) -> set[tuple[int, ...]]:
@@ -50,7 +48,7 @@ def published(proposer, num_nodes: int, depth: int, top_k: int) -> set[tuple[int
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("num_nodes", "depth", "top_k"), [(2, 4, 3), (5, 4, 3), (9, 5, 4), (20, 3, 4), (200, 3, 4)])
 def test_the_tree_is_the_published_one_and_reads_no_more_nodes(seed, num_nodes, depth, top_k):
-    ours, theirs = (counting_proposer(seed) for _ in range(2))
+    ours, theirs = (CountingProposer(seed) for _ in range(2))
     tree = EagleTree(num_nodes, depth, top_k).grow(ours, Sampling(), depth)
     paths = {tuple(tree.token_list[node] for node in tree.path(end)) for end in range(1, tree.num_nodes)}
     assert paths == published(theirs, num_nodes, depth, top_k)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from eagle.sampling import Sampling
-from eagle.trees import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement, draw_rows
+from eagle.trees import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement
 from eagle.trees.growth import Growth
+from eagle.trees.protocols import draw_rows
 from eagle.trees.sapling import Children, Families
 from hsd_verify import DraftTree
 from tests.trees.toy import policy_error
@@ -23,8 +24,8 @@ class Tampered:
     policy: object
     change: object
 
-    def grow(self, *args, **kwargs) -> DraftTree:
-        return self.change(self.policy.grow(*args, **kwargs))
+    def grow(self, *args, **draw) -> DraftTree:
+        return self.change(self.policy.grow(*args, **draw))
 
 
 def _select(tree: DraftTree, order: list[int]) -> DraftTree:
@@ -63,7 +64,10 @@ def claim_the_whole_law(tree: DraftTree) -> DraftTree:
 
 
 TAMPERINGS = {
-    "pruned-hybrid": (ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL), prune_an_unlikely_token),
+    "pruned-hybrid": (
+        ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL),
+        prune_an_unlikely_token,
+    ),
     "pruned-chain": (SampledChain(2), prune_an_unlikely_token),
     "reordered": (WithoutReplacement((2, 1)), order_siblings_by_token),
     "wrong-law": (ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL), claim_the_whole_law),

@@ -1,8 +1,9 @@
-"""A draft small enough to list, with laws in float64, and the law of the text after one round.
+"""A draft small enough to list: a table of logits for a head, and the law of one round over all of a policy's trees.
 
 Letters: V target vocabulary, Vd draft vocabulary.
 """
 
+import zlib
 from collections.abc import Iterator
 
 import torch
@@ -11,15 +12,16 @@ from torch import Tensor
 import hsd_verify
 from eagle.sampling import Sampling
 from eagle.trees import TreePolicy
-from eagle.trees.exact import TableProposer, all_trees, random_logits
+from eagle.trees.exact import TableProposer, all_trees
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
-from hsd_verify.exact.enumerate import Model, Text, target_rows, text_law
+from hsd_verify.exact.enumerate import Model, Text, target_rows, text_law, total_variation
 
 
 def logits_after(text: Text, size: int, seed: int) -> Tensor:
-    """Unrelated logits (size,) for every text, in float64, apart enough for laws far from uniform."""
-    return 1.5 * random_logits(text, size, seed)
+    """Unrelated logits (size,) for every text, in float64."""
+    generator = torch.Generator().manual_seed(zlib.crc32(repr((seed, text)).encode()))
+    return 1.5 * torch.randn(size, generator=generator, dtype=torch.float64)
 
 
 def table_model(size: int, seed: int, sampling: Sampling) -> Model:
@@ -28,9 +30,9 @@ def table_model(size: int, seed: int, sampling: Sampling) -> Model:
 
 
 def toy_proposer(draft_ids: list[int], vocab_size: int, seed: int, prefix: Text = ()) -> TableProposer:
-    """Drafts after `prefix`, knowing Vd of the V tokens."""
+    """Unrelated logits after every text; knows Vd of the V tokens."""
     vocabulary = DraftVocabulary.from_target_ids(torch.tensor(draft_ids), vocab_size)
-    return TableProposer(lambda text: logits_after(text, len(draft_ids), seed), vocabulary, prefix)
+    return TableProposer(vocabulary, lambda text: logits_after(text, len(draft_ids), seed), prefix)
 
 
 def round_law(trees: Iterator[tuple[float, DraftTree]], target: Model, length: int, verifier: str = "hsd") -> Tensor:
@@ -51,9 +53,15 @@ def _add_continuations(law: Tensor, tree: DraftTree, node: int, masses: Tensor, 
         law[text] += mass * (text_law(target, left, text) if left else 1.0)
 
 
+def toy_trees(
+    policy: TreePolicy, sampling: Sampling, draft_ids: list[int], size: int, depth: int
+) -> Iterator[tuple[float, DraftTree]]:
+    """Every tree the policy can draw from a fresh `toy_proposer`."""
+    return all_trees(lambda draw: policy.grow(toy_proposer(draft_ids, size, 2), sampling, depth, draw=draw))
+
+
 def policy_error(policy: TreePolicy, sampling: Sampling, draft_ids: list[int], size: int, depth: int) -> float:
     """Total variation between what a round emits with this policy and `hsd`, and the target's own text."""
     target = table_model(size, 1, sampling)
-    trees = all_trees(policy, lambda: toy_proposer(draft_ids, size, 2), sampling, depth)
-    emitted = round_law(trees, target, depth + 1)
-    return hsd_verify.exact.enumerate.total_variation(emitted, text_law(target, depth + 1))
+    emitted = round_law(toy_trees(policy, sampling, draft_ids, size, depth), target, depth + 1)
+    return total_variation(emitted, text_law(target, depth + 1))

@@ -8,7 +8,8 @@ import torch
 import hsd_verify
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
-from eagle.trees import SampledChain, TreePolicy, draw_rows
+from eagle.trees import SampledChain, TreePolicy
+from eagle.trees.protocols import draw_rows
 from evaluation.arms import Drafting, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed

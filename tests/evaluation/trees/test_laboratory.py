@@ -18,7 +18,7 @@ from evaluation.trees.contexts import Context, RecordConfig, read_contexts
 from evaluation.trees.early_exit import EarlyExit
 from evaluation.trees.fit import fit
 from evaluation.trees.laboratory import Plan, TreeArm, measure_context, read_arms, read_rows, run
-from evaluation.trees.shared import Collector, Growing, HeadSource, PathScores, tree_paths
+from evaluation.trees.shared import Growing, HeadSource, PathScores, grow_all, tree_paths
 from tests.tiny import random_ids, tiny_head
 
 CONFIGS = Path(__file__).parents[3] / "configs/trees"
@@ -51,9 +51,9 @@ def test_trees_on_shared_reads_equal_trees_grown_alone(target, source):
     ids = context(0).ids
     policies = [EagleTree(12, 4, 3), hybrid(12), sampled(12)]
     features, scores = scored(target, ids)
-    collector = Collector([Growing(policy, WARM, seed) for seed, policy in enumerate(policies)])
-    source.propose(ids, features, scores, collector, 5)
-    for seed, (policy, tree) in enumerate(zip(policies, collector.trees, strict=True)):
+    with source.open_round(ids, features, scores) as proposer:
+        trees = grow_all([Growing(policy, WARM, seed) for seed, policy in enumerate(policies)], proposer, 5)
+    for seed, (policy, tree) in enumerate(zip(policies, trees, strict=True)):
         drafter = EagleDrafter(source.head, target.embed, policy)
         drafter.observe(torch.tensor(ids), features)
         alone = drafter.propose(WARM, 5, seeded(seed))
@@ -64,9 +64,8 @@ def test_shared_scores_equal_one_pass_over_the_tree(target, source, monkeypatch)
     monkeypatch.setattr("evaluation.trees.shared.CHUNK", 5)  # paths of one tree scored in several passes
     ids = context(1).ids
     features, scores = scored(target, ids)
-    collector = Collector([Growing(hybrid(16), WARM, 0)])
-    source.propose(ids, features, scores, collector, 5)
-    (tree,) = collector.trees
+    with source.open_round(ids, features, scores) as proposer:
+        (tree,) = grow_all([Growing(hybrid(16), WARM, 0)], proposer, 5)
     scores.score([tree])
     _, alone = scored(target, ids)
     whole = target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), alone._cache)

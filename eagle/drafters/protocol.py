@@ -1,0 +1,30 @@
+"""What the decode loop knows of a drafter.
+
+Letters: A newly known tokens, Ht target hidden size.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eagle.sampling import Sampling
+from hsd_verify import DraftTree
+
+
+class Drafter(Protocol):
+    """Proposes a tree a round. It owns its state; one drafter serves one sequence at a time."""
+
+    num_known: int  # known tokens
+
+    def observe(self, tokens: Tensor, features: Tensor) -> None:
+        """Newly known tokens (A,) and features (.., 3Ht); in total, one more token is known than features."""
+        ...
+
+    def propose(self, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None) -> DraftTree:
+        """A tree whose root is the newest known token. Does not change what is known."""
+        ...
+
+    def truncate(self, num_tokens: int) -> None:
+        """Forget all but the first `num_tokens` known tokens and the first `num_tokens - 1` known features."""
+        ...

@@ -1,0 +1,55 @@
+"""A draft head that reads: the head, the embeddings it shares with its target, and its one-layer cache.
+
+Letters: A entries of one pass, H draft hidden size, Vd draft vocabulary, T entries before the pass, d head size.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from eagle.drafters.head import DraftHead
+from eagle.engine.cache import GROWTH_BLOCK, PreallocatedLayer
+from eagle.vocab import DraftVocabulary
+
+Embed = Callable[[Tensor], Tensor]  # token ids (...) -> the target's embeddings (..., H)
+NO_LIMIT = 2**31
+
+
+class HeadReader:
+    """Entries of one sequence. A pass appends; `rewind` forgets what lies behind a length."""
+
+    def __init__(self, head: DraftHead, embed: Embed):
+        self._head, self._embed = head, embed
+        self._cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
+
+    @property
+    def length(self) -> int:
+        """Entries in the cache."""
+        return self._cache.length
+
+    @property
+    def vocabulary(self) -> DraftVocabulary:
+        return self._head.vocabulary
+
+    def rewind(self, length: int) -> None:
+        """Forget everything behind the first `length` entries."""
+        self._cache.length = length
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """The target's features (A, 3Ht) -> hidden states (A, H) in the head's dtype."""
+        return self._head.fuse(features.to(self._head.fc.weight.dtype))
+
+    def read(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """One pass over new entries, which are appended: hidden (A, H), additive mask (1, 1, A, T + A) -> (A, H)."""
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            key, value = self._cache.update(key, value)  # (1, kv_heads, T + A, d)
+            return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+
+        embedding = self._embed(tokens).to(hidden.dtype)  # (A, H)
+        return self._head(hidden[None], embedding[None], positions[None], attend)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (A, H) -> logits (A, Vd) in float32."""
+        return self._head.logits(hidden).float()

@@ -1,0 +1,70 @@
+"""What decoding needs of a target and of its cache; `eagle.engine.target` and `eagle.engine.cache` are the first such.
+
+    prefill        read a run of tokens, commit all of them
+    forward_tree   score a tree in one pass, commit nothing
+    keep           commit the entries of the accepted path, forget the others
+
+Letters: T tokens of a run, N tree nodes including the root, V vocabulary, H hidden size.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TargetOutput:
+    """What one forward of the target yields, all for the positions just read."""
+
+    logits: Tensor  # (N, V), in the target's dtype
+    features: Tensor  # (N, 3H): low, mid, high
+
+
+class TreeCache(Protocol):
+    """Keys and values of one sequence."""
+
+    length: int  # committed entries
+    limit: int  # positions the target was made for
+
+    def check_room(self, num_tokens: int) -> None:
+        """Raises ValueError when `num_tokens` more would not fit into the target's context."""
+        ...
+
+    def keep(self, nodes: Tensor) -> None:
+        """Commit the entries `nodes` (ascending) among those appended since the last `keep`, forget the others."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget everything behind the first `length` committed entries."""
+        ...
+
+
+Cache = TypeVar("Cache", bound=TreeCache)
+
+
+class Engine(Protocol[Cache]):
+    """A target that can score trees. Its caches belong to the caller, nothing is stored on it."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def end_token_ids(self) -> frozenset[int]: ...
+
+    def check_scores_trees(self) -> None:
+        """Raises ValueError where this target cannot score a tree, with what to change."""
+        ...
+
+    def new_cache(self) -> Cache:
+        """An empty cache for one sequence."""
+        ...
+
+    def prefill(self, ids: Tensor, cache: Cache) -> TargetOutput:
+        """Read ids (T,) behind the cache and commit them: logits (1, V) after the last, features (T, 3H)."""
+        ...
+
+    def forward_tree(self, tokens: Tensor, ancestors: Tensor, cache: Cache) -> TargetOutput:
+        """Score tokens (N,) with ancestors (N, N) bool: logits (N, V), features (N, 3H). Commits nothing."""
+        ...
