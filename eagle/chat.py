@@ -3,13 +3,13 @@
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from fastchat.conversation import get_conv_template
 from transformers import PreTrainedTokenizerBase
 
 from eagle.decode import DecodeOptions, Finish, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
+from eagle.packages import need
 from eagle.planner import plan
 from eagle.sampling import seeded
 from eagle.stats import DecodeStats
@@ -30,7 +30,7 @@ class Piece:
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | None = None) -> str:
     """Messages -> the text the target continues, by the tokenizer's own chat template or a FastChat one by name.
 
-    Raises ValueError when there is neither, and for a name FastChat does not know.
+    Raises ValueError when there is neither, for a name FastChat does not know, and where FastChat is not installed.
     """
     if template is not None:
         return _render_fastchat(template, messages)
@@ -40,8 +40,9 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
 
 
 def _render_fastchat(name: str, messages: Sequence[Message]) -> str:
+    templates = need("fastchat.conversation")
     try:
-        conversation = get_conv_template(name)
+        conversation = templates.get_conv_template(name)
     except KeyError:
         raise ValueError(f"FastChat has no conversation template '{name}': see fastchat.conversation") from None
     for message in messages:
@@ -50,12 +51,12 @@ def _render_fastchat(name: str, messages: Sequence[Message]) -> str:
         else:
             conversation.append_message(conversation.roles[message["role"] == "assistant"], message["content"])
     conversation.append_message(conversation.roles[1], None)
-    return conversation.get_prompt()
+    return str(conversation.get_prompt())
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Rendered text -> ids; templates write their own special tokens, so none are added."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class Chat:

@@ -106,4 +106,5 @@ def check_same(place: Path, known: Mapping[str, Any], wanted: Mapping[str, Any],
 
 def _as_stored(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives them back: lists for tuples."""
-    return json.loads(json.dumps(dict(values)))
+    stored: dict[str, Any] = json.loads(json.dumps(dict(values)))
+    return stored

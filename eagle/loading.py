@@ -16,7 +16,7 @@ from eagle.checkpoints import flat
 from eagle.drafters.head import DraftHead
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
-from eagle.packages import SMOLLM2
+from eagle.packages import SMOLLM2, need
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
 SHIPPED_HEAD = Path(__file__).parent / "heads" / "smollm2-135m-instruct"
@@ -33,6 +33,14 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def find_device(name: torch.device | str) -> torch.device:
+    """Raises ValueError for a name torch does not know."""
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device '{name}': {_first_line(error)}") from None
+
+
 def choose_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively, else float16 on an accelerator and float32 on a CPU.
 
@@ -47,7 +55,7 @@ def choose_dtype(device: torch.device) -> torch.dtype:
 def _cpu_capabilities() -> dict[str, bool]:
     query = getattr(torch.cpu, "get_capabilities", None)  # torch 2.10 and newer
     if query is not None:
-        return query()
+        return dict(query())
     return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx_bf16": torch.cpu._is_amx_tile_supported()}
 
 
@@ -60,9 +68,9 @@ def load_target(
     """A target from a Hugging Face id, a directory or a GGUF file; None: the embedded SmolLM2-135M-Instruct.
 
     dtype and device default to `choose_dtype` and `choose_device`. Raises FileNotFoundError when there is no such
-    model, ValueError when its architecture is not a causal language model.
+    model, ValueError when its architecture is not a causal language model and for a device torch does not know.
     """
-    device = torch.device(device) if device else choose_device()
+    device = find_device(device) if device else choose_device()
     name = str(source) if source else DEFAULT_TARGET
     directory = convert_gguf(SMOLLM2.path()) if source is None else _as_directory(source)
     try:
@@ -124,6 +132,7 @@ def _publish(temporary: Path, directory: Path) -> None:
 
 
 def _save_converted(path: Path, directory: Path) -> None:
+    need("gguf")  # else transformers asks for it in six lines
     model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     if hasattr(model.config, "quantization_config"):  # transformers 5.x sets it, 4.57 does not

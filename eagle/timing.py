@@ -2,8 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -13,7 +13,7 @@ class PhaseClock:
 
     def __init__(self, device: torch.device):
         self.seconds: dict[str, float] = defaultdict(float)
-        self._synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        self._synchronize: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -26,6 +26,6 @@ class PhaseClock:
             self.seconds[phase] += time.perf_counter() - start
 
 
-def no_clock(_phase: str):
+def no_clock(_phase: str) -> AbstractContextManager[None]:
     """The default: no measurement, no synchronisation."""
     return nullcontext()

@@ -1,4 +1,10 @@
-"""From a configuration to a directory of rows, numbers, plots and a report."""
+"""Measure tau, speed and accuracy on MT-Bench, GSM8K and HumanEval, with intervals, and write a report.
+
+    eagle-hsd evaluate --config configs/eval/quick.yaml
+    eagle-hsd evaluate --tasks gsm8k --arms autoregressive eagle3 hsd --temperatures 0 1 --limit 10 --output runs/gsm8k
+
+Killed and started again, the same command does only what is missing.
+"""
 
 import platform
 import sys
@@ -16,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from eagle.checkpoints.flat import head_fingerprint
 from eagle.files import write_json
 from eagle.loading import load_head, load_target
-from eagle.options import identity
+from eagle.options import identity, parse
 from evaluation.arms import DRAFTING, Models, drafting_spec, find_arm
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
@@ -31,6 +37,10 @@ from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.tasks import Question
 
 SUMMARY = "summary.json"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    evaluate(parse(EvalConfig, __doc__ or "", argv), Console())
 
 
 def evaluate(config: EvalConfig, console: Console, models: Models | None = None) -> dict[str, Any]:
@@ -146,7 +156,7 @@ def make_summary(
 def conditions(config: EvalConfig, models: Models) -> dict[str, Any]:
     """What a reader must know to believe or repeat the numbers."""
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *sys.argv] if sys.argv[0].endswith(".py") else sys.argv),
         "options": asdict(config),
         **describe_models(models),
         **describe_trees(config, models),

@@ -45,7 +45,7 @@ class Law:
     @cached_property
     def expected_tau(self) -> float:
         """Expected number of accepted draft tokens, without the token added after them."""
-        stop = self.stop.tolist()
+        stop: list[float] = self.stop.tolist()
         return sum(prob * depth for prob, depth in zip(stop, self.tree.depth, strict=True))
 
 

@@ -217,7 +217,7 @@ class Forest:
         """Tokens of `path(node)`."""
         return tuple(self.token_list[v] for v in self.path(node))
 
-    def _index(self, nodes: Sequence) -> Tensor:
+    def _index(self, nodes: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(nodes, dtype=torch.int64, device=self.parents.device)
 
 

@@ -5,4 +5,11 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 ensure demo
-exec "$VENV/bin/python" "$ROOT/scripts/demo.py" "$@"
+"$VENV/bin/eagle-hsd" demo "$@"
+cat <<'NEXT'
+
+Try next:
+  .venv/bin/eagle-hsd chat                                                  a conversation; /stats shows its numbers
+  bash scripts/demo.sh "Why is the sky blue?" --temperature 1 --seed 7      sampled, by the target's own law
+  .venv/bin/eagle-hsd --help                                                train, evaluate, compare trees, convert
+NEXT

@@ -1,14 +1,11 @@
-"""What the command lines share: flags, settings shown to the user, streamed output, errors without tracebacks."""
+"""What the commands that decode share: flags, settings shown to the user, streamed output."""
 
 import argparse
-import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from rich.console import Console
-from rich.text import Text
-from transformers.utils.logging import disable_progress_bar
+from rich.text import Text as RichText
 
 import hsd_verify
 from eagle.chat import Chat, Piece
@@ -20,7 +17,6 @@ from eagle.trees import POLICIES, parse_policy
 
 ACCEPTED_STYLE = "green"
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-USER_ERRORS = (ValueError, FileNotFoundError)  # what loading, options and prompts raise for a caller's mistake
 
 
 def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +43,7 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.verifier)
     policy = parse_policy(args.tree)
-    target = target or load_target(args.target, DTYPES[args.dtype], parse_device(args.device))
+    target = target or load_target(args.target, DTYPES[args.dtype], args.device)
     head = None if plain else load_head(args.head, target)
     return Chat(
         target,
@@ -59,14 +55,6 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
         stop=args.stop,
         seed=args.seed,
     )
-
-
-def parse_device(name: str | None) -> torch.device | None:
-    """Raises ValueError for a name torch does not know."""
-    try:
-        return None if name is None else torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device '{name}': {str(error).splitlines()[0]}") from None
 
 
 def show_settings(console: Console, chat: Chat) -> None:
@@ -82,18 +70,5 @@ def show_settings(console: Console, chat: Chat) -> None:
 def stream_to(console: Console, pieces: Iterable[Piece]) -> None:
     """Print pieces as they arrive, drafted and accepted tokens in colour."""
     for piece in pieces:
-        console.print(Text(piece.text, style=ACCEPTED_STYLE if piece.accepted else ""), end="", soft_wrap=True)
+        console.print(RichText(piece.text, style=ACCEPTED_STYLE if piece.accepted else ""), end="", soft_wrap=True)
     console.print()
-
-
-def run_or_explain(main: Callable[[], Any]) -> None:
-    """Run a command; a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
-    disable_progress_bar()  # loading a local model takes a second; bars would push the answer away
-    try:
-        main()
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        sys.exit(130)

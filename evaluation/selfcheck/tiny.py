@@ -1,5 +1,7 @@
 """Tiny random models, for checks that need the real machinery and no real text."""
 
+from typing import Any
+
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -15,8 +17,9 @@ def random_model(config: PretrainedConfig, seed: int = 0, attention: str = "sdpa
     Seeds torch's own generator and draws from it, as transformers knows no other.
     """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
-    return model.eval()
+    auto: Any = AutoModelForCausalLM
+    model: PreTrainedModel = auto.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
+    return model
 
 
 def random_head(

@@ -1,17 +1,8 @@
 """Commands as a user runs them: what they print, and one clear line with a non-zero exit when something is wrong."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(*words: str, stdin: str = "", timeout_s: int = 300) -> subprocess.CompletedProcess:
-    command = [sys.executable, *words]
-    return subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+from tests.cli.console import assert_one_clear_line, run
 
 
 @pytest.mark.parametrize(
@@ -29,9 +20,7 @@ def run(*words: str, stdin: str = "", timeout_s: int = 300) -> subprocess.Comple
 )
 def test_a_users_mistake_is_one_clear_line(flags, message):
     result = run("scripts/demo.py", *flags)
-    assert result.returncode == 2
-    assert message in result.stderr and "Traceback" not in result.stderr
-    assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
+    assert_one_clear_line(result.returncode, result.stderr, message)
 
 
 def test_the_demo_answers_and_prints_its_numbers():
