@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from eagle.timing import no_clock
 from hsd_verify import DraftTree, Verdict
 
 Finish = Literal["stop", "length", "context"]
-Clock = Callable[[str], AbstractContextManager]
+Clock = Callable[[str], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Session:
     next turn), it keeps the common prefix and reads only the rest.
     """
 
-    def __init__(self, target: Engine, drafter: Drafter | None = None):
+    def __init__(self, target: Engine[Any], drafter: Drafter | None = None):
         target.check_scores_trees()
         self.target, self.drafter = target, drafter
         self.cache: TreeCache = target.new_cache()
@@ -108,7 +108,9 @@ class Session:
             yield step
 
     @torch.inference_mode()
-    def _prefill(self, prompt_ids: list[int], options: DecodeOptions, generator, clock: Clock) -> int:
+    def _prefill(
+        self, prompt_ids: list[int], options: DecodeOptions, generator: torch.Generator | None, clock: Clock
+    ) -> int:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
         start = self._reuse(prompt_ids)
@@ -143,7 +145,14 @@ class Session:
         return start
 
     @torch.inference_mode()
-    def _round(self, token: int, emitter: "_Emitter", options: DecodeOptions, generator, clock: Clock) -> Step:
+    def _round(
+        self,
+        token: int,
+        emitter: "_Emitter",
+        options: DecodeOptions,
+        generator: torch.Generator | None,
+        clock: Clock,
+    ) -> Step:
         with clock("draft"):
             tree = self._propose(token, emitter.num_left, options.sampling, generator)
         with clock("target"):
@@ -163,12 +172,14 @@ class Session:
         seen = Round(tree, output.logits, options.sampling, tuple(path))
         return emitter.step((*accepted, bonus), len(path), seen)
 
-    def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator) -> Verdict:
+    def _verdict(
+        self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator: torch.Generator | None
+    ) -> Verdict:
         if options.sampling.greedy:  # every verifier comes to this, and no law needs to be formed
             return hsd_verify.verify_greedy(tree, greedy_tokens(logits))
         return hsd_verify.verify(tree, lambda nodes: options.sampling.law(logits[nodes]), options.verifier, generator)
 
-    def _propose(self, token: int, num_left: int, sampling: Sampling, generator) -> DraftTree:
+    def _propose(self, token: int, num_left: int, sampling: Sampling, generator: torch.Generator | None) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context
         max_depth = min(num_left - 1, self.cache.limit - self.cache.length - 1)
         if self.drafter is None or max_depth <= 0:
@@ -198,7 +209,7 @@ class _Emitter:
 
 @torch.inference_mode()
 def autoregressive(
-    target: Engine,
+    target: Engine[Any],
     prompt_ids: list[int],
     options: DecodeOptions | None = None,
     generator: torch.Generator | None = None,

@@ -4,6 +4,7 @@ Letters: T committed length, N nodes appended by the last forward, C capacity, d
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def cache_argument(model: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-class PreallocatedLayer(CacheLayerMixin):
+class PreallocatedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's keys and values (1, kv_heads, C, d), of which the first `length` are filled."""
 
     is_sliding = False
@@ -26,7 +27,7 @@ class PreallocatedLayer(CacheLayerMixin):
     values: Tensor
 
     def __init__(self, capacity: int, limit: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity, self.limit, self.length = capacity, limit, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
@@ -36,7 +37,7 @@ class PreallocatedLayer(CacheLayerMixin):
         self.values = values.new_zeros(*values.shape[:2], self.capacity, values.shape[-1])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the new states behind the filled part; returns views of all that is filled, (1, kv_heads, T + N, d)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -63,10 +64,10 @@ class PreallocatedLayer(CacheLayerMixin):
             self.values[:, :, committed:end] = self.values.index_select(2, source)
         self.length = end
 
-    def get_seq_length(self, *args) -> int:
+    def get_seq_length(self, *args: Any) -> int:
         return self.length
 
-    def get_mask_sizes(self, query_length, *args) -> tuple[int, int]:
+    def get_mask_sizes(self, query_length: Tensor | int, *args: Any) -> tuple[int, int]:
         # transformers 4.57 passes the query's positions, 5.x their number
         queries = query_length.shape[0] if isinstance(query_length, Tensor) else query_length
         return self.length + queries, 0

@@ -13,6 +13,7 @@ ms stock, 33.5 / 35.1 / 40.2 / 54.7 ms packed layer by layer; a draft step 2.5 m
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +43,10 @@ def pack(model: nn.Module) -> int:
 def is_available() -> bool:
     """Whether this torch has oneDNN's packed product and this CPU multiplies bf16 with it."""
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def stock(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, forward in packed.items():
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
 
 
 def _groups(module: nn.Module) -> Iterator[list[nn.Linear]]:
@@ -116,10 +118,10 @@ class _Product:
 
     def compute(self, place: int, x: Tensor) -> Tensor:
         """What layer `place` makes of x (.., in): (.., out). The other layers will find theirs `ready`."""
-        product = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         if len(self.layers) == 1:
             return product
-        outputs: list[Tensor | None] = list(product.split(self._sizes, dim=-1))
+        outputs: list[Tensor | None] = list(torch.split(product, self._sizes, dim=-1))
         output, outputs[place] = outputs[place], None
         self._last = x, outputs
         assert output is not None
@@ -141,11 +143,12 @@ class _Packed:
         layer = self._product.layers[self._place]
         return nn.functional.linear(x, layer.weight, layer.bias)
 
-    def __reduce__(self):  # copies and pickles of the layer: packed weights can be neither, and are left behind
+    def __reduce__(self) -> tuple[type[MethodType], tuple[Any, nn.Linear]]:
+        # copies and pickles of the layer: packed weights can be neither, and are left behind
         return MethodType, (nn.Linear.forward, self._product.layers[self._place])
 
 
-def _identity(layer: nn.Linear) -> tuple:
+def _identity(layer: nn.Linear) -> tuple[object, ...]:
     """Changes when a parameter is moved, cast or written to."""
     weight, bias = layer.weight, layer.bias
     own = weight.data_ptr(), weight._version, weight.dtype

@@ -135,4 +135,4 @@ def _number(value: str, text: str) -> Any:
 
 def _fields(kind: Callable[..., TreePolicy]) -> list[str]:
     owner = kind if dataclasses.is_dataclass(kind) else ValuedTree
-    return [field.name for field in dataclasses.fields(owner)]  # type: ignore[arg-type]
+    return [field.name for field in dataclasses.fields(owner)]
