@@ -24,8 +24,9 @@ from eagle.sampling import Sampling, greedy_tokens, next_token
 from eagle.timing import no_clock
 from hsd_verify import DraftTree, Verdict
 
+Generator = torch.Generator | None
 Finish = Literal["stop", "length", "context"]
-Clock = Callable[[str], AbstractContextManager[Any]]
+Clock = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,7 @@ class Session:
             yield step
 
     @torch.inference_mode()
-    def _prefill(
-        self, prompt_ids: list[int], options: DecodeOptions, generator: torch.Generator | None, clock: Clock
-    ) -> int:
+    def _prefill(self, prompt_ids: list[int], options: DecodeOptions, generator: Generator, clock: Clock) -> int:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
         start = self._reuse(prompt_ids)
@@ -146,12 +145,7 @@ class Session:
 
     @torch.inference_mode()
     def _round(
-        self,
-        token: int,
-        emitter: "_Emitter",
-        options: DecodeOptions,
-        generator: torch.Generator | None,
-        clock: Clock,
+        self, token: int, emitter: "_Emitter", options: DecodeOptions, generator: Generator, clock: Clock
     ) -> Step:
         with clock("draft"):
             tree = self._propose(token, emitter.num_left, options.sampling, generator)
@@ -172,14 +166,12 @@ class Session:
         seen = Round(tree, output.logits, options.sampling, tuple(path))
         return emitter.step((*accepted, bonus), len(path), seen)
 
-    def _verdict(
-        self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator: torch.Generator | None
-    ) -> Verdict:
+    def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator: Generator) -> Verdict:
         if options.sampling.greedy:  # every verifier comes to this, and no law needs to be formed
             return hsd_verify.verify_greedy(tree, greedy_tokens(logits))
         return hsd_verify.verify(tree, lambda nodes: options.sampling.law(logits[nodes]), options.verifier, generator)
 
-    def _propose(self, token: int, num_left: int, sampling: Sampling, generator: torch.Generator | None) -> DraftTree:
+    def _propose(self, token: int, num_left: int, sampling: Sampling, generator: Generator) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context
         max_depth = min(num_left - 1, self.cache.limit - self.cache.length - 1)
         if self.drafter is None or max_depth <= 0:

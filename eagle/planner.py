@@ -33,7 +33,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees.automatic import AutoTree, partly_sampled, placed
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
-from eagle.trees.fitted import HeadFit
+from eagle.trees.fitted import Expected, HeadFit
 from eagle.trees.protocols import TreePolicy
 from eagle.trees.valued import ValuedTree
 
@@ -75,9 +75,15 @@ def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
 def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
     """The deterministic tree, unless the partly sampled one is faster even at the lower end of its interval."""
     kinds = fit.at(temperature)
-    if "mixed" in kinds and _fastest(costs, kinds["mixed"].at_least) > _fastest(costs, kinds["eagle"].by_size):
+    if _is_sampled(policy, kinds, temperature, costs):
         return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"].by_size), fit.acceptance)
     return placed(policy.greedy_nodes or policy.num_nodes or best_budget(costs, kinds["eagle"].by_size))
+
+
+def _is_sampled(policy: AutoTree, kinds: Mapping[str, Expected], temperature: float, costs: CostModel) -> bool:
+    if "mixed" not in kinds or policy.sampled_from is not None:
+        return "mixed" in kinds and temperature >= (policy.sampled_from or 0.0)
+    return _fastest(costs, kinds["mixed"].at_least) > _fastest(costs, kinds["eagle"].by_size)
 
 
 def _fastest(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> float:
@@ -147,7 +153,9 @@ def _rate(costs: CostModel, num_nodes: int, expected: Mapping[int, tuple[float, 
     return (1 + tau) / (target_ms + num_steps * costs.draft_step_ms)
 
 
-def _draft_step_ms(target: Target, head: DraftHead, features: torch.Tensor, read_target, deadline: float) -> float:
+def _draft_step_ms(
+    target: Target, head: DraftHead, features: torch.Tensor, read_target: Callable[[], object], deadline: float
+) -> float:
     """A level of a tree: what deep trees take longer than shallow ones, by level.
 
     `read_target` runs in between, as it does in decoding: it leaves none of the head's weights in the caches.

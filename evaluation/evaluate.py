@@ -129,15 +129,15 @@ def single_thread() -> Iterator[None]:
 
 def play(runner: Runner, questions: dict[str, list[Question]], console: Console) -> dict[Key, AnswerRow]:
     """Run with a progress bar."""
-    conversations = plan(runner.config, questions)
+    trials = plan(runner.config, questions)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("answers", total=sum(len(c.keys) for c in conversations))
+        bar = progress.add_task("answers", total=sum(len(trial.keys) for trial in trials))
 
         def advance(row: AnswerRow) -> None:
             progress.update(bar, advance=1, description=f"{row.key.task} {row.key.arm} t={row.key.temperature:g}")
 
-        return runner.run(conversations, advance)
+        return runner.run(trials, advance)
 
 
 def make_summary(

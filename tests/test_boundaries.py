@@ -14,7 +14,13 @@ ORDER = ["scripts", "evaluation", "eagle", "hsd_verify"]  # imports only point t
 SOURCES = sorted(path for room in ORDER for path in (ROOT / room).rglob("*.py"))
 MAX_LINES = 400
 FACADES = {"eagle", "evaluation"}  # what users import; nothing inside does
-SAME_IDEA = {"trees", "protocol", "exact", "main", "chat"}  # policies and their laboratory; a room's way in; lists
+SAME_IDEA = {
+    "trees",
+    "protocol",
+    "main",
+    "exact",
+    "chat",
+}  # policies and their laboratory; a room's way in; a command for it
 MOST_ENTRIES = {"eagle/training": 18, "evaluation": 16}  # what one can still look over
 
 

@@ -5,12 +5,13 @@ import torch
 
 from eagle import loading
 from eagle.loading import choose_dtype, convert_gguf, load_head, load_target
+from eagle.packages import SMOLLM2
 from tests.tiny import tiny_target
 
 
 def test_the_default_is_converted_once(smollm2, monkeypatch):
     monkeypatch.setattr(loading, "_save_converted", lambda *_: pytest.fail("converted again"))
-    assert convert_gguf(loading.SMOLLM2.path()).is_dir()
+    assert convert_gguf(SMOLLM2.path()).is_dir()
     assert (smollm2.vocab_size, smollm2.hidden_size, len(smollm2.layers)) == (49152, 576, 30)
     assert smollm2.end_token_ids == {2}
 

@@ -54,7 +54,7 @@ def test_what_is_no_whole_number_is_refused_from_a_file(value):
 
 
 def test_lists_become_tuples_inside_lists_too():
-    assert Sample(sizes=[3.0, 4.0]) == Sample(sizes=(3.0, 4.0))
+    assert Sample(sizes=[3.0, 4.0]) == Sample(sizes=(3.0, 4.0))  # type: ignore[arg-type]
 
     @dataclass(frozen=True)
     class Table:
@@ -63,7 +63,7 @@ def test_lists_become_tuples_inside_lists_too():
         def __post_init__(self) -> None:
             check_options(self)
 
-    assert hash(Table([[1, [2]], 3])) == hash(Table(((1, (2,)), 3)))
+    assert hash(Table([[1, [2]], 3])) == hash(Table(((1, (2,)), 3)))  # type: ignore[arg-type]
 
 
 def test_identity_leaves_out_what_may_change():

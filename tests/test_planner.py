@@ -99,6 +99,13 @@ def test_a_tree_that_samples_must_be_faster_at_the_lower_end_of_its_interval(tar
         assert tree == (placed(8) if kind == "eagle" else partly_sampled(8, head.fit.acceptance))
 
 
+def test_a_temperature_to_sample_from_can_be_named(target, measured, tmp_path):
+    head = fitted_head(target, eagle_1={8: (9.0, 1)}, mixed_1={8: (0.1, 1)})
+    tree = planner.plan(AutoTree(sampled_from=0.5), target, head, tmp_path).choose(Sampling(1.0))
+    assert tree == partly_sampled(8, head.fit.acceptance)
+    assert AutoTree(sampled_from=0.2).choose(Sampling(0.3)) == partly_sampled()
+
+
 def test_a_head_without_numbers_keeps_neutral_trees_and_nothing_is_measured(target, measured, tmp_path):
     assert planner.plan(AutoTree(), target, tiny_head(target), tmp_path) == AutoTree()
     assert planner.plan_reference(target, tiny_head(target), tmp_path) == placed()

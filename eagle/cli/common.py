@@ -10,12 +10,17 @@ from rich.text import Text as RichText
 import hsd_verify
 from eagle.chat import Chat, Piece
 from eagle.decode import DecodeOptions
+from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
 from eagle.loading import load_head, load_target
 from eagle.sampling import Sampling
 from eagle.trees import POLICIES, parse_policy
 
 ACCEPTED_STYLE = "green"
+NO_NUMBERS = (
+    "this head has no drafting.json: trees have neutral sizes; measure it once with "
+    "`eagle-hsd trees record --sources held_out` and `eagle-hsd trees fit`"
+)
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -65,6 +70,9 @@ def show_settings(console: Console, chat: Chat) -> None:
     console.print(
         f"{target.name} on {target.device}{threads}, {precision}, temperature {sampling.temperature:g}", style="dim"
     )
+    drafter = chat.session.drafter
+    if isinstance(drafter, EagleDrafter) and drafter.head.fit is None:
+        console.print(NO_NUMBERS, style="dim")
 
 
 def stream_to(console: Console, pieces: Iterable[Piece]) -> None:

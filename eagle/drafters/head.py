@@ -123,7 +123,7 @@ class HeadLayer(nn.Module):
         self.hidden_norm = LlamaRMSNorm(size, eps=eps)  # on the hidden state
         self.self_attn = HeadAttention(config)
         self.post_attention_layernorm = LlamaRMSNorm(size, eps=eps)
-        self.mlp = LlamaMLP(config.to_llama())  # type: ignore[no-untyped-call]
+        self.mlp = LlamaMLP(config.to_llama())
 
     def forward(self, hidden: Tensor, embedding: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         x = torch.cat([self.input_layernorm(embedding), self.hidden_norm(hidden)], dim=-1)  # (B, T, 2H)

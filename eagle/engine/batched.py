@@ -94,7 +94,7 @@ class BatchedDecoder:
     ):
         config = model.config.get_text_config()
         check_attention(config, limits.max_length)
-        self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits  # type: ignore[no-untyped-call]
+        self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits
         self._cache_argument = cache_argument(model)
         self.cache = LaneCache(config, num_lanes, group_size, model.dtype, model.device)
         self.lanes: list[_Lane | None] = [None] * num_lanes

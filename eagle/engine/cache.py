@@ -19,7 +19,7 @@ def cache_argument(model: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-class PreallocatedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class PreallocatedLayer(CacheLayerMixin):
     """One layer's keys and values (1, kv_heads, C, d), of which the first `length` are filled."""
 
     is_sliding = False
@@ -27,7 +27,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     values: Tensor
 
     def __init__(self, capacity: int, limit: int):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.capacity, self.limit, self.length = capacity, limit, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:

@@ -43,8 +43,7 @@ def pack(model: nn.Module) -> int:
 def is_available() -> bool:
     """Whether this torch has oneDNN's packed product and this CPU multiplies bf16 with it."""
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not has_onednn or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -44,7 +44,7 @@ class Target:
         feature_layers: tuple[int, int, int] | None = None,
         name: str | None = None,
     ):
-        self.model = model.eval()  # type: ignore[no-untyped-call]
+        self.model = model.eval()
         self._cache_argument = cache_argument(model)
         self.tokenizer = tokenizer
         self.config = model.config.get_text_config()
@@ -201,7 +201,7 @@ class Target:
 
 def _decoder_layers(model: PreTrainedModel, num_layers: int) -> nn.ModuleList:
     """The model's stack of decoder layers, found by its shape and not by the family's name."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model  # type: ignore[no-untyped-call]
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
     stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     if len(stacks) != 1:
         raise ValueError(

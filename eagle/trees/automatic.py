@@ -54,6 +54,7 @@ class AutoTree:
 
     num_nodes: int | None = None  # with the root; None: what pays
     greedy_nodes: int | None = None  # of the deterministic tree; None: num_nodes, or what pays
+    sampled_from: float | None = None  # temperature from which part of the tree is sampled; None: where it pays
     trees: tuple[tuple[float, TreePolicy], ...] = ()  # temperature, its tree; the nearest temperature serves
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class AutoTree:
     def choose(self, sampling: Sampling) -> TreePolicy:
         if self.trees:
             return min(self.trees, key=lambda entry: abs(entry[0] - sampling.temperature))[1]
-        if sampling.temperature < SAMPLED_FROM:
+        if sampling.temperature < (SAMPLED_FROM if self.sampled_from is None else self.sampled_from):
             return placed(self.greedy_nodes or self.num_nodes or DEFAULT_NUM_NODES)
         return partly_sampled(self.num_nodes or DEFAULT_NUM_NODES)
 

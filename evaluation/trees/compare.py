@@ -9,18 +9,18 @@ eagle-hsd trees compare --report-only                     # the table of what ha
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from eagle.checkpoints.flat import head_fingerprint
 from eagle.engine.target import Target
 from eagle.loading import load_head, load_target
 from eagle.options import CommandParser
+from eagle.planner import plan as plan_tree
 from evaluation.trees.comparison import ALL, lines, plot, tree_cells, write_csv
 from evaluation.trees.contexts import HELD_OUT, Context, read_contexts
 from evaluation.trees.early_exit import EarlyExit
-from evaluation.trees.fit import fit
-from evaluation.trees.laboratory import SAMPLINGS, Plan, belongs, read_arms, read_rows, run
+from evaluation.trees.laboratory import SAMPLINGS, Plan, TreeArm, read_arms, read_rows, run
 from evaluation.trees.shared import DraftSource, HeadSource
 
 DEFAULT_ARMS = Path(__file__).parents[2] / "configs/trees/laboratory.yaml"
@@ -44,10 +44,6 @@ def compare_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shard", default="0/1", help="'i/n': every n-th context, to run n processes side by side")
     parser.add_argument(
         "--synthetic", action="store_true", help="draft with the target's own early exit, before a head exists"
-    )
-    parser.add_argument("--fit", action="store_true", help="print the measured acceptance of slots and stop")
-    parser.add_argument(
-        "--draft-temperatures", type=float, nargs="+", default=[1.0], help="for --fit, times the sampling's"
     )
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--verifiers", nargs="+", default=("walk", "hsd"), help="in the printed table")
@@ -84,16 +80,11 @@ def plan_directory(args: argparse.Namespace, source: DraftSource, plan: Plan) ->
     return Path(args.output) / f"{draft}-{'held-out' if args.held_out else 'benchmarks'}-{plan.name}"
 
 
-def print_fit(args: argparse.Namespace, target: Target, source: DraftSource) -> None:
-    """What `acceptance:` of a valued tree should say for this draft, a line a sampling."""
-    contexts = chosen_contexts(args)
-    for label in args.samplings:
-        sampling = SAMPLINGS[label]
-        if not sampling.greedy:
-            fitting = [c for c in contexts if belongs(c.temperature, sampling.temperature)]
-            for factor in args.draft_temperatures:
-                fitted = asdict(fit(target, source, fitting, label, factor))
-                print(f"{label}, draft temperature {factor:g}: {fitted}", flush=True)
+def planned_arms(arms: tuple[TreeArm, ...], source: DraftSource) -> tuple[TreeArm, ...]:
+    """Arms with the numbers of the head where they leave them open, as `auto` does."""
+    if not isinstance(source, HeadSource):
+        return arms
+    return tuple(replace(arm, policy=plan_tree(arm.policy, source.target, source.head)) for arm in arms)
 
 
 def measure_contexts(
@@ -124,10 +115,8 @@ def report_trees(args: argparse.Namespace, directory: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = compare_flags(argv)
     target, source = target_and_draft(args)
-    if args.fit:
-        print_fit(args, target, source)
-        return
-    plan = Plan(read_arms(args.arms, args.budgets), tuple(args.samplings), num_draws=args.num_draws, seed=args.seed)
+    arms = planned_arms(read_arms(args.arms, args.budgets), source)
+    plan = Plan(arms, tuple(args.samplings), num_draws=args.num_draws, seed=args.seed)
     directory = plan_directory(args, source, plan)
     if not args.report_only:
         measure_contexts(args, target, source, plan, directory)

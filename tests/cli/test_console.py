@@ -102,7 +102,7 @@ MISTAKES = [
     ("trees record --target no/such/place", "no model 'no/such/place'"),
     ("trees compare --contexts no-such.jsonl", "no-such.jsonl"),
     ("trees compare --arms no-such.yaml", "no-such.yaml"),
-    ("trees fit --samplings cold", "invalid choice: 'cold'"),
+    ("trees compare --samplings cold", "invalid choice: 'cold'"),
     ("trees fit --contexts no-such.jsonl", "no-such.jsonl"),
     ("bench verify --nodes few", "invalid int value: 'few'"),
     ("bench training --dtype float8", "invalid choice: 'float8'"),

@@ -7,6 +7,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.masks import tree_mask
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
+from eagle.trees.protocols import draw_rows
 from tests.tiny import random_ids, tiny_drafter, tiny_head
 
 
@@ -40,7 +41,7 @@ def plain_pass(head, target, hidden, tokens):
 class Recorder:
     """A policy that expands a fixed tree and keeps what the proposer answered."""
 
-    def grow(self, proposer, sampling, max_depth, generator=None):
+    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
         first = proposer.expand(torch.tensor([3, 4]), torch.tensor([0, 0]))
         second = proposer.expand(torch.tensor([5, 6, 7]), torch.tensor([1, 2, 2]))
         self.logits = {(): proposer.root_logits, (3,): first[0], (4,): first[1]}

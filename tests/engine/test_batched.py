@@ -97,7 +97,7 @@ def test_the_model_attends_as_before_afterwards():
     before = model.config._attn_implementation
     answers = BatchedDecoder(model, [END], AnswerLimits(5, 100), num_lanes=2, group_size=1).answer(jobs(3))
     next(answers)
-    answers.close()
+    answers.close()  # type: ignore[attr-defined]
     assert model.config._attn_implementation == before
 
 

@@ -112,7 +112,7 @@ def test_every_arm_has_a_colour_of_its_own():
 @pytest.fixture
 def tiny_models() -> Models:
     target = tiny_target()
-    target.tokenizer = WordTokenizer()
+    target.tokenizer = WordTokenizer()  # type: ignore[assignment]
     return Models(target, tiny_head(target))
 
 

@@ -1,5 +1,7 @@
 """transformers' generate beside our plain decoding: same tokens, neutral settings, counted alike."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +20,11 @@ def plain_greedy(target, prompt) -> tuple[int, ...]:
     return tuple(token for step in steps for token in step.tokens)
 
 
-SPECULATIONS = {"plain": {}, "prompt lookup": {"prompt_lookup_tokens": 4}, "assisted": {"assistant": True}}
+SPECULATIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "prompt lookup": {"prompt_lookup_tokens": 4},
+    "assisted": {"assistant": True},
+}
 
 
 @pytest.mark.parametrize("kind", SPECULATIONS)

@@ -26,7 +26,7 @@ QUESTIONS = {
 @pytest.fixture(scope="module")
 def models() -> Models:
     target = tiny_target()
-    target.tokenizer = WordTokenizer()
+    target.tokenizer = WordTokenizer()  # type: ignore[assignment]
     return Models(target, tiny_head(target))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ CHAIN = {"parents": [-1, 0, 1], "tokens": [0, 1, 2], "sampled": [False, True, Tr
 
 def make(**changes):
     fields = CHAIN | changes
-    tensors = {k: v if k == "replacement" or v is None else torch.tensor(v) for k, v in fields.items()}
+    tensors: dict[str, Any] = {k: v if k == "replacement" or v is None else torch.tensor(v) for k, v in fields.items()}
     return hsd_verify.DraftTree(**tensors)
 
 
@@ -83,7 +84,8 @@ def test_half_precision_is_refused(dtype):
     with pytest.raises(ValueError, match=r"target_probs is torch\.b?float16.*`logits.float\(\).softmax\(-1\)`"):
         hsd_verify.law(make(), torch.tensor([ROW] * 3).to(dtype))
     with pytest.raises(ValueError, match=r"draft_probs is torch\.b?float16"):
-        hsd_verify.DraftTree(*map(torch.tensor, ([-1, 0], [0, 1], [False, True])), torch.tensor([ROW] * 2).to(dtype))
+        placed = map(torch.tensor, ([-1, 0], [0, 1], [False, True]))
+        hsd_verify.DraftTree(*placed, torch.tensor([ROW] * 2).to(dtype))  # type: ignore[call-arg, arg-type]
 
 
 def test_precisions_are_not_mixed():

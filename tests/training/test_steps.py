@@ -11,6 +11,7 @@ from eagle.sampling import Sampling
 from eagle.training.signals import OnlineSignals
 from eagle.training.steps import ahead, law_positions, rows_for, unroll
 from eagle.training.target_snapshot import TargetFacts
+from eagle.trees.protocols import draw_rows
 from hsd_verify import DraftTree
 from tests.tiny import random_ids, tiny_head
 
@@ -25,7 +26,7 @@ class FollowText:
     tokens: list[int]
     logits: list[torch.Tensor]
 
-    def grow(self, proposer, sampling, max_depth, generator=None) -> DraftTree:
+    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows) -> DraftTree:
         self.logits.append(proposer.root_logits)
         for row, token in enumerate(self.tokens):
             self.logits.append(proposer.expand(torch.tensor([token]), torch.tensor([row]))[0])
@@ -125,7 +126,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(target):
     for again in (False, True):
         head.zero_grad()
         outputs = unroll(head, features, target.embed(ids), 3, gradient_checkpointing=again)
-        sum(output.square().sum() for output in outputs).backward()
+        sum(output.square().sum() for output in outputs).backward()  # type: ignore[union-attr]
         gradients.append([parameter.grad.clone() for parameter in head.midlayer.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)

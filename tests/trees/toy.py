@@ -15,7 +15,8 @@ from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, all_trees
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
-from hsd_verify.exact.enumerate import Model, Text, target_rows, text_law, total_variation
+from hsd_verify.exact.enumerate import target_rows, text_law, total_variation
+from hsd_verify.exact.processes import Model, Text
 
 
 def logits_after(text: Text, size: int, seed: int) -> Tensor:
