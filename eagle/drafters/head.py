@@ -109,7 +109,8 @@ class HeadAttention(nn.Module):
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = apply_rotary_pos_emb(query, key, *rotary)
-        return self.o_proj(attend(query, key, value).transpose(1, 2).flatten(2))  # (B, T, H)
+        output: Tensor = self.o_proj(attend(query, key, value).transpose(1, 2).flatten(2))  # (B, T, H)
+        return output
 
 
 class HeadLayer(nn.Module):
@@ -127,7 +128,8 @@ class HeadLayer(nn.Module):
     def forward(self, hidden: Tensor, embedding: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         x = torch.cat([self.input_layernorm(embedding), self.hidden_norm(hidden)], dim=-1)  # (B, T, 2H)
         hidden = hidden + self.self_attn(x, rotary, attend)  # (B, T, H)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        hidden = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return hidden
 
 
 class DraftHead(nn.Module):
@@ -167,7 +169,8 @@ class DraftHead(nn.Module):
 
     def fuse(self, features: Tensor) -> Tensor:
         """Features (..., 3Ht) in the order low, mid, high -> hidden states (..., H)."""
-        return self.fc(features)
+        hidden: Tensor = self.fc(features)
+        return hidden
 
     def forward(self, hidden: Tensor, embedding: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """One pass of the decoder layer.
@@ -175,8 +178,10 @@ class DraftHead(nn.Module):
         hidden, embedding (B, T, H), positions (B, T) int64 -> hidden states before `norm` (B, T, H). These are what
         `logits` reads and what the next draft step takes as its hidden state.
         """
-        return self.midlayer(hidden, embedding, self.rotary(hidden, positions), attend)
+        output: Tensor = self.midlayer(hidden, embedding, self.rotary(hidden, positions), attend)
+        return output
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., H) -> logits over the draft vocabulary (..., Vd)."""
-        return self.lm_head(self.norm(hidden))
+        logits: Tensor = self.lm_head(self.norm(hidden))
+        return logits

@@ -34,6 +34,7 @@ class HeadReader:
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` entries."""
+        assert 0 <= length <= self.length, f"cannot rewind {self.length} entries to {length}"
         self._cache.length = length
 
     def fuse(self, features: Tensor) -> Tensor:
@@ -48,7 +49,8 @@ class HeadReader:
             return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
 
         embedding = self._embed(tokens).to(hidden.dtype)  # (A, H)
-        return self._head(hidden[None], embedding[None], positions[None], attend)[0]
+        output: Tensor = self._head(hidden[None], embedding[None], positions[None], attend)  # (1, A, H)
+        return output[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (A, H) -> logits (A, Vd) in float32."""

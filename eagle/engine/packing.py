@@ -45,7 +45,7 @@ def is_available() -> bool:
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager
@@ -117,10 +117,10 @@ class _Product:
 
     def compute(self, place: int, x: Tensor) -> Tensor:
         """What layer `place` makes of x (.., in): (.., out). The other layers will find theirs `ready`."""
-        product = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         if len(self.layers) == 1:
             return product
-        outputs: list[Tensor | None] = list(product.split(self._sizes, dim=-1))
+        outputs: list[Tensor | None] = list(torch.split(product, self._sizes, dim=-1))
         output, outputs[place] = outputs[place], None
         self._last = x, outputs
         assert output is not None
@@ -142,9 +142,8 @@ class _Packed:
         layer = self._product.layers[self._place]
         return nn.functional.linear(x, layer.weight, layer.bias)
 
-    def __reduce__(
-        self,
-    ) -> tuple[Any, ...]:  # copies and pickles of the layer: packed weights can be neither, and are left behind
+    def __reduce__(self) -> tuple[type[MethodType], tuple[Any, nn.Linear]]:
+        # copies and pickles of the layer: packed weights can be neither, and are left behind
         return MethodType, (nn.Linear.forward, self._product.layers[self._place])
 
 

@@ -56,23 +56,25 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def hidden_size(self) -> int:
-        return self.config.hidden_size
+        return int(self.config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
-        return self.config.vocab_size
+        return int(self.config.vocab_size)
 
     @property
     def context_limit(self) -> int:
-        return self.config.max_position_embeddings
+        return int(self.config.max_position_embeddings)
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -88,7 +90,8 @@ class Target:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (...) -> embeddings (..., H) as the target's first layer would get them."""
-        return self.model.get_input_embeddings()(ids)
+        embeddings: Tensor = self.model.get_input_embeddings()(ids)
+        return embeddings
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, cache: KeyValueCache) -> TargetOutput:

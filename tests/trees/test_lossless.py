@@ -55,9 +55,10 @@ POLICIES = {
     "softened": valued(6, max_placed=1, max_sampled=2, draft_temperature=1.7),
     "sharpened": valued(6, max_placed=1, max_sampled=2, draft_temperature=0.6),
     "default": AutoTree(6),
+    "partly-sampled": partly_sampled(6),
     "default-fitted": AutoTree(trees=((1.0, partly_sampled(6, CONFIDENT)),)),
     "budgeted-default": BudgetedTree(
-        replace(BudgetedTree().slots, num_nodes=6, max_placed=1), CHEAP_BELOW_4, rate=0.05
+        replace(BudgetedTree().valued, num_nodes=6, max_placed=1), CHEAP_BELOW_4, rate=0.05
     ),
     "colder-values": valued(6, max_placed=1, max_sampled=2, value_temperature=0.5),
     "warmer-values": valued(6, 0.05, max_placed=1, max_sampled=2, value_temperature=2.0),

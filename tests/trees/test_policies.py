@@ -185,9 +185,9 @@ def test_faster_decoding_asks_more_of_a_node():
 
 def test_a_node_is_taken_for_its_value_and_not_for_what_the_round_has_gained():
     """Values of one placed chain, .8 .64 .512: a rate that one node is worth, whatever came before it."""
-    slots = ValuedTree(9, 0.01, max_placed=1, max_sampled=0, covered=0.0, acceptance=Acceptance(placed=(1.0,)))
+    valued = ValuedTree(9, 0.01, max_placed=1, max_sampled=0, covered=0.0, acceptance=Acceptance(placed=(1.0,)))
     for rate, depth in ((0.63, 2), (0.65, 1), (0.81, 0)):
-        policy = BudgetedTree(slots, CostModel((1, 64), (10.0, 73.0), draft_step_ms=0.0), rate)
+        policy = BudgetedTree(valued, CostModel((1, 64), (10.0, 73.0), draft_step_ms=0.0), rate)
         assert policy.grow(unchanging(), WARM, 8).num_nodes == 1 + depth
 
 

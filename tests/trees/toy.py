@@ -15,7 +15,7 @@ from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, all_trees
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
-from hsd_verify.exact.enumerate import target_rows, text_law
+from hsd_verify.exact.enumerate import target_rows, text_law, total_variation
 from hsd_verify.exact.processes import Model, Text
 
 
@@ -65,4 +65,4 @@ def policy_error(policy: TreePolicy, sampling: Sampling, draft_ids: list[int], s
     """Total variation between what a round emits with this policy and `hsd`, and the target's own text."""
     target = table_model(size, 1, sampling)
     emitted = round_law(toy_trees(policy, sampling, draft_ids, size, depth), target, depth + 1)
-    return hsd_verify.enumerate.total_variation(emitted, text_law(target, depth + 1))
+    return total_variation(emitted, text_law(target, depth + 1))
