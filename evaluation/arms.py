@@ -25,19 +25,19 @@ from evaluation.recording import Generation, record
 
 
 @dataclass(frozen=True)
-class Drafting:
+class TreeAndVerifier:
     """How an arm drafts and verifies."""
 
     policy: TreePolicy
     verifier: str  # a name in hsd_verify.VERIFIERS
 
 
-def parse_drafting(spec: str) -> Drafting:
+def parse_drafting(spec: str) -> TreeAndVerifier:
     """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`; the tree as `eagle.trees.parse_policy` reads it."""
     tree, _, verifier = spec.rpartition("+")  # the tree may hold a `+` of its own
     if not tree or verifier not in hsd_verify.VERIFIERS:
         raise ValueError(f"drafting '{spec}': write TREE+VERIFIER, verifiers are {', '.join(hsd_verify.VERIFIERS)}")
-    return Drafting(parse_policy(tree), verifier)
+    return TreeAndVerifier(parse_policy(tree), verifier)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Models:
     head: DraftHead | None = None
     assistant: PreTrainedModel | None = None
 
-    def drafting(self, spec: str) -> Drafting:
+    def drafting(self, spec: str) -> TreeAndVerifier:
         """`TREE+VERIFIER` for this head on this machine: `auto`, `budgeted` and `eagle` alone get the sizes that pay.
 
         Raises ValueError for specs that mean nothing, and without a head.

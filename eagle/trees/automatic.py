@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from eagle.trees.valued import Acceptance, ValuedTree
 from hsd_verify import DraftTree
 
 DEFAULT_NUM_NODES = 16
+NOT_BY_HAND = {"by_hand": False}
 SAMPLED_FROM = 0.7  # the temperature, for heads without numbers of their own: docs/trees.md
 
 
@@ -55,7 +56,8 @@ class AutoTree:
     num_nodes: int | None = None  # with the root; None: what pays
     greedy_nodes: int | None = None  # of the deterministic tree; None: num_nodes, or what pays
     sampled_from: float | None = None  # temperature from which part of the tree is sampled; None: where it pays
-    trees: tuple[tuple[float, TreePolicy], ...] = ()  # temperature, its tree; the nearest temperature serves
+    # temperature, its tree; the nearest temperature serves. Never written by hand, so no field of `auto:field=value`
+    trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "greedy_nodes"):
@@ -136,4 +138,4 @@ def _number(value: str, text: str) -> Any:
 
 def _fields(kind: Callable[..., TreePolicy]) -> list[str]:
     owner = kind if dataclasses.is_dataclass(kind) else ValuedTree
-    return [field.name for field in dataclasses.fields(owner)]
+    return [own.name for own in dataclasses.fields(owner) if own.metadata.get("by_hand", True)]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evaluation.arms import Drafting
+from evaluation.arms import TreeAndVerifier
 from evaluation.selfcheck.counting import check_by_chi_square, check_greedy
 from evaluation.selfcheck.enumeration import check_by_enumeration
 
@@ -19,7 +19,7 @@ class Check:
     finding: str
 
 
-def check_lossless(spec: str, drafting: Drafting, temperature: float) -> list[Check]:
+def check_lossless(spec: str, drafting: TreeAndVerifier, temperature: float) -> list[Check]:
     """Both checks of `TREE+VERIFIER` as it is planned, at one temperature."""
     counting = check_greedy if temperature == 0 else check_by_chi_square
     outcomes = {"enumeration": check_by_enumeration(drafting, temperature), "counting": counting(drafting, temperature)}

@@ -20,7 +20,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import FEW_LAYERS, Target
 from eagle.sampling import Sampling, seeded
-from evaluation.arms import Drafting
+from evaluation.arms import TreeAndVerifier
 from evaluation.selfcheck.tiny import random_head, random_model
 from hsd_verify.exact.processes import Text
 
@@ -32,7 +32,7 @@ NUM_GREEDY_PROMPTS, GREEDY_LENGTH = 10, 12
 GREEDY = Sampling(0.0)
 
 
-def check_by_chi_square(drafting: Drafting, temperature: float) -> tuple[bool, str]:
+def check_by_chi_square(drafting: TreeAndVerifier, temperature: float) -> tuple[bool, str]:
     """Whether counted texts have the target's law; false alarms: one in a million."""
     target, head = _tiny_models()
     sampling = Sampling(temperature)
@@ -51,7 +51,7 @@ def chi_square_tail(statistic: float, degrees: int) -> float:
     return float(torch.special.gammaincc(halves[0], halves[1]))
 
 
-def check_greedy(drafting: Drafting, _temperature: float) -> tuple[bool, str]:
+def check_greedy(drafting: TreeAndVerifier, _temperature: float) -> tuple[bool, str]:
     """Whether greedy texts equal plain greedy decoding."""
     target, head = _tiny_models()
     session = _session(target, head, drafting)
@@ -70,11 +70,11 @@ def _prompts() -> Iterator[list[int]]:
         yield torch.randint(VOCAB_SIZE, (6,), generator=generator).tolist()
 
 
-def _session(target: Target, head: DraftHead, drafting: Drafting) -> Session:
+def _session(target: Target, head: DraftHead, drafting: TreeAndVerifier) -> Session:
     return Session(target, EagleDrafter(head, target.embed, drafting.policy))
 
 
-def _text(session: Session, drafting: Drafting, sampling: Sampling, prompt: list[int], seed: int) -> Text:
+def _text(session: Session, drafting: TreeAndVerifier, sampling: Sampling, prompt: list[int], seed: int) -> Text:
     """The first tokens of a session that could go on longer, so that trees are not cut to the length."""
     length = GREEDY_LENGTH if sampling.greedy else LENGTH
     options = DecodeOptions(sampling, max_new_tokens=4 * length, verifier=drafting.verifier, ignore_end=True)

@@ -15,7 +15,7 @@ from eagle.sampling import Sampling, one_hot, seeded
 from eagle.trees import Draw, TreePolicy
 from eagle.trees.exact import TableProposer, TooManyTreesError, all_trees
 from eagle.vocab import DraftVocabulary
-from evaluation.arms import Drafting
+from evaluation.arms import TreeAndVerifier
 from hsd_verify import DraftTree
 from hsd_verify.exact import enumerate as exact
 from hsd_verify.exact.processes import Model, Text
@@ -28,7 +28,7 @@ MAX_TREES = 200  # after one text
 TOLERANCE = 1e-5  # laws are float32, as in a real run; lossy verifiers are off by 1e-3 and more
 
 
-def check_by_enumeration(drafting: Drafting, temperature: float) -> Outcome:
+def check_by_enumeration(drafting: TreeAndVerifier, temperature: float) -> Outcome:
     """Whether the text has exactly the target's law (None: too many trees to say), and a sentence about it."""
     distances = {}
     for size in SIZES:
@@ -44,7 +44,7 @@ def check_by_enumeration(drafting: Drafting, temperature: float) -> Outcome:
     return max(distances.values()) < TOLERANCE, f"total variation {max(distances.values()):.1e}, trees {listed}"
 
 
-def _distance(drafting: Drafting, temperature: float, vocab_size: int, depth: int) -> float:
+def _distance(drafting: TreeAndVerifier, temperature: float, vocab_size: int, depth: int) -> float:
     """Total variation between the law of the emitted text and the target's."""
     target = _table(vocab_size, temperature)
     process = functools.cache(functools.partial(trees_after, drafting.policy, Sampling(temperature), vocab_size, depth))

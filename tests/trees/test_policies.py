@@ -202,6 +202,7 @@ def test_names_and_specs():
     assert parse_policy("mixed:num_nodes=20,covered=0.8") == mixed(20, covered=0.8)
     assert parse_policy("iid:num_paths=2") == IidPaths(2)
     assert parse_policy("auto") == AutoTree()
+    assert parse_policy("auto:sampled_from=0.5") == AutoTree(sampled_from=0.5)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,7 @@ def test_names_and_specs():
     [
         ("oak", "unknown tree 'oak': choose one of auto, eagle"),
         ("chain:width=2", "tree 'chain' has no field width: known are depth"),
+        ("auto:trees=3", "has no field trees: known are num_nodes, greedy_nodes, sampled_from"),
         ("chain:depth", "'depth' must be FIELD=VALUE"),
         ("chain:depth=deep", "'deep' is not a number"),
         ("chain:depth=-1", "depth is -1, it must be at least 0"),

@@ -10,7 +10,7 @@ from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
 from eagle.trees import SampledChain, TreePolicy
 from eagle.trees.protocols import draw_rows
-from evaluation.arms import Drafting, parse_drafting
+from evaluation.arms import TreeAndVerifier, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.selfcheck.counting import check_by_chi_square, check_greedy, chi_square_tail
@@ -28,7 +28,7 @@ def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Te
 
 
 @pytest.fixture
-def planted(monkeypatch) -> Drafting:
+def planted(monkeypatch) -> TreeAndVerifier:
     monkeypatch.setitem(hsd_verify.VERIFIERS, "over_accepting", over_accepting)
     return parse_drafting("eagle:num_nodes=4,depth=3,top_k=1+over_accepting")
 
@@ -82,7 +82,7 @@ class LyingChain:
 
 def test_a_policy_that_states_other_laws_than_it_draws_from_is_caught():
     liar: TreePolicy = LyingChain()
-    assert check_by_enumeration(Drafting(liar, "hsd"), 1.0)[0] is False
+    assert check_by_enumeration(TreeAndVerifier(liar, "hsd"), 1.0)[0] is False
 
 
 def test_a_policy_with_too_many_trees_is_left_undecided():
