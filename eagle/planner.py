@@ -73,7 +73,7 @@ def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
 
 
 def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
-    """The deterministic tree, unless the partly sampled one is faster even at the lower end of its interval."""
+    """The deterministic tree, unless the partly sampled one is faster even one standard error below what was measured."""
     kinds = fit.at(temperature)
     if _is_sampled(policy, kinds, temperature, costs):
         return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"].by_size), fit.acceptance)
@@ -83,7 +83,7 @@ def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostMo
 def _is_sampled(policy: AutoTree, kinds: Mapping[str, Expected], temperature: float, costs: CostModel) -> bool:
     if "mixed" not in kinds or policy.sampled_from is not None:
         return "mixed" in kinds and temperature >= (policy.sampled_from or 0.0)
-    return _fastest(costs, kinds["mixed"].at_least) > _fastest(costs, kinds["eagle"].by_size)
+    return _fastest(costs, kinds["mixed"].cautious) > _fastest(costs, kinds["eagle"].by_size)
 
 
 def _fastest(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> float:

@@ -28,7 +28,7 @@ def choose(program: str, commands: Mapping[str, str], argv: Sequence[str] | None
         print(f"error: {program} has no command '{name}'; it has\n\n{listed(commands)}", file=sys.stderr)
         sys.exit(2)
     else:
-        sys.argv[0] = f"{program} {name}"  # what argparse calls the program, and reports call the command
+        sys.argv = [f"{program} {name}", *words]  # what argparse calls the program, and reports call the command
         load_command(commands[name])(words)
 
 

@@ -37,9 +37,10 @@ class Expected:
         return dict(zip(self.num_nodes, zip(self.tau, self.steps, strict=True), strict=True))
 
     @property
-    def at_least(self) -> dict[int, tuple[float, float]]:
-        """The same with the tokens that are accepted for (nearly) sure."""
-        return dict(zip(self.num_nodes, zip(self.tau_low, self.steps, strict=True), strict=True))
+    def cautious(self) -> dict[int, tuple[float, float]]:
+        """The same one standard error lower: half-way to the end of the 95 % interval."""
+        taus = ((tau + low) / 2 for tau, low in zip(self.tau, self.tau_low, strict=True))
+        return dict(zip(self.num_nodes, zip(taus, self.steps, strict=True), strict=True))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def held_out_contexts(path: Path, most: int | None) -> list[Context]:
 def provenance(target: Target, contexts: Sequence[Context], num_draws: int) -> dict[str, Any]:
     """Where the numbers come from."""
     return {
-        "command": " ".join(["eagle-hsd trees fit", *sys.argv[3:]]),
+        "command": " ".join(["eagle-hsd trees fit", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "target": target.name,
         "dtype": str(target.dtype).removeprefix("torch."),

@@ -30,7 +30,7 @@ def test_a_head_comes_with_its_numbers(target, directory):
     assert (fit.acceptance, fit.expected, fit.provenance) == (ACCEPTANCE, ROUNDS, {"contexts": 3})
     assert fit.temperatures == (0.0, 1.0) and set(fit.at(1.0)) == {"mixed"}
     assert fit.expected[0].by_size == {4: (1.0, 2.0), 8: (1.5, 3.0)}
-    assert fit.expected[1].at_least == {8: (1.3, 3.5)}
+    assert fit.expected[1].cautious == {8: (pytest.approx(1.35), 3.5)}
     assert open_head(directory, target, torch.bfloat16).fit == fit  # whatever it is cast to
 
 
