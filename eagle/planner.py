@@ -73,7 +73,7 @@ def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
 
 
 def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
-    """The deterministic tree, unless the partly sampled one is faster even one standard error below what was measured."""
+    """The deterministic tree, unless the partly sampled one is faster even one standard error below its mean."""
     kinds = fit.at(temperature)
     if _is_sampled(policy, kinds, temperature, costs):
         return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"].by_size), fit.acceptance)
