@@ -20,7 +20,7 @@ def test_every_file_loads_names_real_things_and_opens_with_its_command(file):
         find_task(task)
     for arm in config.arms:
         find_arm(arm, config)
-    assert file.read_text().splitlines()[0] == f"# python scripts/evaluate.py --config configs/eval/{file.name}"
+    assert file.read_text().splitlines()[0] == f"# eagle-hsd evaluate --config configs/eval/{file.name}"
 
 
 def test_flags_go_before_the_file_and_the_file_before_the_defaults(tmp_path):

@@ -135,7 +135,7 @@ def test_missing_features_are_an_error_unless_they_may_be_filled(stored):
     more = runs.examples(20)
     signals = StoredSignals(FeatureStore(directory), on.facts, {e.id: e for e in more})
     batch = collate(more, (17, 3))
-    with pytest.raises(ValueError, match=r"1 conversations have no stored features, as 17.*write_features\.py"):
+    with pytest.raises(ValueError, match=r"1 conversations have no stored features, as 17.*eagle-hsd features"):
         signals.read(batch, law_positions(batch.loss_mask))
 
 

@@ -138,7 +138,7 @@ def test_gains_are_taken_at_equal_nodes(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_configurations_load_and_keep_their_budgets(path, target, source):
-    assert path.read_text().startswith("# python scripts/compare_trees.py")
+    assert path.read_text().startswith("# eagle-hsd trees compare")
     arms = read_arms(path)
     named = {name for name, fields in yaml.safe_load(path.read_text())["arms"].items()}
     assert {arm.name for arm in arms} == named
