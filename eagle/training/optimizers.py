@@ -10,10 +10,11 @@ What was gained by it stands in docs/training.md.
 
 import math
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from eagle.drafters.head import DraftHead
 from eagle.training.train_config import Optimization, Schedule
@@ -30,12 +31,14 @@ def make_optimizers(head: DraftHead, optimization: Optimization) -> list[Optimiz
     weight_decay = optimization.weight_decay
     optimizers: list[Optimizer] = [AdamW(rest, betas=betas, weight_decay=weight_decay, fused=True)]
     if matrices:
-        optimizers.append(Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
 
 def check_optimizer(optimizer: str, accelerator: Accelerator) -> None:
-    """Raises ValueError where processes hold parts of matrices, which Muon orthogonalises as a whole."""
+    """Raises ValueError where this torch has no Muon, and where processes hold parts of what it needs whole."""
+    if optimizer == "muon" and "Muon" not in dir(torch.optim):
+        raise ValueError(f"optimizer 'muon' came with torch 2.9, this is {torch.__version__}: use 'adamw', or upgrade")
     if optimizer == "muon" and accelerator.distributed_type == DistributedType.FSDP:
         raise ValueError("optimizer 'muon' needs whole matrices, and FSDP divides them: use 'adamw', or plain DDP")
 

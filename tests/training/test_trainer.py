@@ -79,6 +79,12 @@ def test_muon_is_refused_where_matrices_are_divided(tmp_path, monkeypatch):
         runs.trainer(runs.config(tmp_path, optimizer="muon"), runs.setting())
 
 
+def test_muon_is_refused_by_name_where_torch_has_none(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"optimizer 'muon' came with torch 2\.9, this is .*: use 'adamw'"):
+        runs.trainer(runs.config(tmp_path, optimizer="muon"), runs.setting())
+
+
 def test_random_choices_are_resumed_too(tmp_path):
     on = runs.setting()
     changes = {"loss_fraction": 0.5, "feature_noise": 0.1, "num_epochs": 1}
