@@ -1,5 +1,7 @@
 """Costs are measured once per machine, target and dtype; with the numbers of a head they decide the tree."""
 
+from typing import Any
+
 import pytest
 
 from eagle import planner
@@ -63,6 +65,8 @@ def test_the_best_budget_follows_the_costs():
         planner.best_budget(CostModel((1, 64), (20.0, 20.0)), {})
 
 
+planned: Any = planner.plan  # what comes back has the type that went in
+planned_reference: Any = planner.plan_reference
 UNSURE = 0.2  # how far below its mean the interval of a sampled tree begins: two standard errors
 
 
@@ -85,43 +89,43 @@ def fitted_head(target, **sizes):
 
 def test_the_default_tree_takes_the_budgets_that_pay(target, measured, tmp_path):
     head = fitted_head(target, eagle_0={8: (1.0, 1), 16: (1.01, 1)}, eagle_1={8: (1.0, 1)}, mixed_1={16: (9.0, 1)})
-    tree = planner.plan(AutoTree(), target, head, tmp_path)
-    assert tree.choose(Sampling(0.0)) == placed(8) == planner.plan_reference(target, head, tmp_path)
+    tree = planned(AutoTree(), target, head, tmp_path)
+    assert tree.choose(Sampling(0.0)) == placed(8) == planned_reference(target, head, tmp_path)
     assert tree.choose(Sampling(0.9)) == partly_sampled(16, head.fit.acceptance)
-    named = planner.plan(AutoTree(num_nodes=12, greedy_nodes=5), target, head, tmp_path)
+    named = planned(AutoTree(num_nodes=12, greedy_nodes=5), target, head, tmp_path)
     assert [named.choose(Sampling(t)).num_nodes for t in (0.0, 1.0)] == [5, 12]
 
 
 def test_a_tree_that_samples_must_be_faster_one_standard_error_below_its_mean(target, measured, tmp_path):
     for tau, kind in ((1.0, "eagle"), (1.09, "eagle"), (1.11, "mixed")):
         head = fitted_head(target, eagle_1={8: (1.0, 1)}, mixed_1={8: (tau, 1)})
-        tree = planner.plan(AutoTree(), target, head, tmp_path).choose(Sampling(1.0))
+        tree = planned(AutoTree(), target, head, tmp_path).choose(Sampling(1.0))
         assert tree == (placed(8) if kind == "eagle" else partly_sampled(8, head.fit.acceptance))
 
 
 def test_a_temperature_to_sample_from_can_be_named(target, measured, tmp_path):
     head = fitted_head(target, eagle_1={8: (9.0, 1)}, mixed_1={8: (0.1, 1)})
-    tree = planner.plan(AutoTree(sampled_from=0.5), target, head, tmp_path).choose(Sampling(1.0))
+    tree = planned(AutoTree(sampled_from=0.5), target, head, tmp_path).choose(Sampling(1.0))
     assert tree == partly_sampled(8, head.fit.acceptance)
     assert AutoTree(sampled_from=0.2).choose(Sampling(0.3)) == partly_sampled()
 
 
 def test_a_head_without_numbers_keeps_neutral_trees_and_nothing_is_measured(target, measured, tmp_path):
-    assert planner.plan(AutoTree(), target, tiny_head(target), tmp_path) == AutoTree()
-    assert planner.plan_reference(target, tiny_head(target), tmp_path) == placed()
+    assert planned(AutoTree(), target, tiny_head(target), tmp_path) == AutoTree()
+    assert planned_reference(target, tiny_head(target), tmp_path) == placed()
     assert not measured
 
 
 def test_a_budgeted_tree_takes_the_numbers_of_the_machine_and_of_the_head(target, measured, tmp_path):
     head = fitted_head(target, eagle_1={4: (0.1, 2)}, mixed_1={8: (1.0, 2), 4: (0.1, 2)})
-    tree = planner.plan(BudgetedTree(), target, head, tmp_path)
+    tree = planned(BudgetedTree(), target, head, tmp_path)
     assert tree.cost == CostModel((1, 8), (10.0, 12.0), 1.5)
     assert tree.rate == (1 + 1.0) / (12.0 + 2 * 1.5)
     assert tree.valued.acceptance == head.fit.acceptance
-    bare = planner.plan(BudgetedTree(), target, tiny_head(target), tmp_path)
+    bare = planned(BudgetedTree(), target, tiny_head(target), tmp_path)
     assert bare.cost == tree.cost and bare.rate is None
     chain = SampledChain(3)
-    assert planner.plan(chain, target, head, tmp_path) is chain
+    assert planned(chain, target, head, tmp_path) is chain
 
 
 def test_a_budgeted_tree_without_costs_says_where_they_come_from(target):
@@ -132,4 +136,5 @@ def test_a_budgeted_tree_without_costs_says_where_they_come_from(target):
 def test_a_chat_drafts_with_the_planned_tree(target, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(planner, "cache_dir", lambda: tmp_path)
     head = fitted_head(target, eagle_0={6: (1.0, 1)})
-    assert Chat(target, head).session.drafter.policy.choose(Sampling()) == placed(6)
+    drafter: Any = Chat(target, head).session.drafter
+    assert drafter.policy.choose(Sampling()) == placed(6)

@@ -1,6 +1,7 @@
 """Packed linear layers: the same products and parameters, and the layer's own forward where packing would be wrong."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_parameters_and_state_stay_what_they_were():
 
 
 def test_a_changed_weight_is_never_answered_from_the_packed_copy():
-    model = layers()
+    model: Any = layers()
     pack(model)
     x = rows(3)
     with torch.no_grad():
@@ -56,7 +57,7 @@ def test_a_changed_weight_is_never_answered_from_the_packed_copy():
 
 
 def test_gradients_other_dtypes_and_copies_take_the_layers_own_forward():
-    model = layers()
+    model: Any = layers()
     pack(model)
     model(rows(3)).float().sum().backward()
     assert model[0].weight.grad is not None

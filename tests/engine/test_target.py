@@ -1,5 +1,7 @@
 """The target against the slow, obvious way: one path at a time, no cache, no tree mask."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from tests.tiny import random_ids, tiny_target
 PARENTS = torch.tensor([-1, 0, 0, 1, 1, 2, 3])
 # float32 sums of a few hundred terms in another order; an error in mask, position or layer is of the order of 1
 TOLERANCE = 5e-5
-FAMILIES = [
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("qwen2", {}),
     ("qwen3", {"head_dim": 8}),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -221,7 +223,10 @@ def test_a_second_stage_may_draft_other_tokens(tmp_path):
     counted = TokenCounts(torch.ones(VOCAB_SIZE, dtype=torch.int64), 1, "")
     provenance = provenance_of(wider, counted, on.facts.sizes.name, "test")
     save_vocabulary(tmp_path / "wider.safetensors", wider, provenance)
-    changes = {"initial_head": str(tmp_path / "first" / "last"), "vocabulary": str(tmp_path / "wider.safetensors")}
+    changes: dict[str, Any] = {
+        "initial_head": str(tmp_path / "first" / "last"),
+        "vocabulary": str(tmp_path / "wider.safetensors"),
+    }
     head = make_head(dataclasses.replace(first, **changes).initialisation, on.facts, on.target, on.examples)
     stored = open_head(tmp_path / "first" / "last", on.target, torch.float32)
     assert torch.equal(head.vocabulary.target_ids, wider.target_ids) and torch.equal(head.fc.weight, stored.fc.weight)
@@ -242,7 +247,7 @@ def test_conditioning_changes_the_optimizers_problem_and_not_the_head(tmp_path):
 
 
 def test_the_schedule_warms_up_and_ends_at_its_floor():
-    config = runs.config("unused", learning_rate=1.0, warmup_steps=4, final_learning_rate=0.1)
+    config = runs.config(Path("unused"), learning_rate=1.0, warmup_steps=4, final_learning_rate=0.1)
     rates = [learning_rate(config.schedule, step, 20) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
     assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] == pytest.approx(0.1)
@@ -250,7 +255,7 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
 
 def test_every_optimizer_step_has_all_its_batches():
     """Trap: a last step with fewer batches than processes, and the others wait for the idle one's gradients forever."""
-    config = runs.config("unused", batches_per_step=4, num_epochs=1)
+    config = runs.config(Path("unused"), batches_per_step=4, num_epochs=1)
     batching = config.batching
     planned = plan_steps(batching, [len(example) for example in runs.examples(37)])
     assert len(planned) > 1 and {len(step) for step in planned} == {4}

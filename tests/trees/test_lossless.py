@@ -16,6 +16,7 @@ from eagle.trees import (
     EagleTree,
     IidPaths,
     SampledChain,
+    TreePolicy,
     ValuedTree,
     WithoutReplacement,
 )
@@ -36,7 +37,7 @@ def valued(*budget, **fields) -> ValuedTree:
     return ValuedTree(*budget, **{"acceptance": HOPEFUL, "covered": 0.5, **fields})
 
 
-POLICIES = {
+POLICIES: dict[str, TreePolicy] = {
     "eagle": EagleTree(num_nodes=6, depth=3, top_k=2),
     "eagle-at-temperature": EagleTree(num_nodes=6, depth=3, top_k=2, draft_temperature=None),
     "chain": SampledChain(depth=3),

@@ -1,5 +1,7 @@
 """EAGLE-2's tree as published, written out: expand everything, re-rank once. Ours must be the same tree for less."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,7 +28,9 @@ class CountingProposer(TableProposer):
 def published(proposer, num_nodes: int, depth: int, top_k: int) -> set[tuple[int, ...]]:
     """The kept paths. Python lists, no early end."""
     token_of = proposer.vocabulary.target_ids.tolist()
-    frontier = [((), 0, 0.0, proposer.root_logits)]  # path, row, joint log probability, logits after it
+    frontier: list[tuple[Any, ...]] = [
+        ((), 0, 0.0, proposer.root_logits)
+    ]  # path, row, joint log probability, logits after it
     candidates, rows = [], 1
     for level in range(depth):
         children = []

@@ -1,12 +1,13 @@
 """The enumeration can fail: policies that let a drawn token decide what exists are found out, each by its own flaw."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from eagle.sampling import Sampling
-from eagle.trees import Acceptance, EagleTree, SampledChain, ValuedTree, WithoutReplacement
+from eagle.trees import Acceptance, EagleTree, SampledChain, TreePolicy, ValuedTree, WithoutReplacement
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import draw_rows
 from eagle.trees.sapling import Children, Families
@@ -21,8 +22,8 @@ CAUGHT = 1e-3  # the flaws below are off by 4e-3 and more; a lossless policy by 
 class Tampered:
     """A policy whose finished trees go through `change`."""
 
-    policy: object
-    change: object
+    policy: TreePolicy
+    change: Callable[[DraftTree], DraftTree]
 
     def grow(self, *args, **draw) -> DraftTree:
         return self.change(self.policy.grow(*args, **draw))
@@ -63,7 +64,7 @@ def claim_the_whole_law(tree: DraftTree) -> DraftTree:
     return replace(tree, draft_probs=rows)
 
 
-TAMPERINGS = {
+TAMPERINGS: dict[str, tuple[TreePolicy, Callable[[DraftTree], DraftTree]]] = {
     "pruned-hybrid": (
         ValuedTree(7, 0.05, max_placed=1, acceptance=HOPEFUL),
         prune_an_unlikely_token,
@@ -112,7 +113,7 @@ class LateSampledChild:
         rest = law.clone().index_fill(0, torch.tensor([placed]), 0)
         if drawn == 0:
             rows = torch.stack([torch.zeros_like(law), below[0], torch.zeros_like(law)])
-            return DraftTree(torch.tensor([-1, 0, 1]), torch.tensor([0, placed, drawn]), [False, False, True], rows)
+            return DraftTree(torch.tensor([-1, 0, 1]), torch.tensor([0, placed, drawn]), torch.arange(3) == 2, rows)
         late = int(draw(rest[None]))
         rows = torch.stack([rest / rest.sum(), below[0], torch.zeros_like(law), torch.zeros_like(law)])
         parents, tokens = torch.tensor([-1, 0, 1, 0]), torch.tensor([0, placed, drawn, late])

@@ -12,7 +12,7 @@ import hsd_verify
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.masks import ancestor_matrix
 from eagle.sampling import Sampling, seeded
-from eagle.trees import EagleTree, hybrid, sampled
+from eagle.trees import EagleTree, TreePolicy, hybrid, sampled
 from evaluation.trees import comparison, laboratory
 from evaluation.trees.contexts import Context, RecordConfig, read_contexts
 from evaluation.trees.early_exit import EarlyExit
@@ -49,7 +49,7 @@ def scored(target, ids):
 
 def test_trees_on_shared_reads_equal_trees_grown_alone(target, source):
     ids = context(0).ids
-    policies = [EagleTree(12, 4, 3), hybrid(12), sampled(12)]
+    policies: list[TreePolicy] = [EagleTree(12, 4, 3), hybrid(12), sampled(12)]
     features, scores = scored(target, ids)
     with source.open_round(ids, features, scores) as proposer:
         trees = grow_all([Growing(policy, WARM, seed) for seed, policy in enumerate(policies)], proposer, 5)
