@@ -4,7 +4,7 @@ A new arm is a row in `ARMS` or, for another tree or verifier, no change at all:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -47,12 +47,19 @@ class Models:
     target: Target
     head: DraftHead | None = None
     assistant: PreTrainedModel | None = None
+    _planned: dict[str, TreeAndVerifier] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def drafting(self, spec: str) -> TreeAndVerifier:
         """`TREE+VERIFIER` for this head on this machine: `auto`, `budgeted` and `eagle` alone get the sizes that pay.
 
-        Raises ValueError for specs that mean nothing, and without a head.
+        Planned once: all answers of a run have the same trees, whatever happens to the measured costs meanwhile. Raises
+        ValueError for specs that mean nothing, and without a head.
         """
+        if spec not in self._planned:
+            self._planned[spec] = self._plan(spec)
+        return self._planned[spec]
+
+    def _plan(self, spec: str) -> TreeAndVerifier:
         drafting = parse_drafting(spec)
         if self.head is None:
             raise ValueError(f"arm '{spec}' needs a draft head: name one with --head")
