@@ -1,11 +1,41 @@
-"""Files that survive a kill: replaced in one step, appended line by line, and claimed by what they were made with."""
+"""Files that survive a kill: replaced in one step, appended line by line, claimed by what they were made with, and
+written by one process at a time."""
 
 import json
 import os
+import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+LOCK, OWNER = ".lock", ".lock.owner"
+
+
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process; makes it where there is none.
+
+    Raises ValueError that names the process which holds it already. A killed process holds nothing: the operating
+    system lets go of its lock.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        owner = directory / OWNER
+        told = owner.read_text(encoding="utf-8").strip() if owner.is_file() else "another process"
+        raise ValueError(f"{directory} is being written by {told}: wait for it, or choose another --output") from None
+    try:
+        write_text(directory / OWNER, f"process {os.getpid()} on {socket.gethostname()} ({' '.join(sys.argv)[:200]})\n")
+        yield
+    finally:
+        (directory / OWNER).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

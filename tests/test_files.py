@@ -1,10 +1,12 @@
 """Files that survive a kill, and directories that remember what they were started with."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from eagle.files import JsonLines, atomic_file, check_same, claim, read_json, write_json
+from eagle.files import JsonLines, atomic_file, check_same, claim, only_writer, read_json, write_json
 
 ROWS = [{"id": "a"}, {"id": "é\u2028"}, [1, 2.5, None]]
 
@@ -75,3 +77,18 @@ def test_a_directory_is_claimed_once_and_names_every_difference(tmp_path):
         claim(path, {"seed": 0, "name": "a"}, "use another")
     assert read_json(path) == {**options, "layers": [1, 2]}
     check_same(tmp_path, options, options, "use another")
+
+
+def test_a_directory_has_one_writer_and_the_second_is_told_which(tmp_path):
+    """Two runs on one output doubled every row. A process that was killed must hold nothing."""
+    hold = "import sys, time; from pathlib import Path; from eagle.files import only_writer\n"
+    hold += "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    told = f"written by process {process.pid} on .*choose another --output"
+    with pytest.raises(ValueError, match=told), only_writer(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    with only_writer(tmp_path):
+        pass
