@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hsd_verify.topology import Forest, runs
 
+INTEGERS = (torch.int64, torch.int32, torch.int16)  # as an index int8 and uint8 are too small, and bool is a mask
 # How far a row may sum from 1. A float32 softmax over 130,000 tokens is off by a few 1e-6 in the worst case, and a
 # float64 one by 1e-15; a forgotten temperature, mask or renormalisation is off by orders of magnitude more.
 SUM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -105,6 +106,8 @@ def _check_alike(draft_probs: Tensor, target_probs: Tensor) -> None:
 
 
 def check_dtype(probs: Tensor, name: str) -> None:
+    if not isinstance(probs, Tensor):
+        raise ValueError(f"{name} is a {type(probs).__name__}: pass a tensor of laws, (N, V)")
     if probs.dtype not in SUM_TOLERANCE:
         raise ValueError(
             f"{name} is {probs.dtype}, laws must be float32 or float64: "
@@ -140,7 +143,7 @@ def _check_structure(tree: Forest) -> None:
 def _check_vector(name: str, vector: Tensor, length: int) -> None:
     if vector.dim() != 1 or len(vector) != length:
         raise ValueError(f"{name} has shape {tuple(vector.shape)}: pass one entry a node, ({length},)")
-    if vector.is_floating_point():
+    if name != "sampled" and vector.dtype not in INTEGERS:
         raise ValueError(f"{name} is {vector.dtype}: pass integers (int64)")
 
 
@@ -148,6 +151,7 @@ def _check_proposals(tree: Forest) -> None:
     if tree.draft_probs is None:
         node = tree.sampled_list.index(True)
         raise ValueError(f"node {node} is sampled but draft_probs is None: pass the law it was drawn from")
+    check_dtype(tree.draft_probs, "draft_probs")
     shape = tuple(tree.draft_probs.shape)
     if len(shape) != 2 or shape[0] != tree.num_nodes:
         raise ValueError(f"draft_probs has shape {shape}, the tree has {tree.num_nodes} nodes: one row a node, (N, V)")

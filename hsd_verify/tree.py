@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from hsd_verify import checks
 from hsd_verify.topology import Forest
@@ -29,8 +30,18 @@ class DraftTree(Forest):
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the dataclass is frozen for everyone else
-        put(self, "parents", torch.as_tensor(self.parents))
-        put(self, "tokens", torch.as_tensor(self.tokens, device=self.parents.device))
+        put(self, "parents", _as_tensor("parents", self.parents, None))
+        device = self.parents.device
+        put(self, "tokens", _as_tensor("tokens", self.tokens, device))
         sampled = torch.zeros_like(self.parents, dtype=torch.bool) if self.sampled is None else self.sampled
-        put(self, "sampled", torch.as_tensor(sampled, device=self.parents.device))
+        put(self, "sampled", _as_tensor("sampled", sampled, device))
         checks.check_tree(self)
+        for name in ("parents", "tokens"):
+            put(self, name, getattr(self, name).long())
+
+
+def _as_tensor(name: str, values: object, device: torch.device | None) -> Tensor:
+    try:
+        return torch.as_tensor(values, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is {values!r}: pass a tensor or a list of integers, one a node ({error})") from None

@@ -45,7 +45,9 @@ def law(tree: DraftTree, target_probs: Tensor, verifier: str = "hsd") -> Law:
     Raises `ValueError` when a target row is not a law, when the verifier does not apply to the tree (the message says
     which do), or when there is no such verifier.
     """
-    return find_rule(verifier)(tree, target_probs, checks.check_target(tree, target_probs))
+    rule = find_rule(verifier)
+    _check_tree(tree)
+    return rule(tree, target_probs, checks.check_target(tree, target_probs))
 
 
 def verify(
@@ -64,6 +66,9 @@ def verify(
     saves, the law is formed. The same numbers from the generator give the same verdict.
     """
     rule = find_rule(verifier)
+    _check_tree(tree)
+    if not callable(target_probs):
+        checks.check_dtype(target_probs, "target_probs")
     with torch.inference_mode():  # a third of the time of these many small operations is bookkeeping for gradients
         is_lazy = verifier == "hsd" and tree.parents.is_cpu
         if not isinstance(target_probs, Tensor):
@@ -86,6 +91,11 @@ def _verify_lazily(rows: TargetRows, generator: torch.Generator | None) -> Verdi
 
 def find_rule(verifier: str) -> Rule:
     """The rule of a verifier; raises `ValueError` naming the verifiers there are."""
-    if verifier not in VERIFIERS:
+    if not isinstance(verifier, str) or verifier not in VERIFIERS:
         raise ValueError(f"no verifier {verifier!r}: choose one of {', '.join(VERIFIERS)}")
     return VERIFIERS[verifier]
+
+
+def _check_tree(tree: DraftTree) -> None:
+    if not isinstance(tree, DraftTree):
+        raise ValueError(f"tree is a {type(tree).__name__}: pass a DraftTree, which checks what it is given")

@@ -11,7 +11,7 @@ from eagle.sampling import Sampling
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
-from eagle.trees.protocols import Draw, Proposer, TreePolicy, check_at_least, draw_rows
+from eagle.trees.protocols import Draw, Proposer, TreePolicy, check_counts, check_number, draw_rows
 from eagle.trees.valued import Acceptance, ValuedTree
 from hsd_verify import DraftTree
 
@@ -62,7 +62,9 @@ class AutoTree:
     def __post_init__(self) -> None:
         for name in ("num_nodes", "greedy_nodes"):
             if getattr(self, name) is not None:
-                check_at_least(**{name: (getattr(self, name), 1)})
+                check_counts(**{name: (getattr(self, name), 1)})
+        if self.sampled_from is not None:
+            check_number("sampled_from", self.sampled_from, at_least=0)
 
     def choose(self, sampling: Sampling) -> TreePolicy:
         if self.trees:

@@ -20,7 +20,7 @@ from torch import Tensor
 from eagle.sampling import Sampling
 from eagle.trees.costs import CostModel
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Draw, Proposer, draw_rows
+from eagle.trees.protocols import Draw, Proposer, check_number, draw_rows
 from eagle.trees.sapling import Families, Frontier
 from eagle.trees.valued import ValuedTree
 from hsd_verify import DraftTree
@@ -44,8 +44,8 @@ class BudgetedTree:
         if self.valued.threshold is None:
             raise ValueError("valued has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
         for name, value in (("rate", self.rate), ("promise", self.promise)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}, it must be larger than 0")
+            if value is not None:
+                check_number(name, value, above=0)
 
     def grow(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from eagle.options import freeze_lists
+from eagle.trees.protocols import check_number
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class CostModel:
                 f"num_nodes {self.num_nodes} and target_ms {self.target_ms} must be two lists of one length, "
                 "at least 2, the first ascending: measure again with eagle.planner.measure_costs"
             )
+        for name, limits in (("num_nodes", {"at_least": 1}), ("target_ms", {"above": 0})):
+            for number in getattr(self, name):
+                check_number(name, number, **limits)
+        check_number("draft_step_ms", self.draft_step_ms, at_least=0)
 
     def target_at(self, num_nodes: Tensor) -> Tensor:
         """Milliseconds of passes over `num_nodes` nodes: linear in between, and on with the last slope beyond."""

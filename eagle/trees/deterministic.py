@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eagle.sampling import Sampling
-from eagle.trees.protocols import Draw, Proposer, bare_root, check_at_least, draw_rows
+from eagle.trees.protocols import Draw, Proposer, bare_root, check_counts, check_number, draw_rows
 from hsd_verify import DraftTree
 
 
@@ -32,9 +32,9 @@ class EagleTree:
     draft_temperature: float | None = 1.0  # None: the sampling temperature (1 when that is greedy)
 
     def __post_init__(self) -> None:
-        check_at_least(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
-        if self.draft_temperature is not None and not self.draft_temperature > 0:
-            raise ValueError(f"draft_temperature is {self.draft_temperature}, it must be larger than 0")
+        check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
+        if self.draft_temperature is not None:
+            check_number("draft_temperature", self.draft_temperature, above=0)
 
     def grow(
         self,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eagle.options import freeze_lists
+from eagle.trees.protocols import check_number
 from eagle.trees.valued import Acceptance
 
 FORMAT = 1  # counts up when a field changes its meaning
@@ -30,6 +31,10 @@ class Expected:
         lengths = {name: len(getattr(self, name)) for name in ("num_nodes", "tau", "tau_low", "steps")}
         if min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
             raise ValueError(f"lists must have one length, at least 1, these have {lengths}")
+        for name in ("temperature", *lengths):
+            values = getattr(self, name)
+            for number in values if isinstance(values, tuple) else (values,):
+                check_number(name, number)
 
     @property
     def by_size(self) -> dict[int, tuple[float, float]]:

@@ -3,6 +3,7 @@
 Letters: F nodes of a frontier.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Draw, Proposer, check_at_least, draw_rows
+from eagle.trees.protocols import Draw, Proposer, check_counts, draw_rows
 from eagle.trees.sapling import Families, Frontier
 from hsd_verify import DraftTree
 
@@ -42,7 +43,7 @@ class SampledChain:
     depth: int = 4
 
     def __post_init__(self) -> None:
-        check_at_least(depth=(self.depth, 0))
+        check_counts(depth=(self.depth, 0))
 
     def grow(
         self,
@@ -63,7 +64,8 @@ class IidPaths:
     depth: int = 4
 
     def __post_init__(self) -> None:
-        check_at_least(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
+        check_counts(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
+        check_counts(**{"num_paths * depth": (self.num_paths * self.depth, 0)})
 
     def grow(
         self,
@@ -88,8 +90,11 @@ class WithoutReplacement:
 
     def __post_init__(self) -> None:
         freeze_lists(self)
+        if not isinstance(self.branching, tuple):  # one number, from `without_replacement:branching=3`
+            object.__setattr__(self, "branching", (self.branching,))
         for level, width in enumerate(self.branching):
-            check_at_least(**{f"branching[{level}]": (width, 1)})
+            check_counts(**{f"branching[{level}]": (width, 1)})
+            check_counts(**{f"nodes of level {level + 1}": (math.prod(self.branching[: level + 1]), 1)})
 
     def grow(
         self,

@@ -3,17 +3,20 @@
 Letters: F nodes of a frontier, V target vocabulary, Vd draft vocabulary.
 """
 
+import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from eagle.options import Limits
 from eagle.sampling import Sampling
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 from hsd_verify.draw import draw_indices
 
+MOST = 4096  # of nodes, levels, children: a tree that large is a typing error
 Draw = Callable[[Tensor, torch.Generator | None], Tensor]
 """Weights (F, Vd), not necessarily normalised -> one draft id a row, (F,), rows independent.
 
@@ -65,8 +68,18 @@ def bare_root(proposer: Proposer) -> DraftTree:
     return DraftTree(torch.tensor([-1], device=device), torch.tensor([proposer.root_token], device=device))
 
 
-def check_at_least(**limits: tuple[float, float]) -> None:
-    """Raises ValueError for the first `name=(value, least)` whose value is below the least."""
+def check_counts(**limits: tuple[Any, int]) -> None:
+    """Raises ValueError for the first `name=(value, least)` that is no whole number from the least to `MOST`."""
     for name, (value, least) in limits.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}, it must be at least {least}")
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}, it must be a whole number")
+        if not least <= value <= MOST:
+            bound = f"at least {least}" if value < least else f"at most {MOST}: a pass over more nodes never pays"
+            raise ValueError(f"{name} is {value}, it must be {bound}")
+
+
+def check_number(name: str, value: Any, **limits: Any) -> None:
+    """Raises ValueError unless the value is a finite number within `eagle.options.Limits`."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, it must be a finite number")
+    Limits(**limits).check(value, f"{name} is {value!r}")

@@ -19,7 +19,7 @@ from torch import Tensor
 from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Draw, Proposer, check_at_least, draw_rows
+from eagle.trees.protocols import Draw, Proposer, check_counts, check_number, draw_rows
 from eagle.trees.sapling import Families, Frontier
 from hsd_verify import DraftTree
 
@@ -44,8 +44,10 @@ class Acceptance:
             ("sampled", [a for level in self.sampled for row in level for a in row]),
             ("placed", self.placed),
         ):
-            if not numbers or not all(number > 0 for number in numbers):
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least one number, all larger than 0")
+            if not numbers:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least one number")
+            for number in numbers:
+                check_number(name, number, above=0)
         if any(len(level) != len(self.confidence) + 1 for level in self.sampled):
             raise ValueError(
                 f"confidence {self.confidence} makes {len(self.confidence) + 1} classes, sampled has "
@@ -94,16 +96,16 @@ class ValuedTree:
     def __post_init__(self) -> None:
         if isinstance(self.acceptance, dict):  # from YAML
             object.__setattr__(self, "acceptance", Acceptance(**self.acceptance))
-        check_at_least(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), max_read=(self.max_read, 1))
-        check_at_least(max_placed=(self.max_placed, 0), max_sampled=(self.max_sampled, 0))
-        check_at_least(descendants=(self.descendants, 0))
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}, it must lie in (0, 1]: a value is a probability")
+        check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), max_read=(self.max_read, 1))
+        check_counts(max_placed=(self.max_placed, 0), max_sampled=(self.max_sampled, 0))
+        check_number("descendants", self.descendants, at_least=0)
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, above=0, at_most=1)  # a value is a probability
         for name in ("draft_temperature", "value_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, it must be larger than 0")
-        if not 0 <= self.covered < 1:
-            raise ValueError(f"covered is {self.covered}, it must lie in [0, 1)")
+            check_number(name, getattr(self, name), above=0)
+        check_number("covered", self.covered, at_least=0)
+        if self.covered >= 1:
+            raise ValueError(f"covered is {self.covered}, it must be smaller than 1")
 
     def grow(
         self,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from hsd_verify.outcome import Law, law_from_fire
@@ -73,7 +74,9 @@ def hierarchical_law(tree: DraftTree, target_probs: Tensor, cap: float) -> Law:
 
 
 def _ratios(tree: DraftTree, target_probs: Tensor) -> Tensor:
-    """p / q of every drafted token, (N - 1,) float64."""
+    """p / q of every drafted token, (N - 1,) float64; none for a bare root, which was proposed without any law."""
+    if tree.num_nodes == 1:
+        return target_probs.new_empty(0, dtype=torch.float64)
     parents, tokens = tree.parents[1:], tree.tokens[1:]
     return target_probs[parents, tokens].double() / tree.proposals[parents, tokens].double()
 

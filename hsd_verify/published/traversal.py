@@ -5,6 +5,8 @@ Letters: N nodes including the root, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from hsd_verify.outcome import Law, law_from_fire
@@ -20,7 +22,13 @@ def traversal_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     """
     require_without_replacement(tree, "traversal")
     traversal = _Traversal(tree, target_probs)
-    traversal.visit(0, 1.0)
+    visits = [traversal.visit(0, 1.0)]
+    while visits:  # a stack of our own: a path of a thousand nodes is deeper than Python's
+        below = next(visits[-1], None)
+        if below is None:
+            visits.pop()
+        else:
+            visits.append(traversal.visit(*below))
     return law_from_fire(tree, traversal.fire, target_probs, lambda node: traversal.target[node])
 
 
@@ -32,8 +40,11 @@ class _Traversal:
         self.target = list(target_probs)  # N of (V,), replaced by residuals
         self.fire = [0.0] * tree.num_nodes
 
-    def visit(self, node: int, weight: float) -> None:
-        """Reject the children of a node one after the other, then settle with what probability it is accepted."""
+    def visit(self, node: int, weight: float) -> Iterator[tuple[int, float]]:
+        """Reject the children of a node one after the other, then settle with what probability it is accepted.
+
+        Yields each child with its weight, to be visited before this node goes on.
+        """
         drawn: list[int] = []
         for child in self.tree.children[node]:
             token, draft = self.tree.token_list[child], _without(self.tree.proposals[node], drawn)  # (V,)
@@ -41,7 +52,7 @@ class _Traversal:
             residual = (self.target[node] * weight).sub_(draft).relu_()  # (V,)
             excess = float(residual.sum())
             whole = excess + (1 - weight)
-            self.visit(child, min(1.0, weight * ratio) if whole > 0 else 1.0)  # whole = 0: accepted for sure
+            yield child, min(1.0, weight * ratio) if whole > 0 else 1.0  # whole = 0: accepted for sure
             if excess == 0:
                 weight = 0.0  # nothing left to draw at this node: it and its later children are never accepted
                 break

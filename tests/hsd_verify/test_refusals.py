@@ -31,6 +31,9 @@ def make(**changes):
         ({"tokens": [0.0, 1.0, 2.0]}, r"tokens is torch.float32.*integers"),
         ({"tokens": [0, -1, 2]}, r"node 1 has token -1.*0 or more"),
         ({"tokens": [0, 1, 3]}, r"draft_probs knows 3 tokens"),
+        ({"tokens": [False, True, True]}, r"tokens is torch.bool.*integers"),
+        ({"parents": [-1 + 0j, 0j, 1 + 0j]}, r"parents is torch.complex64.*integers"),
+        ({"draft_probs": [[1, 0, 0]] * 3}, r"draft_probs is torch.int64, laws must be float32 or float64"),
         ({"sampled": [True, True, True]}, r"node 0 is marked sampled.*sampled\[0\] = False"),
         ({"sampled": [0, 1, 1]}, r"sampled is torch.int64.*booleans"),
         ({"draft_probs": None}, r"node 1 is sampled but draft_probs is None"),
@@ -107,6 +110,59 @@ def test_unknown_methods_list_the_known_ones():
 def test_a_batch_names_the_tree():
     with pytest.raises(ValueError, match=r"tree 1: target_probs\[0\] \(node 0\) sums to 1.5"):
         hsd_verify.law_batch([make(), make()], torch.tensor([[ROW] * 3, [[0.5, 0.5, 0.5], ROW, ROW]]))
+
+
+@pytest.mark.parametrize("call", [hsd_verify.law, hsd_verify.verify])
+@pytest.mark.parametrize(
+    ("tree", "rows", "message"),
+    [
+        (None, torch.tensor([ROW] * 3), "tree is a NoneType: pass a DraftTree"),
+        (make(), [ROW] * 3, "target_probs is a list: pass a tensor"),
+        (make(), None, "target_probs is a NoneType: pass a tensor"),
+        (make(), torch.tensor(1.0), r"target_probs has shape \(\), the tree has 3 nodes"),
+        (make(), torch.tensor([[1, 0, 0]] * 3), "target_probs is torch.int64, laws must be float32 or float64"),
+    ],
+)
+def test_other_types_than_trees_and_laws(call, tree, rows, message):
+    with pytest.raises(ValueError, match=message):
+        call(tree, rows)
+
+
+@pytest.mark.parametrize("values", [None, "abc", [[0], [1, 2]], object()])
+def test_what_is_no_list_of_integers_is_named(values):
+    with pytest.raises(ValueError, match=r"parents is .*: pass a tensor or a list of integers"):
+        hsd_verify.DraftTree(values, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32])
+def test_narrow_integers_are_widened(dtype):
+    tree = make()
+    narrow = hsd_verify.DraftTree(tree.parents.to(dtype), tree.tokens.to(dtype), tree.sampled, tree.draft_probs)
+    assert narrow.parents.dtype == narrow.tokens.dtype == torch.int64
+    assert torch.equal(hsd_verify.law(narrow, torch.tensor([ROW] * 3)).stop, torch.tensor([0.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("verifier", hsd_verify.VERIFIERS)
+def test_a_bare_root_adds_the_targets_own_token(verifier):
+    """Every decode meets it at its end; 'block', 'hsd_capped' and 'naive' died there, asking for a law of nothing."""
+    bare = hsd_verify.DraftTree(torch.tensor([-1]), torch.tensor([4]))
+    row = torch.tensor([[0.0, 1.0, 0.0]] if verifier == "greedy" else [ROW])
+    law = hsd_verify.law(bare, row, verifier)
+    assert law.stop.tolist() == [1.0] and torch.equal(law.residual(0), row[0])
+    assert hsd_verify.verify(bare, row, verifier).num_accepted == 0
+
+
+@pytest.mark.parametrize("verifier", sorted(hsd_verify.VERIFIERS.keys() - {"greedy", "naive"}))
+def test_a_path_deeper_than_pythons_stack(verifier):
+    """'traversal' visited nodes by recursion and ended in a RecursionError."""
+    num_nodes = sys.getrecursionlimit() + 10
+    rows = torch.tensor([ROW] * num_nodes, dtype=torch.float64)
+    sampled = torch.ones(num_nodes, dtype=torch.bool).index_fill(0, torch.tensor(0), False)
+    tokens = torch.zeros(num_nodes, dtype=torch.int64)
+    tree = hsd_verify.DraftTree(torch.arange(-1, num_nodes - 1), tokens, sampled, rows)
+    stop = hsd_verify.law(tree, rows, verifier).stop
+    assert float(stop.sum()) == pytest.approx(1, abs=1e-12)  # some thousand float64 products
+    assert verifier == "walk" or stop[-1] == 1  # p = q: whoever looks at q accepts the whole path
 
 
 def test_naive_hsd_needs_the_models_beyond_one_token():

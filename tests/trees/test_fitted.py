@@ -54,7 +54,10 @@ def test_numbers_of_other_weights_are_left_out_with_a_warning(target, directory)
         (lambda values: json.dumps(values | {"format": 9}), "format is 9, this version reads 1"),
         (lambda values: json.dumps({k: v for k, v in values.items() if k != "expected"}), "'expected'"),
         (lambda values: json.dumps(values | {"acceptance": {"oak": 1}}), "oak"),
-        (lambda values: json.dumps(values | {"acceptance": {"placed": [-1]}}), "all larger than 0"),
+        (
+            lambda values: json.dumps(values | {"acceptance": {"placed": [-1]}}),
+            "placed is -1, it must be larger than 0",
+        ),
         (lambda values: json.dumps(values | {"expected": [{**values["expected"][0], "tau": [1]}]}), "one length"),
     ],
 )

@@ -214,8 +214,8 @@ def test_names_and_specs():
         ("chain:depth", "'depth' must be FIELD=VALUE"),
         ("chain:depth=deep", "'deep' is not a number"),
         ("chain:depth=-1", "depth is -1, it must be at least 0"),
-        ("hybrid:threshold=2", "threshold is 2, it must lie in"),
-        ("hybrid:covered=1", "covered is 1, it must lie in"),
+        ("hybrid:threshold=2", "threshold is 2, it must be at most 1"),
+        ("hybrid:covered=1", "covered is 1, it must be smaller than 1"),
         ("eagle:num_nodes=0", "num_nodes is 0, it must be at least 1"),
         ("without_replacement:branching=3+0", r"branching\[1\] is 0"),
     ],
@@ -226,7 +226,7 @@ def test_refusals_say_what_would_do(spec, message):
 
 
 def test_refusals_of_tables():
-    with pytest.raises(ValueError, match="give at least one number, all larger than 0"):
+    with pytest.raises(ValueError, match="placed is 0.0, it must be larger than 0"):
         Acceptance(placed=(0.0,))
     with pytest.raises(ValueError, match="two lists of one length"):
         CostModel((1, 8), (10.0,))
@@ -249,3 +249,28 @@ def test_a_chain_is_the_simplest_sampled_tree():
     chain = SampledChain(3).grow(proposer(), WARM, 3, seeded(5))
     assert chain.parent_list == (-1, 0, 1, 2) and chain.sampled_list == (False, True, True, True)
     assert chain.token_list == WithoutReplacement((1, 1, 1)).grow(proposer(), WARM, 3, seeded(5)).token_list
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("eagle:num_nodes=1e9", "num_nodes is 1000000000.0, it must be a whole number"),
+        ("eagle:num_nodes=1000000000", "num_nodes is 1000000000, it must be at most 4096"),
+        ("eagle:depth=2.5", "depth is 2.5, it must be a whole number"),
+        ("eagle:draft_temperature=nan", "'nan' is not a number"),
+        ("chain:depth=1000000", "depth is 1000000, it must be at most 4096"),
+        ("iid:num_paths=4000,depth=4000", r"num_paths \* depth is 16000000, it must be at most 4096"),
+        ("without_replacement:branching=100+100+100", "nodes of level 2 is 10000, it must be at most 4096"),
+        ("without_replacement:branching=0", r"branching\[0\] is 0, it must be at least 1"),
+        ("mixed:max_sampled=1e3", "max_sampled is 1000.0, it must be a whole number"),
+        ("mixed:covered=1e400", "covered is inf, it must be a finite number"),
+        ("budgeted:rate=1e999", "rate is inf, it must be a finite number"),
+        ("budgeted:cost.num_nodes=1+2,cost.target_ms=0+1", "target_ms is 0, it must be larger than 0"),
+        ("auto:sampled_from=-1", "sampled_from is -1, it must be at least 0"),
+        ("auto:num_nodes=0.5", "num_nodes is 0.5, it must be a whole number"),
+    ],
+)
+def test_sizes_that_are_no_counts_are_refused(text, message):
+    """A tree of a thousand million nodes was accepted and then hung."""
+    with pytest.raises(ValueError, match=message):
+        parse_policy(text)
