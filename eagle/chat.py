@@ -89,6 +89,7 @@ class Chat:
         self.stats = DecodeStats()
         self.finish: Finish | None = None
         self._generator = seeded(seed, target.device)
+        self._turn: object = None  # the one that is being answered
         self.reset()
 
     def reset(self) -> None:
@@ -108,12 +109,14 @@ class Chat:
         prompt_ids = encode_prompt(self._tokenizer, render_prompt(self._tokenizer, messages, self.template))
         self.target.new_cache().check_room(len(prompt_ids) + 1)
         self.stats, self.finish, said = DecodeStats(), None, []
+        self._turn = (turn := object())
         try:
             for piece in self._pieces(self.session.decode(prompt_ids, self.options, self._generator)):
                 said.append(piece.text)
                 yield piece
         finally:
-            self.messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+            if self._turn is turn:  # a later turn has begun otherwise, and the history is its
+                self.messages = [*messages, {"role": "assistant", "content": "".join(said)}]
 
     @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:

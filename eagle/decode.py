@@ -18,6 +18,7 @@ from torch import Tensor
 
 import hsd_verify
 from eagle.drafters.protocol import Drafter
+from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TreeCache
 from eagle.sampling import Sampling, greedy_tokens, next_token
@@ -78,10 +79,13 @@ class Session:
     """
 
     def __init__(self, target: Engine[Any], drafter: Drafter | None = None):
-        target.check_scores_trees()
+        if drafter is not None:
+            target.check_scores_trees()
         self.target, self.drafter = target, drafter
         self.cache: TreeCache = target.new_cache()
         self._ids: list[int] = []  # ids whose keys are committed
+        self._answer: object = None  # the one under way: the state is that of its text
+        self._watch = FiniteWatch(lambda: target.explain_bad_logits(self._ids))
 
     def decode(
         self,
@@ -93,19 +97,28 @@ class Session:
         """Yield the prefill's step, then one step a round. Same seed, same tokens.
 
         Without a drafter every round is a tree of one node: one token a target pass. Raises ValueError for an empty
-        prompt and for one that does not leave room for a token in the target's context.
+        prompt, for one that does not leave room for a token in the target's context, and where the target's logits are
+        not finite. An answer that is asked for its next step after another one of this session began raises
+        RuntimeError: the state is no longer its own.
         """
-        options = options or DecodeOptions()
+        options, self._answer = options or DecodeOptions(), (answer := object())
         emitter = _Emitter(options, self.target.end_token_ids)
         token = self._prefill(prompt_ids, options, generator, clock)
         step = emitter.step((token,), num_accepted=0)
         yield step
         while step.finish is None:
+            if self._answer is not answer:
+                raise RuntimeError(
+                    "this answer was left for another one of the same session: begin it again, or use two"
+                )
             if self.cache.length >= self.cache.limit:
                 yield Step((), 0, finish="context")
                 return
-            step = self._round(token, emitter, options, generator, clock)
+            read = self._read_again if self.cache.is_stale else self._round
+            step = read(token, emitter, options, generator, clock)
             token = step.tokens[-1]
+            if step.finish is not None:
+                self._watch.settle()
             yield step
 
     @torch.inference_mode()
@@ -118,6 +131,7 @@ class Session:
         with clock("prefill"):
             output = self.target.prefill(torch.tensor(prompt_ids[start:], device=device), self.cache)
             self._ids = list(prompt_ids)
+            self._watch.look(output.logits)
             token = next_token(output.logits[0], options.sampling, generator)
             if self.drafter is not None:
                 new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
@@ -135,13 +149,30 @@ class Session:
             if old != new:
                 break
             shared += 1
-        start = max(shared - 1, 0)
+        start = max(min(shared - 1, self.cache.usable_prefix(len(prompt_ids))), 0)
         if self.drafter is not None:  # it may know less than the target has read, when a round was interrupted
             start = min(start, max(self.drafter.num_known - 1, 0))
             self.drafter.truncate(start + 1 if start else 0)
         self.cache.truncate(start)
         self._ids = self._ids[:start]
         return start
+
+    @torch.inference_mode()
+    def _read_again(
+        self, token: int, emitter: "_Emitter", options: DecodeOptions, generator: Generator, clock: Clock
+    ) -> Step:
+        """One token from a fresh pass over the whole text, where plain decoding makes one; the drafter goes on."""
+        with clock("target"):
+            self.cache.truncate(0)
+            self._ids += [token]
+            output = self.target.prefill(torch.tensor(self._ids, device=self.target.device), self.cache)
+        with clock("verify"):
+            self._watch.look(output.logits)
+            following = next_token(output.logits[0], options.sampling, generator)
+        if self.drafter is not None:
+            with clock("draft"):
+                self.drafter.observe(torch.tensor([following], device=self.target.device), output.features[-1:])
+        return emitter.step((following,), num_accepted=0)
 
     @torch.inference_mode()
     def _round(
@@ -152,6 +183,7 @@ class Session:
         with clock("target"):
             output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), self.cache)
         with clock("verify"):
+            self._watch.look(output.logits)
             verdict = self._verdict(tree, output.logits, options, generator)
             path, bonus = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
@@ -173,7 +205,7 @@ class Session:
 
     def _propose(self, token: int, num_left: int, sampling: Sampling, generator: Generator) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context
-        max_depth = min(num_left - 1, self.cache.limit - self.cache.length - 1)
+        max_depth = min(num_left - 1, self.cache.max_depth)
         if self.drafter is None or max_depth <= 0:
             device = self.target.device
             return DraftTree(torch.tensor([-1], device=device), torch.tensor([token], device=device))
@@ -210,16 +242,24 @@ def autoregressive(
     """The reference: plain decoding, one token a forward, no tree, no mask, no verifier. Yields a step a token."""
     options = options or DecodeOptions()
     emitter = _Emitter(options, target.end_token_ids)
-    cache, ids = target.new_cache(), prompt_ids
+    cache, text, ids = target.new_cache(), list(prompt_ids), list(prompt_ids)
+    watch = FiniteWatch(lambda: target.explain_bad_logits(text))
     while True:
         if cache.length >= cache.limit:
             yield Step((), 0, finish="context")
             return
+        if cache.is_stale:
+            cache.truncate(0)
+            ids = text
         with clock("target" if cache.length else "prefill"):
             output = target.prefill(torch.tensor(ids, device=target.device), cache)
         with clock("verify"):
+            watch.look(output.logits)
             ids = [next_token(output.logits[0], options.sampling, generator)]
+        text += ids
         step = emitter.step((ids[0],), num_accepted=0)
+        if step.finish is not None:
+            watch.settle()
         yield step
         if step.finish is not None:
             return

@@ -11,12 +11,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from eagle.engine.rope import RopeSwitch
+
 GROWTH_BLOCK = 256  # buffers grow by whole blocks, so that shapes repeat and copies stay rare
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """What the model's forward calls its cache: `cache` from transformers 5.24 on, `past_key_values` before."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    """What the model's forward calls its cache: `cache` from transformers 5.24 on, `past_key_values` before.
+
+    Two kinds of recurrent models have names of their own.
+    """
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "cache_params", "state") if name in known), "past_key_values")
 
 
 class PreallocatedLayer(CacheLayerMixin):
@@ -91,19 +97,38 @@ class KeyValueCache:
     `length` counts committed entries only. `limit` is the number of positions the target was made for.
     """
 
-    def __init__(self, num_layers: int, limit: int, capacity: int = 2 * GROWTH_BLOCK):
-        self.limit = limit
+    def __init__(self, num_layers: int, limit: int, capacity: int = 2 * GROWTH_BLOCK, switch: RopeSwitch | None = None):
+        self.limit, self.switch = limit, switch
         self.length = 0
+        self._first_read = 0  # tokens of the pass that filled the empty cache
         self._layers = [PreallocatedLayer(min(capacity, limit), limit) for _ in range(num_layers)]
         self.transformers_cache = Cache(layers=list(self._layers))
 
     def check_room(self, num_tokens: int) -> None:
         """Raises ValueError when `num_tokens` more would not fit into the target's context."""
-        if self.length + num_tokens > self.limit:
-            raise ValueError(
-                f"{self.length} cached + {num_tokens} new tokens exceed the target's context of {self.limit} tokens: "
-                "shorten the prompt, lower max_new_tokens, or start a new conversation"
-            )
+        _check_room(self.length, num_tokens, self.limit)
+
+    @property
+    def max_depth(self) -> int:
+        """Levels that a tree may have below a root that is the next entry; see `eagle.engine.rope` for the second."""
+        room = self.limit - self.length - 1
+        if self.switch is None:
+            return room
+        if self.length < self.switch.at:
+            return min(room, self.switch.at - self.length - 1)
+        return 0 if self.switch.keeps_changing else room
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether plain decoding would read the whole text again before it reads the next token."""
+        return self.switch is not None and self.switch.reads_again and self.length == self.switch.at
+
+    def usable_prefix(self, num_tokens: int) -> int:
+        """Committed entries that are what a fresh pass over a text of `num_tokens`, beginning alike, would make."""
+        if self.switch is None or max(self.length, num_tokens) <= self.switch.at:
+            return self.length
+        read_long = self._first_read > self.switch.at and num_tokens > self.switch.at
+        return self.length if read_long and not self.switch.keeps_changing else 0
 
     @torch.inference_mode()
     def keep(self, nodes: Tensor) -> None:
@@ -113,6 +138,8 @@ class KeyValueCache:
         """
         for layer in self._layers:
             layer.keep(self.length, nodes)
+        if self.length == 0:
+            self._first_read = nodes.numel()
         self.length += nodes.numel()
 
     def truncate(self, length: int) -> None:
@@ -127,3 +154,46 @@ class KeyValueCache:
         """Bytes allocated for keys and values."""
         buffers = [buffer for layer in self._layers for buffer in (layer.keys, layer.values) if buffer is not None]
         return sum(buffer.numel() * buffer.element_size() for buffer in buffers)
+
+
+class StockCache:
+    """The cache that transformers makes for a model, for plain decoding of targets that `KeyValueCache` does not fit.
+
+    Such a target keeps a running state from which nothing can be taken back: entries are committed as they are read,
+    and only all of them can be forgotten.
+    """
+
+    max_depth = 0
+    is_stale = False
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.truncate(0)
+
+    def check_room(self, num_tokens: int) -> None:
+        """Raises ValueError when `num_tokens` more would not fit into the target's context."""
+        _check_room(self.length, num_tokens, self.limit)
+
+    def usable_prefix(self, num_tokens: int) -> int:
+        return 0
+
+    def keep(self, nodes: Tensor) -> None:
+        """Commit all entries of the last pass; `nodes` are all of them."""
+        self.length += nodes.numel()
+
+    def truncate(self, length: int) -> None:
+        if length:
+            raise ValueError(f"a running state cannot be taken back to {length} entries: read the text again")
+        self.length = 0
+        self.transformers_cache: Cache | None = None  # the model makes one, of its own kind, at its first pass
+
+
+TargetCache = KeyValueCache | StockCache
+
+
+def _check_room(length: int, num_tokens: int, limit: int) -> None:
+    if length + num_tokens > limit:
+        raise ValueError(
+            f"{length} cached + {num_tokens} new tokens exceed the target's context of {limit} tokens: "
+            "shorten the prompt, lower max_new_tokens, or start a new conversation"
+        )

@@ -31,19 +31,28 @@ def depths(ancestors: Tensor) -> Tensor:
 
 
 def tree_mask(
-    ancestors: Tensor, prefix_length: int, dtype: torch.dtype, window: int | None = None, prefix_start: int = 0
+    ancestors: Tensor,
+    prefix_length: int,
+    dtype: torch.dtype,
+    window: int | None = None,
+    prefix_start: int = 0,
+    chunk: int | None = None,
 ) -> Tensor:
     """The additive mask (1, 1, N, T + N) of a tree whose every node sees the whole prefix.
 
     `window`: how many positions a node sees, itself included, in sliding-window layers; None for all.
+    `chunk`: a node sees positions of its own block of so many only; None for all.
     `prefix_start`: the position of the prefix's first key (larger than 0 only when older keys are left out).
     """
     num_nodes, device = ancestors.shape[0], ancestors.device
     allowed = torch.cat([ancestors.new_ones(num_nodes, prefix_length), ancestors], dim=1)  # (N, T + N)
-    if window is not None:
+    if window is not None or chunk is not None:
         queries = prefix_start + prefix_length + depths(ancestors)  # (N,)
         keys = torch.cat([torch.arange(prefix_start, prefix_start + prefix_length, device=device), queries])
-        allowed &= queries[:, None] - keys[None] < window
+        if window is not None:
+            allowed &= queries[:, None] - keys[None] < window
+        if chunk is not None:
+            allowed &= queries[:, None] // chunk == keys[None] // chunk
     blocked = torch.finfo(dtype).min
     return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, blocked)[None, None]
 

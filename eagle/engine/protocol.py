@@ -28,6 +28,20 @@ class TreeCache(Protocol):
     length: int  # committed entries
     limit: int  # positions the target was made for
 
+    @property
+    def max_depth(self) -> int:
+        """Levels that a tree may have below a root that is the next entry."""
+        ...
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the whole text has to be read again, with the next token, before anything else."""
+        ...
+
+    def usable_prefix(self, num_tokens: int) -> int:
+        """Committed entries that may serve a text of `num_tokens` that begins with the same tokens."""
+        ...
+
     def check_room(self, num_tokens: int) -> None:
         """Raises ValueError when `num_tokens` more would not fit into the target's context."""
         ...
@@ -55,6 +69,10 @@ class Engine(Protocol[Cache]):
 
     def check_scores_trees(self) -> None:
         """Raises ValueError where this target cannot score a tree, with what to change."""
+        ...
+
+    def explain_bad_logits(self, ids: list[int]) -> str:
+        """What to tell a user whose logits are not finite after a text."""
         ...
 
     def new_cache(self) -> Cache:

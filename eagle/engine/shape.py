@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-SLIDING, FULL = "sliding_attention", "full_attention"  # transformers' names of a layer's kind
+SLIDING, FULL, CHUNKED = "sliding_attention", "full_attention", "chunked_attention"  # transformers' names of kinds
+ATTENTION_KINDS = frozenset({SLIDING, FULL, CHUNKED})  # layers of any other kind keep a running state
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class AttentionShape:
     head_dim: int
     sliding_window: int | None  # tokens that layers of limited sight attend to; None: every layer sees everything
     has_full_layers: bool  # whether some layers, or all, see everything
+    chunk: int | None = None  # positions of a block beyond which layers of kind CHUNKED (Llama 4) do not look
 
 
 def attention_shape(config: PretrainedConfig) -> AttentionShape:
@@ -27,6 +29,7 @@ def attention_shape(config: PretrainedConfig) -> AttentionShape:
         num_heads=heads,
         num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        sliding_window=None if kinds == {FULL} else window,
-        has_full_layers=window is None or FULL in kinds,
+        sliding_window=window if SLIDING in kinds else None,
+        has_full_layers=FULL in kinds or (window is None and kinds != {CHUNKED}),
+        chunk=getattr(config, "attention_chunk_size", None) if CHUNKED in kinds else None,
     )

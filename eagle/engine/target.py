@@ -5,16 +5,22 @@ Letters: B batch, T tokens, N tree nodes including the root, V vocabulary, H hid
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property, partial
+from threading import Lock, RLock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.engine import masks
-from eagle.engine.cache import KeyValueCache, cache_argument
+from eagle.engine.cache import KeyValueCache, StockCache, TargetCache, cache_argument
 from eagle.engine.protocol import TargetOutput
-from eagle.engine.shape import FULL, SLIDING, attention_shape
+from eagle.engine.rope import context_limit, forget_growth, rope_switch
+from eagle.engine.shape import CHUNKED, FULL, SLIDING, attention_shape
+from eagle.engine.suitability import Suitability, suitability_of
 
+PIECE = 1024  # tokens of a pass whose mask is dense: (PIECE, T) and not (T, T)
 FEW_LAYERS = 7  # the fewest for which 2, L // 2 and L - 3 are three valid layers in ascending order
 
 
@@ -34,7 +40,8 @@ def default_feature_layers(num_layers: int) -> tuple[int, int, int]:
 class Target:
     """A causal LM with what speculative decoding needs: prefill, a forward over a tree, features and embeddings.
 
-    The model stays as it was: hooks live for one forward, caches belong to the caller.
+    The model stays as it was: hooks live for one forward, caches belong to the caller. Threads may share it: the passes
+    of one model take turns.
     """
 
     def __init__(
@@ -47,7 +54,9 @@ class Target:
         self.model = model.eval()
         self._cache_argument = cache_argument(model)
         self.tokenizer = tokenizer
-        self.config = model.config.get_text_config()
+        self._turn = _turn_of(model)
+        self.config = model.config.get_text_config(decoder=True)
+        self._switch = rope_switch(self.config)
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.layers = _decoder_layers(model, self.config.num_hidden_layers)
         self.feature_layers = tuple(feature_layers or default_feature_layers(len(self.layers)))
@@ -74,7 +83,7 @@ class Target:
 
     @property
     def context_limit(self) -> int:
-        return int(self.config.max_position_embeddings)
+        return context_limit(self.config)
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -84,9 +93,25 @@ class Target:
             ids = self.config.eos_token_id
         return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
 
-    def new_cache(self) -> KeyValueCache:
-        """An empty cache for one sequence."""
-        return KeyValueCache(len(self.layers), self.context_limit)
+    @cached_property
+    def suitability(self) -> Suitability:
+        """What this model was found to do right when it was tried, on first use."""
+        return suitability_of(self, self._preallocated, self._stock)
+
+    def new_cache(self) -> TargetCache:
+        """An empty cache for one sequence: one that drafts can be dropped from, wherever the model allows it.
+
+        Raises ValueError for a model that is not even read right token by token.
+        """
+        if self.suitability.plain:
+            raise ValueError(f"{self.name} cannot be decoded here: {self.suitability.plain}")
+        return self._stock() if self.suitability.trees else self._preallocated()
+
+    def _preallocated(self) -> KeyValueCache:
+        return KeyValueCache(len(self.layers), self.context_limit, switch=self._switch)
+
+    def _stock(self) -> StockCache:
+        return StockCache(self.context_limit)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (...) -> embeddings (..., H) as the target's first layer would get them."""
@@ -94,14 +119,28 @@ class Target:
         return embeddings
 
     @torch.inference_mode()
-    def prefill(self, ids: Tensor, cache: KeyValueCache) -> TargetOutput:
+    def prefill(self, ids: Tensor, cache: TargetCache) -> TargetOutput:
         """Read the prompt ids (T,) behind what the cache holds and commit all of them.
 
         Returns logits (1, V) after the last token and features (T, 3H). Raises ValueError beyond the context limit.
         """
         cache.check_room(ids.numel())
+        outputs = [self._read_piece(piece, cache) for piece in torch.split(ids, self._piece(ids.numel(), cache))]
+        return TargetOutput(outputs[-1].logits, torch.cat([output.features for output in outputs]))
+
+    def _piece(self, num_tokens: int, cache: TargetCache) -> int:
+        """Tokens to read at a time: all of them where no dense mask is needed, or where lengths change the angles."""
+        changes = self._switch is not None and cache.length + num_tokens > self._switch.at
+        if changes or isinstance(cache, StockCache):
+            return max(num_tokens, 1)
+        shape = attention_shape(self.config)
+        sees_all = shape.sliding_window is None and shape.chunk is None
+        has_causal_kernel = sees_all and not cache.length and self.config._attn_implementation != "eager"
+        return max(num_tokens, 1) if has_causal_kernel else PIECE
+
+    def _read_piece(self, ids: Tensor, cache: TargetCache) -> TargetOutput:
         mask = None  # from an empty cache transformers' own causal mask is right, and lets fast kernels run
-        if cache.length:
+        if cache.length and isinstance(cache, KeyValueCache):
             mask = self._masks(torch.ones(ids.numel(), ids.numel(), dtype=torch.bool, device=ids.device).tril(), cache)
         positions = torch.arange(cache.length, cache.length + ids.numel(), device=ids.device)
         output = self._forward(ids, positions, mask, cache, logits_to_keep=1)
@@ -109,14 +148,20 @@ class Target:
         return output
 
     @torch.inference_mode()
-    def forward_tree(self, tokens: Tensor, ancestors: Tensor, cache: KeyValueCache) -> TargetOutput:
+    def forward_tree(self, tokens: Tensor, ancestors: Tensor, cache: TargetCache) -> TargetOutput:
         """Score a tree in one pass: tokens (N,), ancestors (N, N) bool as `masks.ancestor_matrix` gives it.
 
         Appends N entries to the cache and commits none: the caller says which stay with `cache.keep(nodes)`.
         Returns logits (N, V), row v = the target's law after node v, and features (N, 3H).
         """
-        self.check_scores_trees()
+        if len(tokens) > 1:
+            self.check_scores_trees()
         cache.check_room(int(masks.depths(ancestors).max()) + 1)
+        return self.score_unchecked(tokens, ancestors, cache)
+
+    @torch.inference_mode()
+    def score_unchecked(self, tokens: Tensor, ancestors: Tensor, cache: TargetCache) -> TargetOutput:
+        """`forward_tree` without asking whether this target can: how that is found out."""
         positions = cache.length + masks.depths(ancestors)
         return self._forward(tokens, positions, self._masks(ancestors, cache), cache)
 
@@ -138,38 +183,74 @@ class Target:
         Rows padded on the right need no mask: attention is causal. The results may take part in autograd.
         """
         with self._captured_features() as captured:
-            output = self.model.get_decoder()(ids, attention_mask=attention_mask, use_cache=False)
+            output = _decoder(self.model)(ids, attention_mask=attention_mask, use_cache=False)
         return torch.cat(captured, dim=-1), output.last_hidden_state
 
     def check_scores_trees(self) -> None:
-        """Raises ValueError where the attention kernel cannot take a tree's mask."""
+        """Raises ValueError where the kernel takes no tree mask, and where trees were tried and came out wrong."""
         implementation = self.config._attn_implementation or ""
         if "flash" in implementation:
             raise ValueError(
                 f"attn_implementation '{implementation}' takes no tree mask: load the target with 'sdpa' or 'eager' "
                 "for decoding (flash attention serves prefill and training)"
             )
+        if self.suitability.trees:
+            raise ValueError(
+                f"{self.name} ({self.config.model_type}) cannot score draft trees: {self.suitability.trees}; decode it "
+                "without a head (--plain)"
+            )
+
+    @torch.inference_mode()
+    def explain_bad_logits(self, ids: list[int]) -> str:
+        """Read a text once more to find where numbers stop being finite, for the message to the user."""
+        states: list[Tensor] = []
+        with self._turn:
+            hooks = [
+                layer.register_forward_hook(
+                    lambda _module, _args, out: states.append(out if isinstance(out, Tensor) else out[0])
+                )
+                for layer in self.layers
+            ]
+            try:
+                self.model(torch.tensor([ids], device=self.device), use_cache=False)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        first = next((number for number, state in enumerate(states) if not bool(state.isfinite().all())), None)
+        where = "the output layer" if first is None else f"layer {first} of {len(self.layers)}"
+        return (
+            f"the logits of {self.name} after {len(ids)} tokens are not finite numbers; the first that are none come "
+            f"from {where}: load it in another precision (--dtype bfloat16 or float32), or check its weights"
+        )
 
     def _forward(
         self,
         ids: Tensor,
         positions: Tensor,
         mask: Tensor | dict[str, Tensor] | None,
-        cache: KeyValueCache,
+        cache: TargetCache,
         logits_to_keep: int = 0,
     ) -> TargetOutput:
         with self._captured_features() as captured:
-            output = self.model(
-                ids[None],
-                attention_mask=mask,
-                position_ids=positions[None],
-                use_cache=True,
-                logits_to_keep=logits_to_keep,
-                **{self._cache_argument: cache.transformers_cache},
-            )
-        return TargetOutput(output.logits[0], torch.cat(captured, dim=-1)[0])
+            if self._switch is not None and self._switch.keeps_changing:
+                forget_growth(self.model)
+            own = {self._cache_argument: cache.transformers_cache}
+            if isinstance(cache, StockCache):  # it has its own idea of positions and masks
+                output = self.model(ids[None], use_cache=True, **own)
+                cache.transformers_cache = getattr(output, self._cache_argument)
+            else:
+                output = self.model(
+                    ids[None],
+                    attention_mask=mask,
+                    position_ids=positions[None],
+                    use_cache=True,
+                    logits_to_keep=logits_to_keep,
+                    **own,
+                )
+        logits = output.logits[0]
+        return TargetOutput(logits[-1:] if logits_to_keep == 1 else logits, torch.cat(captured, dim=-1)[0])
 
-    def _masks(self, ancestors: Tensor, cache: KeyValueCache) -> Tensor | dict[str, Tensor] | None:
+    def _masks(self, ancestors: Tensor, cache: TargetCache) -> Tensor | dict[str, Tensor] | None:
         """The mask, or one for each kind of layer where the model mixes full and sliding-window attention.
 
         None for a single token: transformers' own mask is right there.
@@ -177,32 +258,52 @@ class Target:
         if len(ancestors) == 1:
             return None
         shape = attention_shape(self.config)
-        full = masks.tree_mask(ancestors, cache.length, self.dtype)
-        if shape.sliding_window is None:
-            return full
-        sliding = masks.tree_mask(ancestors, cache.length, self.dtype, window=shape.sliding_window)
-        return {FULL: full, SLIDING: sliding} if shape.has_full_layers else sliding
+        mask = partial(masks.tree_mask, ancestors, cache.length, self.dtype)
+        limited = {}
+        if shape.sliding_window is not None:
+            limited[SLIDING] = mask(window=shape.sliding_window)
+        if shape.chunk is not None:
+            limited[CHUNKED] = mask(chunk=shape.chunk)
+        if shape.has_full_layers or len(limited) > 1:
+            return {FULL: mask(), **limited} if limited else mask()
+        return next(iter(limited.values()))
 
     @contextmanager
     def _captured_features(self) -> Iterator[list[Tensor]]:
-        """Collect the inputs of the feature layers, low to high, during one forward."""
+        """Collect the inputs of the feature layers, low to high, during one forward, which no other can disturb."""
         captured: list[Tensor] = []
 
         def capture(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             captured.append(args[0] if args else kwargs["hidden_states"])
 
-        handles = [self.layers[i].register_forward_pre_hook(capture, with_kwargs=True) for i in self.feature_layers]
-        try:
-            yield captured
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self._turn:
+            handles = [self.layers[i].register_forward_pre_hook(capture, with_kwargs=True) for i in self.feature_layers]
+            try:
+                yield captured
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+
+_turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
+_turns_lock = Lock()
+
+
+def _turn_of(model: PreTrainedModel) -> RLock:
+    """The one lock of a model, however many targets were made of it."""
+    with _turns_lock:
+        return _turns.setdefault(model, RLock())
+
+
+def _decoder(model: PreTrainedModel) -> nn.Module:
+    """The part below the output layer."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    return getattr(model, "model", decoder) if decoder is model else decoder  # Llama 4 calls itself its decoder
 
 
 def _decoder_layers(model: PreTrainedModel, num_layers: int) -> nn.ModuleList:
     """The model's stack of decoder layers, found by its shape and not by the family's name."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    stacks = [m for m in decoder.children() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
+    stacks = [m for m in _decoder(model).children() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     if len(stacks) != 1:
         raise ValueError(
             f"{type(model).__name__}: expected one list of {num_layers} decoder layers, found {len(stacks)}: "

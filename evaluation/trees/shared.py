@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
-from eagle.engine.cache import KeyValueCache
+from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
@@ -81,7 +81,7 @@ def grow_all(growing: Iterable[Growing], proposer: Proposer, max_depth: int) -> 
 class PathScores:
     """The target's logits after every path of a context, each scored once, in passes of up to CHUNK new nodes."""
 
-    def __init__(self, target: Target, cache: KeyValueCache, root_token: int):
+    def __init__(self, target: Target, cache: TargetCache, root_token: int):
         self._target, self._cache, self._root = target, cache, root_token
         self._logits: dict[TokenPath, Tensor] = {}
         self.features: dict[TokenPath, Tensor] = {}  # (3H,)

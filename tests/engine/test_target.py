@@ -83,7 +83,7 @@ def test_targets_too_shallow_for_three_features_are_refused():
 def test_flash_attention_is_refused_for_tree_scoring(target, monkeypatch):
     monkeypatch.setattr(target.config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(ValueError, match="takes no tree mask: load the target with 'sdpa' or 'eager'"):
-        target.forward_tree(torch.tensor([1]), ancestor_matrix(torch.tensor([-1])), target.new_cache())
+        target.forward_tree(torch.tensor([1, 2]), ancestor_matrix(torch.tensor([-1, 0])), target.new_cache())
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, set()), (5, {5}), ([5, 7], {5, 7})])

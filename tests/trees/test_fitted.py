@@ -56,7 +56,7 @@ def test_numbers_of_other_weights_are_left_out_with_a_warning(target, directory)
         (lambda values: json.dumps(values | {"acceptance": {"oak": 1}}), "oak"),
         (
             lambda values: json.dumps(values | {"acceptance": {"placed": [-1]}}),
-            "placed is -1, it must be larger than 0",
+            "placed is -1, it must be larger",
         ),
         (lambda values: json.dumps(values | {"expected": [{**values["expected"][0], "tau": [1]}]}), "one length"),
     ],

@@ -226,7 +226,7 @@ def test_refusals_say_what_would_do(spec, message):
 
 
 def test_refusals_of_tables():
-    with pytest.raises(ValueError, match="placed is 0.0, it must be larger than 0"):
+    with pytest.raises(ValueError, match=r"placed is 0\.0, it must be larger than 0"):
         Acceptance(placed=(0.0,))
     with pytest.raises(ValueError, match="two lists of one length"):
         CostModel((1, 8), (10.0,))
