@@ -1,15 +1,26 @@
 """The decode loop against plain decoding, and its promises about ends, caps and seeds."""
 
+import threading
+from typing import Any
+
 import pytest
 import torch
 
 from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.drafters.eagle3 import EagleDrafter
+from eagle.engine.health import FiniteWatch
+from eagle.engine.masks import tree_mask
+from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
-from eagle.trees import EagleTree, SampledChain
+from eagle.trees import EagleTree, SampledChain, TreePolicy
 from tests.tiny import random_ids, tiny_drafter, tiny_target
 
-POLICIES = [EagleTree(num_nodes=12, depth=4, top_k=3), EagleTree(num_nodes=5, depth=4, top_k=1), SampledChain(3)]
+POLICIES: list[TreePolicy] = [
+    EagleTree(num_nodes=12, depth=4, top_k=3),
+    EagleTree(num_nodes=5, depth=4, top_k=1),
+    SampledChain(3),
+]
 NAMES = ["tree", "greedy chain", "sampled chain"]
 
 
@@ -154,3 +165,86 @@ def test_phases_are_timed_only_when_asked(target):
     clock = PhaseClock(target.device)
     list(session(target).decode(random_ids(15), DecodeOptions(max_new_tokens=10), clock=clock))
     assert set(clock.seconds) == {"prefill", "draft", "target", "verify", "rest"}
+
+
+def test_sessions_in_threads_do_not_see_each_other(target):
+    """Hooks sat on shared layers: two threads collected each other's features."""
+    policy: TreePolicy = POLICIES[0]
+    options = DecodeOptions(max_new_tokens=40)
+    head = tiny_drafter(target, policy).head
+    prompts = [random_ids(12 + seed, seed) for seed in range(4)]
+    alone = [tokens_of(Session(target, EagleDrafter(head, target.embed, policy)).decode(p, options)) for p in prompts]
+    together: dict[int, list[int]] = {}
+    start = threading.Barrier(len(prompts))
+
+    def answer(number: int) -> None:
+        other = Target(target.model) if number % 2 else target  # another target of the same model is no way around
+        own = Session(other, EagleDrafter(head, target.embed, policy))
+        start.wait()
+        together[number] = tokens_of(own.decode(prompts[number], options))
+
+    threads = [threading.Thread(target=answer, args=(number,)) for number in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[number] for number in range(len(prompts))] == alone
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=NAMES)
+def test_an_answer_that_was_left_for_another_raises(target, policy):
+    """Asked in turn, two answers of one session read each other's cache: both were wrong, without an error."""
+    one, options = session(target, policy), DecodeOptions(max_new_tokens=12)
+    older = one.decode(random_ids(10), options)
+    next(older)
+    newer = one.decode(random_ids(11, seed=1), options)
+    first = next(newer)
+    with pytest.raises(RuntimeError, match="left for another one of the same session"):
+        next(older)
+    expected = tokens_of(autoregressive(target, random_ids(11, seed=1), options))
+    assert [*first.tokens, *tokens_of(newer)] == expected
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("drafted", [False, True])
+def test_logits_that_are_no_numbers_end_decoding_with_the_layer(sampling, drafted):
+    """Greedy decoding repeated token 0 for ever, sampling ended in an IndexError."""
+    target = tiny_target()
+    options = DecodeOptions(sampling, max_new_tokens=30)
+    running = (session(target) if drafted else Session(target)).decode(random_ids(10), options, seeded(0))
+    next(running)
+    broken: Any = target.layers[4]
+    broken.mlp.down_proj.weight.data.fill_(torch.nan)
+    told = "the logits of .* after .* tokens are not finite .* come from layer 4 of 9: load it in another precision"
+    with pytest.raises(ValueError, match=told):
+        list(running)
+    with pytest.raises(ValueError, match=told):
+        next(autoregressive(target, random_ids(10), options, seeded(0)))
+
+
+def test_on_an_accelerator_numbers_are_asked_for_a_round_late_and_before_the_end():
+    """Asking at once would make the host wait for every pass."""
+    watch = FiniteWatch(lambda: "gone", waits=False)
+    watch.look(torch.tensor([[1.0, torch.nan]]))
+    with pytest.raises(ValueError, match="gone"):
+        watch.look(torch.tensor([[1.0, 2.0]]))
+    watch.look(torch.tensor([[torch.inf, 0.0]]))
+    with pytest.raises(ValueError, match="gone"):
+        watch.settle()
+    watch.look(torch.tensor([[-torch.inf, 0.0]]))  # a token that is ruled out is no fault
+    watch.settle()
+
+
+def test_a_long_prompt_is_read_in_pieces_behind_a_cache(target, monkeypatch):
+    """Masks of T x T entries took 84 GB at 128k tokens."""
+    monkeypatch.setattr("eagle.engine.target.PIECE", 7)
+    seen = []
+    monkeypatch.setattr(
+        "eagle.engine.masks.tree_mask", lambda *args, **kw: seen.append(args[0].shape) or tree_mask(*args, **kw)
+    )
+    ids, options = random_ids(60), DecodeOptions(max_new_tokens=10)
+    expected = tokens_of(autoregressive(target, ids, options))
+    one = session(target)
+    tokens_of(one.decode(ids[:20], options))
+    assert tokens_of(one.decode(ids, options)) == expected
+    assert seen and max(shape[0] for shape in seen) <= 12  # a piece, or a tree

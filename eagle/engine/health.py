@@ -13,15 +13,16 @@ class FiniteWatch:
     """Looks at rows as they come. On a CPU at once; on an accelerator when the next rows come, whose round has waited
     for these anyway, or at `settle`."""
 
-    def __init__(self, explain: Callable[[], str]):
-        self._explain = explain
+    def __init__(self, explain: Callable[[], str], waits: bool | None = None):
+        """waits: ask at once; None: on a CPU only."""
+        self._explain, self._waits = explain, waits
         self._seen: Tensor | None = None  # (), finite if the rows are
 
     def look(self, rows: Tensor) -> None:
         """Raises ValueError with what `explain` says unless the largest entry of each row (n, K) is a finite number."""
         self.settle()
         self._seen = rows.amax(-1).sum(dtype=torch.float32)
-        if rows.is_cpu:
+        if rows.is_cpu if self._waits is None else self._waits:
             self.settle()
 
     def settle(self) -> None:

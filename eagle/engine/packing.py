@@ -10,6 +10,7 @@ SmolLM2-135M, two Zen 4 cores, a whole pass over 1 / 8 / 16 / 32 tree nodes behi
 ms stock, 33.5 / 35.1 / 40.2 / 54.7 ms packed layer by layer; a draft step 2.5 ms stock, 1.9 ms packed.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
@@ -80,6 +81,8 @@ def _can_be_packed(module: nn.Module) -> bool:
     if type(module) is not nn.Linear:
         return False
     weight = module.weight
+    if type(weight) is not nn.Parameter:  # torchao and others keep another kind of tensor in a stock layer
+        return False
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not weight.is_inference()
 
 
@@ -94,19 +97,19 @@ class _Product:
         self._bias = torch.cat(biases) if biases else None
         self._sizes = [layer.out_features for layer in layers]
         self._packed_from = [_identity(layer) for layer in layers]
-        self._last: tuple[Tensor, list[Tensor | None]] | None = None  # an input, and its outputs not yet taken
+        self._own = threading.local()  # of each thread: an input, and its outputs not yet taken
 
     def ready(self, place: int, x: Tensor) -> Tensor | None:
         """What layer `place` makes of x (.., in), if the layers before it were given the very same tensor.
 
         Nobody may write to x in between. Each output is handed out once, and threads cannot see each other's.
         """
-        last = self._last
+        last: tuple[Tensor, list[Tensor | None]] | None = getattr(self._own, "last", None)
         if last is None or last[0] is not x:
             return None
         output, last[1][place] = last[1][place], None
         if all(other is None for other in last[1]):
-            self._last = None
+            self._own.last = None
         return output
 
     def applies(self, x: Tensor) -> bool:
@@ -122,7 +125,7 @@ class _Product:
             return product
         outputs: list[Tensor | None] = list(torch.split(product, self._sizes, dim=-1))
         output, outputs[place] = outputs[place], None
-        self._last = x, outputs
+        self._own.last = x, outputs
         assert output is not None
         return output
 

@@ -1,4 +1,4 @@
-"""How a target attends: facts that the configurations of transformers' models state in several ways, or leave out."""
+"""The shape of a target's layers: what the configurations of transformers' models state in several ways, or not."""
 
 from dataclasses import dataclass
 
@@ -33,3 +33,9 @@ def attention_shape(config: PretrainedConfig) -> AttentionShape:
         has_full_layers=FULL in kinds or (window is None and kinds != {CHUNKED}),
         chunk=getattr(config, "attention_chunk_size", None) if CHUNKED in kinds else None,
     )
+
+
+def feed_forward_size(config: PretrainedConfig) -> int:
+    """Width of the MLP of a dense layer, under whichever name; four times the hidden size where none is given."""
+    names = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "dff")
+    return int(next((size for name in names if (size := getattr(config, name, None))), 4 * config.hidden_size))

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eagle.engine.shape import attention_shape
+from eagle.engine.shape import attention_shape, feed_forward_size
 from eagle.engine.target import Target
 from eagle.files import atomic_file, read_json, write_json
 
@@ -123,7 +123,7 @@ def _sizes(target: Target) -> TargetSizes:
         hidden_size=target.hidden_size,
         vocab_size=target.vocab_size,
         num_layers=len(target.layers),
-        intermediate_size=config.intermediate_size,
+        intermediate_size=feed_forward_size(config),
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_key_value_heads,
         head_dim=shape.head_dim,

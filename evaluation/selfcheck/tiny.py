@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from eagle.drafters.head import DraftHead, HeadConfig
-from eagle.engine.shape import attention_shape
+from eagle.engine.shape import attention_shape, feed_forward_size
 from eagle.engine.target import Target
 from eagle.vocab import DraftVocabulary
 
@@ -26,15 +26,15 @@ def random_head(
     target: Target,
     vocabulary: DraftVocabulary | None = None,
     generator: torch.Generator | None = None,
-    **sizes: int,
+    **sizes: Any,
 ) -> DraftHead:
     """A head for this target, in evaluation mode; without a vocabulary it drafts all tokens.
 
     sizes: fields of `HeadConfig` in place of the target's own.
     """
     shape = attention_shape(target.config)
-    own = {
-        "intermediate_size": target.config.intermediate_size,
+    own: dict[str, Any] = {
+        "intermediate_size": feed_forward_size(target.config),
         "num_attention_heads": shape.num_heads,
         "num_key_value_heads": shape.num_key_value_heads,
         "head_dim": shape.head_dim,
