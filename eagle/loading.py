@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from eagle.checkpoints import flat
 from eagle.drafters.head import DraftHead
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
+from eagle.load_options import quantization_config
 from eagle.packages import SMOLLM2, need
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
@@ -34,11 +35,20 @@ def choose_device() -> torch.device:
 
 
 def find_device(name: torch.device | str) -> torch.device:
-    """Raises ValueError for a name torch does not know."""
+    """Raises ValueError for a name torch does not know, and for a device that this build or this machine has not."""
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"unknown device '{name}': {_first_line(error)}") from None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise ValueError(
+            f"device '{name}' cannot be used: {_first_line(error)}; choose another --device, such as cpu"
+        ) from None
+    if device.type == "meta":
+        raise ValueError("device 'meta' holds no numbers: choose another --device, such as cpu")
+    return device
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
@@ -63,21 +73,39 @@ def load_target(
     source: str | Path | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    attn_implementation: str = "sdpa",
+    attn_implementation: str | None = None,
+    *,
+    device_map: str | dict[str, Any] | None = None,
+    quantization: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Target:
     """A target from a Hugging Face id, a directory or a GGUF file; None: the embedded SmolLM2-135M-Instruct.
 
-    dtype and device default to `choose_dtype` and `choose_device`. Raises FileNotFoundError when there is no such
-    model, ValueError when its architecture is not a causal language model and for a device torch does not know.
+    dtype and device default to `choose_dtype` and `choose_device`, attn_implementation to `sdpa` where the
+    architecture has it and to `eager` else. Of a model that also reads images or sound the text part is used. Options
+    after them as in `LoadOptions`. Raises FileNotFoundError when there is no such model, ValueError when it is not a
+    causal language model, for a device that cannot be used and for a quantisation whose package is missing.
     """
     device = find_device(device) if device else choose_device()
     name = str(source) if source else DEFAULT_TARGET
     directory = convert_gguf(SMOLLM2.path()) if source is None else _as_directory(source)
+    dtype = dtype or choose_dtype(device)
+    told: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if quantization is not None:
+        told |= {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
+    if device_map is not None:
+        told["device_map"] = device_map
+    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype or choose_dtype(device), attn_implementation=attn_implementation
-        )
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model = _load_model(directory, **told, **origin)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **origin)
+    except ImportError as error:
+        raise ValueError(f"'{name}' needs a package that is not installed: {_first_line(error)}") from error
+    except RuntimeError as error:
+        if quantization is None:
+            raise
+        raise ValueError(f"'{name}' cannot be loaded as {quantization} on {device}: {_first_line(error)}") from error
     except ValueError as error:
         raise ValueError(f"'{name}' cannot be loaded as a causal language model: {_first_line(error)}") from error
     except OSError as error:
@@ -85,9 +113,20 @@ def load_target(
             f"no model '{name}': neither a directory with weights and tokenizer nor a Hugging Face id that can be "
             f"fetched ({_first_line(error)})"
         ) from error
-    model.to(device)
+    if "device_map" not in told and not getattr(model, "is_quantized", False):
+        model.to(device)
     pack(model)
     return Target(model, tokenizer, name=name)
+
+
+def _load_model(directory: str | Path, **told: Any) -> Any:
+    """The causal language model, or the one that reads images too and holds it."""
+    origin = {name: told[name] for name in ("revision", "trust_remote_code")}
+    config = AutoConfig.from_pretrained(directory, **origin)
+    kinds: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForImageTextToText)
+    own_code = getattr(config, "auto_map", None) or {}
+    fitting = (kind for kind in kinds if type(config) in kind._model_mapping or kind.__name__ in own_code)
+    return next(fitting, AutoModelForCausalLM).from_pretrained(directory, **told)
 
 
 def load_head(

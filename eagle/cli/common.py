@@ -12,6 +12,7 @@ from eagle.chat import Chat, Piece
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
+from eagle.load_options import add_loading_flags, loading_options
 from eagle.loading import load_head, load_target
 from eagle.sampling import Sampling
 from eagle.trees import POLICIES, parse_policy
@@ -32,6 +33,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tree", default="auto", help=f"{', '.join(POLICIES)}; fields: eagle:num_nodes=16,depth=5")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where it is native")
     parser.add_argument("--device", help="such as cuda or cpu (default: the first accelerator, or cpu)")
+    add_loading_flags(parser)
     parser.add_argument("--temperature", type=float, default=sampling.temperature, help="0: greedy")
     parser.add_argument("--top-k", type=int, default=sampling.top_k, help="0: off")
     parser.add_argument("--top-p", type=float, default=sampling.top_p, help="1: off")
@@ -48,7 +50,7 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.verifier)
     policy = parse_policy(args.tree)
-    target = target or load_target(args.target, DTYPES[args.dtype], args.device)
+    target = target or load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))
     head = None if plain else load_head(args.head, target)
     return Chat(
         target,

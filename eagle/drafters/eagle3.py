@@ -16,10 +16,17 @@ from torch import Tensor
 
 from eagle.drafters.head import DraftHead
 from eagle.drafters.reader import Embed, HeadReader
+from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import tree_mask
 from eagle.sampling import Sampling
 from eagle.trees import Proposer, TreePolicy
 from hsd_verify import DraftTree
+
+PIECE = 1024  # tokens of a prompt that are read at a time
+BAD_HEAD = (
+    "the draft head's states are not finite numbers: check its weights, or load it in another precision "
+    "(--dtype float32); --plain decodes without it"
+)
 
 
 class EagleDrafter:
@@ -31,18 +38,25 @@ class EagleDrafter:
         self.num_known = 0
         self._root_token = -1
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
+        self._watch = FiniteWatch(lambda: BAD_HEAD)
 
     @torch.inference_mode()
     def observe(self, tokens: Tensor, features: Tensor) -> None:
         self._check(tokens, features)
         num_known = self.num_known + len(tokens)
         tokens = tokens[-len(features) :]  # x0 has no feature before it, so no head entry of its own
+        for piece, own in zip(tokens.split(PIECE), features.split(PIECE), strict=True):  # a mask of (PIECE, T) entries
+            output = self._observe_piece(piece, own)
+        self._root_token, self._root_hidden, self.num_known = int(tokens[-1]), output[-1:], num_known
+        self._watch.look(output[-1:])
+
+    def _observe_piece(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Entries (A, H) of tokens (A,), appended behind what the head has read."""
         hidden = self._reader.fuse(features)  # (A, H)
         causal = torch.ones(len(tokens), len(tokens), dtype=torch.bool, device=tokens.device).tril()
         start = self._reader.length
         positions = torch.arange(start, start + len(tokens), device=tokens.device)
-        output = self._reader.read(hidden, tokens, positions, tree_mask(causal, start, hidden.dtype))
-        self._root_token, self._root_hidden, self.num_known = int(tokens[-1]), output[-1:], num_known
+        return self._reader.read(hidden, tokens, positions, tree_mask(causal, start, hidden.dtype))
 
     @torch.inference_mode()
     def propose(self, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None) -> DraftTree:

@@ -65,7 +65,7 @@ class PreallocatedLayer(CacheLayerMixin):
         """Move the appended entries `nodes` (ascending indices among the appended) behind the committed ones."""
         end = committed + nodes.numel()
         if self.is_initialized and nodes.numel():
-            source = nodes + committed
+            source = nodes.to(self.keys.device) + committed
             self.keys[:, :, committed:end] = self.keys.index_select(2, source)
             self.values[:, :, committed:end] = self.values.index_select(2, source)
         self.length = end

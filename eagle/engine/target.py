@@ -174,7 +174,7 @@ class Target:
         """
         with self._captured_features() as captured:
             output = self.model(ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=logits_to_keep)
-        return TargetOutput(output.logits, torch.cat(captured, dim=-1))
+        return TargetOutput(output.logits, self._joined(captured))
 
     @torch.no_grad()
     def read_states(self, ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -184,7 +184,7 @@ class Target:
         """
         with self._captured_features() as captured:
             output = _decoder(self.model)(ids, attention_mask=attention_mask, use_cache=False)
-        return torch.cat(captured, dim=-1), output.last_hidden_state
+        return self._joined(captured), output.last_hidden_state
 
     def check_scores_trees(self) -> None:
         """Raises ValueError where the kernel takes no tree mask, and where trees were tried and came out wrong."""
@@ -247,8 +247,8 @@ class Target:
                     logits_to_keep=logits_to_keep,
                     **own,
                 )
-        logits = output.logits[0]
-        return TargetOutput(logits[-1:] if logits_to_keep == 1 else logits, torch.cat(captured, dim=-1)[0])
+        logits = output.logits[0].to(self.device)
+        return TargetOutput(logits[-1:] if logits_to_keep == 1 else logits, self._joined(captured)[0])
 
     def _masks(self, ancestors: Tensor, cache: TargetCache) -> Tensor | dict[str, Tensor] | None:
         """The mask, or one for each kind of layer where the model mixes full and sliding-window attention.
@@ -267,6 +267,10 @@ class Target:
         if shape.has_full_layers or len(limited) > 1:
             return {FULL: mask(), **limited} if limited else mask()
         return next(iter(limited.values()))
+
+    def _joined(self, captured: list[Tensor]) -> Tensor:
+        """Features side by side, (.., 3H), on the target's device: layers may lie on others."""
+        return torch.cat([states.to(self.device) for states in captured], dim=-1)
 
     @contextmanager
     def _captured_features(self) -> Iterator[list[Tensor]]:

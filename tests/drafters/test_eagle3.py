@@ -124,3 +124,27 @@ def test_policy_settings_are_checked():
         EagleTree(top_k=0)
     with pytest.raises(ValueError, match="draft_temperature is 0, it must be larger than 0"):
         EagleTree(draft_temperature=0)
+
+
+def test_a_prompt_is_read_in_pieces(target, monkeypatch):
+    """Its mask had T x T entries."""
+    ids = torch.tensor(random_ids(40))
+    features = target.prefill(ids, target.new_cache()).features[:-1]
+    laws = []
+    for piece in (1024, 7, 1):
+        monkeypatch.setattr("eagle.drafters.eagle3.PIECE", piece)
+        drafter = tiny_drafter(target, EagleTree())
+        drafter.observe(ids, features)
+        with drafter.open_round() as proposer:
+            laws.append(proposer.root_logits)
+    # the same sums over other shapes
+    torch.testing.assert_close(laws[1], laws[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(laws[2], laws[0], atol=1e-4, rtol=0)
+
+
+def test_a_head_without_numbers_says_so(target):
+    drafter = tiny_drafter(target, EagleTree())
+    drafter.head.midlayer.mlp.down_proj.weight.data.fill_(torch.nan)
+    ids = torch.tensor(random_ids(12))
+    with pytest.raises(ValueError, match="the draft head's states are not finite numbers"):
+        drafter.observe(ids, target.prefill(ids, target.new_cache()).features[:-1])
