@@ -1,7 +1,7 @@
 """A conversation: history, chat template, streamed text and stop conditions on top of a decode session."""
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,7 +13,7 @@ from eagle.packages import need
 from eagle.planner import plan
 from eagle.sampling import seeded
 from eagle.stats import DecodeStats
-from eagle.text import Detokenizer, StopStrings
+from eagle.text import Detokenizer, StopStrings, stop_ids
 from eagle.trees import AutoTree, TreePolicy
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
@@ -84,6 +84,9 @@ class Chat:
         if head is not None:
             drafter = EagleDrafter(head, target.embed, plan(policy or AutoTree(), target, head))
         self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
+        if self.stop:
+            own = stop_ids(self._tokenizer, self.stop)
+            self.options = replace(self.options, stop_ids=self.options.stop_ids | own)
         self.template, self._system = template, system
         self.session = Session(target, drafter)
         self.stats = DecodeStats()

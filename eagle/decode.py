@@ -38,8 +38,11 @@ class DecodeOptions:
     max_new_tokens: int = 512
     verifier: str = "hsd"  # a name in hsd_verify.VERIFIERS
     ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
+    stop_ids: frozenset[int] = frozenset()  # tokens that end an answer beside the target's own
 
     def __post_init__(self) -> None:
+        if not isinstance(self.max_new_tokens, int) or isinstance(self.max_new_tokens, bool):
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, it must be a whole number")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}, it must be at least 1")
         if self.verifier not in hsd_verify.VERIFIERS:
@@ -216,7 +219,7 @@ class _Emitter:
     """Cuts what a round produced at the end of text and at the cap, so that no token after the end is emitted."""
 
     def __init__(self, options: DecodeOptions, end_token_ids: frozenset[int]):
-        self._end_ids = frozenset() if options.ignore_end else end_token_ids
+        self._end_ids = options.stop_ids | (frozenset() if options.ignore_end else end_token_ids)
         self.num_left = options.max_new_tokens
 
     def step(self, tokens: tuple[int, ...], num_accepted: int, round_: Round | None = None) -> Step:

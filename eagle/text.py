@@ -4,7 +4,20 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+CHARACTER_BYTES = 4  # of the longest UTF-8 character: so many tokens that are none yet will never be one
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer prints for the first bytes of a longer character
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids that are left out of text: ends of turns, beginnings of text and the like."""
+    added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(tokenizer.all_special_ids) | frozenset(added)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> frozenset[int]:
+    """Stop strings that are one special token: they are left out of text, so that only their ids can be seen."""
+    ids = (tokenizer(stop, add_special_tokens=False)["input_ids"] for stop in stops if stop)
+    return frozenset(found[0] for found in ids if len(found) == 1) & special_ids(tokenizer)
 
 
 class Detokenizer:
@@ -16,25 +29,34 @@ class Detokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
+        self._special = special_ids(tokenizer)
         self._ids: list[int] = []
         self._window = 0  # first id of the decoded window
         self._read = 0  # ids whose text has been returned
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is unfinished."""
-        self._ids.append(token)
-        before = self._decode(self._ids[self._window : self._read])
-        text = self._decode(self._ids[self._window :])
-        if text.endswith(UNFINISHED):
+        """The text that `token` completes; empty while a character is unfinished, and for special tokens.
+
+        Those are no part of the window either: a window that begins behind one would lose the space of a word.
+        """
+        if token in self._special:
             return ""
-        self._window, self._read = self._read, len(self._ids)
-        return text[len(before) :]
+        self._ids.append(token)
+        end = len(self._ids)
+        if self._decode(self._ids[self._window :]).endswith(UNFINISHED):
+            end -= CHARACTER_BYTES - 1  # what is older is broken for good; the rest may still become a character
+        return self._read_to(end)
 
     def flush(self) -> str:
         """What is left at the end, unfinished characters included."""
+        return self._read_to(len(self._ids))
+
+    def _read_to(self, end: int) -> str:
+        if end <= self._read:
+            return ""
         before = self._decode(self._ids[self._window : self._read])
-        text = self._decode(self._ids[self._window :])
-        self._window = self._read = len(self._ids)
+        text = self._decode(self._ids[self._window : end])
+        self._window, self._read = self._read, end
         return text[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:

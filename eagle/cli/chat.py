@@ -16,7 +16,10 @@ from eagle.cli.common import add_decoding_flags, chat_from_flags, show_settings,
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
 
-HELP = "commands: /reset forgets the conversation, /stats shows the last answer's numbers, /quit ends"
+HELP = (
+    "commands: /reset forgets the conversation, /stats shows the last answer's numbers, /quit ends; "
+    "// begins a message with /"
+)
 
 
 def chat_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,6 +49,11 @@ def answer_or_explain(chat: Chat, message: str, console: Console) -> None:
         console.print(f"error: {error}", style="red")
 
 
+def is_command(line: str) -> bool:
+    """One word behind one slash; paths, longer texts and what begins with two slashes are messages."""
+    return line.startswith("/") and line[1:].isalpha()
+
+
 def obey(chat: Chat, command: str, console: Console) -> bool:
     """Carry out a slash command; False ends the chat."""
     if command == "/reset":
@@ -71,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             console.print()
             continue
-        if message.startswith("/"):
+        if is_command(message):
             if not obey(chat, message, console):
                 return
         elif message:
-            answer_or_explain(chat, message, console)
+            answer_or_explain(chat, message[1:] if message.startswith("//") else message, console)

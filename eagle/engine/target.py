@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, StockCache, TargetCache, cache_argument
+from eagle.engine.ends import end_token_ids
 from eagle.engine.protocol import TargetOutput
 from eagle.engine.rope import context_limit, forget_growth, rope_switch
 from eagle.engine.shape import CHUNKED, FULL, SLIDING, attention_shape
@@ -87,11 +88,8 @@ class Target:
 
     @property
     def end_token_ids(self) -> frozenset[int]:
-        """Every end-of-text id of the generation configuration (one id, a list, or none)."""
-        ids = self.model.generation_config.eos_token_id
-        if ids is None:
-            ids = self.config.eos_token_id
-        return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
+        """Every token that ends an answer; see `eagle.engine.ends`."""
+        return end_token_ids(self.model, self.tokenizer)
 
     @cached_property
     def suitability(self) -> Suitability:
