@@ -134,6 +134,7 @@ def load_head(
 ) -> DraftHead:
     """A draft head from a directory or a Hugging Face id; None: the head shipped for the embedded target.
 
+    The target hands out the features of this head's layers from then on: the head of a pair decides.
     Raises as `eagle.checkpoints.flat.open_head`, and ValueError when no head is shipped for the target.
     """
     if source is None and target is not None and target.name != DEFAULT_TARGET:

@@ -1,12 +1,17 @@
 """Loading targets and heads by name, and what a user is told when that fails."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from eagle import loading
+from eagle.chat import Chat
+from eagle.checkpoints.flat import save_head
 from eagle.loading import choose_dtype, convert_gguf, load_head, load_target
 from eagle.packages import SMOLLM2
-from tests.tiny import tiny_target
+from eagle.trees import EagleTree
+from tests.tiny import tiny_head, tiny_target
 
 
 def test_the_default_is_converted_once(smollm2, monkeypatch):
@@ -66,6 +71,20 @@ def test_unknown_models_and_files_are_named(tmp_path):
 def test_no_head_is_guessed_for_another_target():
     with pytest.raises(ValueError, match="no head is shipped for LlamaForCausalLM: name one with --head"):
         load_head(target=tiny_target())
+
+
+def test_a_loaded_head_decides_what_its_target_hands_out(tmp_path):
+    """The target kept its default layers, and the head was fed the features of others."""
+    target = tiny_target()
+    head = tiny_head(target)
+    head.config = replace(head.config, feature_layers=(1, 3, 5))
+    save_head(head, tmp_path)
+    assert load_head(tmp_path, target).config.feature_layers == target.feature_layers == (1, 3, 5)
+    Chat(target, load_head(tmp_path, target), policy=EagleTree())
+    with pytest.raises(ValueError, match=r"layers \(1, 3, 5\), .* hands out those of \(2, 4, 6\)"):
+        Chat(tiny_target(), load_head(tmp_path), policy=EagleTree())
+    with pytest.raises(ValueError, match="must lie in 0"):
+        target.read_layers((2, 4, 20))
 
 
 def test_bf16_is_chosen_only_where_it_is_native(monkeypatch):

@@ -13,10 +13,12 @@ LAYOUTS = ("flat", "speculators")
 def convert(source: str | Path, output: str | Path, layout: str, target: Target | None = None) -> Path:
     """Write the head at `source` to `output` in another layout; returns the directory.
 
-    Raises ValueError for missing, unexpected or misshapen tensors, and where the target has to be named.
+    Raises ValueError for what `read_head` refuses, where the target has to be named, and for the source as output.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout is '{layout}', choose one of {', '.join(LAYOUTS)}")
+    if Path(source).expanduser().resolve() == Path(output).expanduser().resolve():
+        raise ValueError(f"the output {output} is the head to convert: name another directory, it would be overwritten")
     head = read_head(source, target)
     config, state = flat_config(head.config, head.fc.weight.dtype), head.state_dict()
     if layout == "speculators":

@@ -6,26 +6,25 @@ SpecForge and AngelSlim alike, and heads of speculators too. `eagle.checkpoints.
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from eagle.checkpoints.formats import Config, State, flat_config, head_config, vocabulary
+from eagle.checkpoints.fields import FLAGS, Config, check_fields
+from eagle.checkpoints.formats import config_feature_layers, flat_config, head_config, vocabulary
 from eagle.checkpoints.speculators import is_speculators, to_flat
+from eagle.checkpoints.tensors import MAPS, State, canonical, check_tensors, refuse_other_kinds
+from eagle.checkpoints.weights import CONFIG, FIT, WEIGHTS, local_directory, read_object, read_tensors
 from eagle.drafters.head import DraftHead, HeadConfig
-from eagle.engine.target import Target, default_feature_layers
-from eagle.files import atomic_file, read_json, write_json
+from eagle.engine.feature_layers import default_feature_layers
+from eagle.engine.target import Target
+from eagle.files import atomic_file, write_json
 from eagle.trees.fitted import HeadFit
-
-CONFIG, WEIGHTS, OLD_WEIGHTS = "config.json", "model.safetensors", "pytorch_model.bin"
-FIT = "drafting.json"  # what was measured of the head
-EMBEDDING = "embed_tokens.weight"
-NAMES_SHOWN = 10
 
 
 def save_head(head: DraftHead, directory: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -48,29 +47,56 @@ def open_head(
 ) -> DraftHead:
     """A head from a directory or a Hugging Face id, in evaluation mode.
 
-    With a target the head is checked against it and takes its device and, unless `dtype` says otherwise, its dtype.
-    Raises FileNotFoundError when there is no checkpoint, ValueError when tensors are missing, unexpected or of
-    another shape, and when the head was made for another target.
+    With a target the head is checked against it and takes its device and, unless `dtype` says otherwise, its dtype;
+    the target hands out the features of the head's layers from then on. Raises FileNotFoundError when there is no
+    checkpoint; ValueError for another kind of drafter, for files that are damaged, for fields, types and sizes that
+    are not computed, and when the head was made for another target.
     """
     head = read_head(source, target)
     dtype = dtype or (target.dtype if target else head.fc.weight.dtype)
-    return cast_parameters(head, dtype).to(device or (target.device if target else None)).eval()
+    head = cast_parameters(head, dtype).to(device or (target.device if target else None)).eval()
+    if target is not None:
+        _share_embedding(head, target)
+        target.read_layers(head.config.feature_layers)
+    return head
 
 
 def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
-    """As `open_head`, with every tensor in the dtype it is stored in."""
+    """As `open_head`, with every tensor in the dtype it is stored in, and the target left as it is."""
     directory = local_directory(source)
-    config, state = read_checkpoint(directory)
-    if is_speculators(config):
-        config, state = to_flat(config, state)
-    shape = head_config(config, state, default_feature_layers(len(target.layers)) if target else None)
-    if target is not None:
-        check_fits(shape, target)
-    _release_embedding(state, target)
-    head = DraftHead(shape, vocabulary(state, shape))
-    _fill(head, state)
+    with _named(directory):
+        config, state = read_checkpoint(directory)
+        state = canonical(state)
+        refuse_other_kinds(config, state)
+        check_fields(config)
+        config = to_flat(config) if is_speculators(config) else config
+        shape = head_config(config, state, len(target.layers) if target else None)
+        if target is not None:
+            check_fits(shape, target)
+        check_tensors(state)
+        head = _filled(shape, state)
     head.fit = read_fit(directory, head)
     return head
+
+
+def stored_feature_layers(source: str | Path, num_layers: int) -> tuple[int, int, int]:
+    """The layers that the head at `source` reads of a target with `num_layers`, from its config.json alone."""
+    directory = local_directory(source)
+    with _named(directory):
+        config = read_object(directory / CONFIG)
+        check_fields(config)
+        found = config_feature_layers(config)
+        return default_feature_layers(num_layers) if found is None else found
+
+
+@contextmanager
+def _named(place: Path, remedy: str = "") -> Iterator[None]:
+    """Every refusal names the head, or the file of it, that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        told = str(error)
+        raise ValueError(f"{told if str(place) in told else f'{place}: {told}'}{remedy}") from None
 
 
 def read_fit(directory: Path, head: DraftHead) -> HeadFit | None:
@@ -81,10 +107,8 @@ def read_fit(directory: Path, head: DraftHead) -> HeadFit | None:
     path = directory / FIT
     if not path.is_file():
         return None
-    try:
-        fit = HeadFit.from_json(read_json(path))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}; remove it, or measure with `eagle-hsd trees fit`") from None
+    with _named(path, "; remove it, or measure with `eagle-hsd trees fit`"):
+        fit = HeadFit.from_json(read_object(path))
     if fit.head != head_fingerprint(head):
         warnings.warn(f"{path} was measured with other weights: ignored, `eagle-hsd trees fit` measures", stacklevel=2)
         return None
@@ -98,8 +122,8 @@ def write_fit(directory: Path, fit: HeadFit) -> Path:
 
 
 def head_fingerprint(head: DraftHead) -> str:
-    """Twelve hexadecimal digits that change with any weight: measurements of one head are not mixed with another's."""
-    digest = hashlib.sha256()
+    """Twelve hexadecimal digits that change with any weight and flag: measurements of heads are not mixed."""
+    digest = hashlib.sha256("".join(name for name in FLAGS if getattr(head.config, name)).encode())
     for tensor in head.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:12]
@@ -109,7 +133,6 @@ def check_fits(head: HeadConfig, target: Target) -> None:
     """Raises ValueError when the head was made for a target of another size."""
     sizes = {
         "hidden size": (head.target_hidden_size, target.hidden_size),
-        "embedding size": (head.hidden_size, target.hidden_size),  # the head reads the target's own embeddings
         "vocabulary size": (head.vocab_size, target.vocab_size),
     }
     for name, (wanted, found) in sizes.items():
@@ -133,16 +156,9 @@ def cast_parameters(head: DraftHead, dtype: torch.dtype) -> DraftHead:
 
 
 def read_checkpoint(source: str | Path) -> tuple[Config, State]:
-    """The raw config and tensors of a directory or a Hugging Face id. Raises FileNotFoundError."""
+    """The raw config and tensors of a directory or a Hugging Face id. Raises FileNotFoundError and ValueError."""
     directory = local_directory(source)
-    config_file, weights, old = directory / CONFIG, directory / WEIGHTS, directory / OLD_WEIGHTS
-    if not config_file.is_file() or not (weights.is_file() or old.is_file()):
-        raise FileNotFoundError(
-            f"no draft head in {directory}: it must hold {CONFIG} and {WEIGHTS} (or {OLD_WEIGHTS}); "
-            "found " + (", ".join(sorted(path.name for path in directory.iterdir())[:NAMES_SHOWN]) or "nothing")
-        )
-    state = load_file(weights) if weights.is_file() else torch.load(old, map_location="cpu", weights_only=True)
-    return read_json(config_file), state
+    return read_object(directory / CONFIG), read_tensors(directory)
 
 
 def write_checkpoint(directory: str | Path, config: Config, state: Mapping[str, Tensor]) -> Path:
@@ -154,37 +170,25 @@ def write_checkpoint(directory: str | Path, config: Config, state: Mapping[str, 
     return directory
 
 
-def local_directory(source: str | Path) -> Path:
-    """The directory, or the fetched files of a Hugging Face id. Raises FileNotFoundError."""
-    directory = Path(source).expanduser()
-    if directory.is_dir():
-        return directory
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, OLD_WEIGHTS, FIT]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"no draft head at '{source}': neither a directory nor a Hugging Face id that can be fetched ({error})"
-        ) from error
+def _share_embedding(head: DraftHead, target: Target) -> None:
+    """Some publishers store the target's embedding beside the head: where it is the very same, memory is shared."""
+    own = target.model.get_input_embeddings().weight.detach()
+    if head.embed_tokens is not None and _are_same(head.embed_tokens.weight, own):
+        head.embed_tokens.weight.data = own
 
 
-def _release_embedding(state: State, target: Target | None) -> None:
-    """Some publishers store the target's embedding beside the head; it is dropped only when it is the target's own."""
-    if EMBEDDING not in state:
-        return
-    if target is None:
-        raise ValueError(f"the file holds {EMBEDDING}: pass the target, so that it can be compared with its embedding")
-    stored = state.pop(EMBEDDING)
-    own = target.model.get_input_embeddings().weight.detach().cpu()
-    if stored.shape != own.shape or not torch.allclose(stored.float(), own.float(), rtol=1e-2, atol=1e-3):
-        raise ValueError(
-            f"the file's {EMBEDDING} {tuple(stored.shape)} is not the embedding of {target.name} {tuple(own.shape)}: "
-            "this head was trained beside another target"
-        )
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    same_place = one.dtype == other.dtype and one.device == other.device
+    return same_place and torch.equal(one, other)
 
 
-def _fill(head: DraftHead, state: State) -> None:
-    wanted = {name: tensor for name, tensor in head.state_dict().items() if name not in ("d2t", "t2d")}
-    given = {name: tensor for name, tensor in state.items() if name not in ("d2t", "t2d")}
+def _filled(shape: HeadConfig, state: State) -> DraftHead:
+    """A head of this shape with these tensors. Nothing of its size is made before all tensors are known to fit."""
+    known = vocabulary(state, shape)
+    with torch.device("meta"):
+        head = DraftHead(shape, known)
+    wanted = {name: tensor for name, tensor in head.state_dict().items() if name not in MAPS}
+    given = {name: tensor for name, tensor in state.items() if name not in MAPS}
     problems = [f"missing {name}" for name in sorted(wanted.keys() - given.keys())]
     problems += [f"unexpected {name}" for name in sorted(given.keys() - wanted.keys())]
     problems += [
@@ -194,5 +198,6 @@ def _fill(head: DraftHead, state: State) -> None:
     ]
     if problems:
         raise ValueError("the checkpoint does not fit its config.json: " + "; ".join(problems))
-    for name, parameter in head.named_parameters():
-        parameter.data = given[name].to(parameter.device)
+    head.load_state_dict(given, strict=False, assign=True)
+    head.rotary = LlamaRotaryEmbedding(shape.to_llama())
+    return head

@@ -4,11 +4,12 @@
     midlayer.*                  layers.0.*
     flat Llama fields           transformer_layer_config
     eagle_feature_layers        eagle_aux_hidden_state_layer_ids (inputs as well)
-    (the target's embedding)    embed_tokens.weight, optional
-    the residual is un-normed   norm_before_residual: false
+    the flags of `fields`       the same, at the top; written also where they are false
 
-Pure functions on (config, tensors). Heads that normalise before the residual, before `fc`, or have more than one
-layer compute something else than `eagle.drafters.head.DraftHead`: they are refused, never approximated.
+vLLM takes an absent `norm_before_residual` for true, speculators' own code for false, and so do we: the library that
+writes the files always writes the field.
+
+Pure functions on (config, tensors). What a nested file may say is in `eagle.checkpoints.fields`, as for a flat one.
 """
 
 from collections.abc import Mapping
@@ -16,9 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
-from eagle.checkpoints.formats import Config, State
+from eagle.checkpoints.fields import FLAGS, Config, flags
+from eagle.checkpoints.tensors import OURS, THEIRS, State
 
-OURS, THEIRS = "midlayer.", "layers.0."
 LAYER_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -41,24 +42,13 @@ def is_speculators(config: Mapping[str, Any]) -> bool:
     return "transformer_layer_config" in config or "speculators_model_type" in config
 
 
-def to_flat(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[Config, State]:
-    """Raises ValueError for what a flat head cannot express, naming the field."""
+def to_flat(config: Mapping[str, Any]) -> Config:
+    """The flat config of a nested one that `check_fields` has passed."""
     layer = config.get("transformer_layer_config") or {}
-    wanted = {
-        "speculators_model_type": (config.get("speculators_model_type", "eagle3"), "eagle3"),
-        "norm_before_residual": (config.get("norm_before_residual", False), False),
-        "norm_before_fc": (config.get("norm_before_fc") or False, False),
-        "num_hidden_layers": (layer.get("num_hidden_layers", 1), 1),
-        "model_type": (layer.get("model_type", "llama"), "llama"),
-        "attention_bias": (layer.get("attention_bias", False), False),
-        "mlp_bias": (layer.get("mlp_bias", False), False),
-    }
-    if wrong := [f"{name} is {value}, not {only}" for name, (value, only) in wanted.items() if value != only]:
-        raise ValueError("this head computes something else than a flat EAGLE-3 head: " + "; ".join(wrong))
     fields = {name: layer[name] for name in LAYER_FIELDS if layer.get(name) is not None}
-    fields |= {name: config[name] for name in TOP_FIELDS if config.get(name) is not None}
+    fields |= {name: config[name] for name in (*TOP_FIELDS, "eagle_config") if config.get(name) is not None}
     common = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", "num_hidden_layers": 1}
-    return {**common, **fields}, _renamed(state, THEIRS, OURS)
+    return {**common, **fields, **flags(config)}
 
 
 def from_flat(
@@ -87,8 +77,7 @@ def from_flat(
         "transformer_layer_config": {"model_type": "llama", "num_hidden_layers": 1, "attention_bias": False, **layer},
         "draft_vocab_size": config["draft_vocab_size"],
         "target_hidden_size": config.get("target_hidden_size"),
-        "norm_before_residual": False,
-        "norm_before_fc": False,
+        **{name: config.get(name, False) for name in FLAGS},
         "eagle_aux_hidden_state_layer_ids": list(layers),
         "tie_word_embeddings": False,
         "torch_dtype": config.get("torch_dtype", "bfloat16"),

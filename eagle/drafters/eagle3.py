@@ -14,10 +14,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from eagle.drafters.head import DraftHead
-from eagle.drafters.reader import Embed, HeadReader
+from eagle.drafters.head import DraftHead, Embed
+from eagle.drafters.reader import HeadReader
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import tree_mask
+from eagle.engine.target import Target
 from eagle.sampling import Sampling
 from eagle.trees import Proposer, TreePolicy
 from hsd_verify import DraftTree
@@ -30,10 +31,15 @@ BAD_HEAD = (
 
 
 class EagleDrafter:
-    """Drafts with an EAGLE-3 head. `embed` maps token ids to the target's embeddings."""
+    """Drafts with an EAGLE-3 head. `embed` maps token ids to the target's embeddings.
+
+    Raises ValueError where `embed` is the method of a target that hands out the features of other layers.
+    """
 
     def __init__(self, head: DraftHead, embed: Embed, policy: TreePolicy):
         self.head, self.policy = head, policy
+        self._target = getattr(embed, "__self__", None)
+        self._check_layers()
         self._reader = HeadReader(head, embed)
         self.num_known = 0
         self._root_token = -1
@@ -86,7 +92,16 @@ class EagleDrafter:
         self._reader.rewind(max(num_tokens - 1, 0))
         self._root_hidden = None
 
+    def _check_layers(self) -> None:
+        wanted, target = self.head.config.feature_layers, self._target
+        if isinstance(target, Target) and target.feature_layers != wanted:
+            raise ValueError(
+                f"the head reads the inputs of layers {wanted}, {target.name} hands out those of "
+                f"{target.feature_layers}: call target.read_layers({wanted}), as load_head(source, target) does"
+            )
+
     def _check(self, tokens: Tensor, features: Tensor) -> None:
+        self._check_layers()  # again: another head may have been loaded for this target meanwhile
         expected = len(tokens) - (self.num_known == 0)
         width = 3 * self.head.config.target_hidden_size
         if features.shape != (expected, width) or expected < 1:

@@ -1,18 +1,15 @@
-"""A draft head that reads: the head, the embeddings it shares with its target, and its one-layer cache.
+"""A draft head that reads: the head, the embeddings (its own or its target's), and its one-layer cache.
 
 Letters: A entries of one pass, H draft hidden size, Vd draft vocabulary, T entries before the pass, d head size.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from eagle.drafters.head import DraftHead
+from eagle.drafters.head import DraftHead, Embed
 from eagle.engine.cache import GROWTH_BLOCK, PreallocatedLayer
 from eagle.vocab import DraftVocabulary
 
-Embed = Callable[[Tensor], Tensor]  # token ids (...) -> the target's embeddings (..., H)
 NO_LIMIT = 2**31
 
 
@@ -20,7 +17,7 @@ class HeadReader:
     """Entries of one sequence. A pass appends; `rewind` forgets what lies behind a length."""
 
     def __init__(self, head: DraftHead, embed: Embed):
-        self._head, self._embed = head, embed
+        self._head, self._embed = head, head.embedding(embed)
         self._cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
 
     @property

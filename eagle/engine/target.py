@@ -16,26 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, StockCache, TargetCache, cache_argument
 from eagle.engine.ends import end_token_ids
+from eagle.engine.feature_layers import check_feature_layers, default_feature_layers
 from eagle.engine.protocol import TargetOutput
 from eagle.engine.rope import context_limit, forget_growth, rope_switch
 from eagle.engine.shape import CHUNKED, FULL, SLIDING, attention_shape
 from eagle.engine.suitability import Suitability, suitability_of
 
 PIECE = 1024  # tokens of a pass whose mask is dense: (PIECE, T) and not (T, T)
-FEW_LAYERS = 7  # the fewest for which 2, L // 2 and L - 3 are three valid layers in ascending order
-
-
-def default_feature_layers(num_layers: int) -> tuple[int, int, int]:
-    """EAGLE-3's three layers, counted by their INPUTS: 2, L // 2, L - 3, that is `hidden_states[i]` of transformers.
-
-    Raises ValueError for targets too shallow to have three different ones.
-    """
-    if num_layers < FEW_LAYERS:
-        raise ValueError(
-            f"the target has {num_layers} layers, EAGLE-3 features need at least {FEW_LAYERS}: "
-            "pass feature_layers explicitly for a smaller model"
-        )
-    return 2, num_layers // 2, num_layers - 3
 
 
 class Target:
@@ -60,9 +47,14 @@ class Target:
         self._switch = rope_switch(self.config)
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.layers = _decoder_layers(model, self.config.num_hidden_layers)
-        self.feature_layers = tuple(feature_layers or default_feature_layers(len(self.layers)))
-        if not all(0 <= layer < len(self.layers) for layer in self.feature_layers):
-            raise ValueError(f"feature_layers {self.feature_layers} must lie in 0..{len(self.layers) - 1}")
+        self.read_layers(default_feature_layers(len(self.layers)) if feature_layers is None else feature_layers)
+
+    def read_layers(self, layers: tuple[int, int, int]) -> None:
+        """Make the inputs of these layers the features from now on: a head decides which ones it reads.
+
+        Raises ValueError for layers that this target does not have, see `check_feature_layers`.
+        """
+        self.feature_layers = check_feature_layers(layers, len(self.layers))
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,6 @@
 """Where a new head's weights come from: as much as fits from the target, the rest at random."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from eagle.data.batches import Example
 from eagle.data.token_counts import build_vocabulary, load_vocabulary
 from eagle.drafters.head import DraftHead, HeadConfig
 from eagle.engine.target import Target
-from eagle.training.target_snapshot import TargetFacts
+from eagle.training.target_snapshot import TargetFacts, TargetSizes
 from eagle.training.train_config import Initialisation
 from eagle.vocab import DraftVocabulary
 
+NO_MLP_NORM = "{}: no RMS norm stands before this target's MLP, the head's begins with ones (init_norms is 'target')"
 SOFT_NORM = 0.3  # with the target's output rows, logits of a fresh head then spread by about 1 and not by 5 or more
 VOCABULARY_TENSORS = ("lm_head.weight", "d2t", "t2d")
 FUSION = {"high": (0.0, 0.0, 1.0), "average": (1 / 3, 1 / 3, 1 / 3)}  # shares of the low, mid and high feature
@@ -28,13 +30,23 @@ def make_head(
     if start.initial_head is None:
         return new_head(start, facts, draft_vocabulary(start, facts, examples))
     head = open_head(start.initial_head, target, torch.float32).train()
-    found = head.config.target_hidden_size, head.config.vocab_size
-    wanted = facts.sizes.hidden_size, facts.sizes.vocab_size
-    if found != wanted:
-        raise ValueError(f"initial_head is for a target with (hidden, vocabulary) sizes {found}, this one has {wanted}")
+    _check_initial(head.config, facts.sizes)
     if start.vocabulary is None:
         return head
     return with_vocabulary(head, facts, draft_vocabulary(start, facts, examples))
+
+
+def _check_initial(shape: HeadConfig, sizes: TargetSizes) -> None:
+    """Raises ValueError where the head to go on from belongs to another target or reads other features."""
+    found = shape.target_hidden_size, shape.vocab_size
+    wanted = sizes.hidden_size, sizes.vocab_size
+    if found != wanted:
+        raise ValueError(f"initial_head is for a target with (hidden, vocabulary) sizes {found}, this one has {wanted}")
+    if shape.feature_layers != sizes.feature_layers:
+        raise ValueError(
+            f"initial_head reads the inputs of layers {shape.feature_layers}, the features are those of "
+            f"{sizes.feature_layers}: write them to another directory, with the same initial_head"
+        )
 
 
 def draft_vocabulary(start: Initialisation, facts: TargetFacts, examples: Sequence[Example]) -> DraftVocabulary:
@@ -58,7 +70,7 @@ def new_head(start: Initialisation, facts: TargetFacts, vocabulary: DraftVocabul
         head.norm.weight.fill_(SOFT_NORM)
     if start.init_norms == "target":
         _copy(head.norm.weight, facts, "norm", "init_norms")
-        _copy(head.midlayer.post_attention_layernorm.weight, facts, "mlp_norm", "init_norms")
+        _copy_mlp_norm(head, facts)
     if start.init_mlp == "target":
         for name in ("gate_proj", "up_proj", "down_proj"):
             _copy(getattr(head.midlayer.mlp, name).weight, facts, name, "init_mlp")
@@ -97,10 +109,20 @@ def with_vocabulary(head: DraftHead, facts: TargetFacts, vocabulary: DraftVocabu
     return resized
 
 
+def _copy_mlp_norm(head: DraftHead, facts: TargetFacts) -> None:
+    """Some families norm what the MLP makes and not what it reads (OLMo-2): ones then, and a warning."""
+    if "mlp_norm" in facts.tensors:
+        _copy(head.midlayer.post_attention_layernorm.weight, facts, "mlp_norm", "init_norms")
+    else:
+        warnings.warn(NO_MLP_NORM.format(facts.sizes.name), stacklevel=2)
+
+
 def _copy(parameter: Tensor, facts: TargetFacts, name: str, field: str, rows: Tensor | None = None) -> None:
     source = facts.tensors.get(name)
     if source is None:
-        raise ValueError(f"{field} is 'target', but this architecture has no {name}: choose another value")
+        raise ValueError(
+            f"{field} is 'target', but this architecture has no {name} of the head's kind: choose another value"
+        )
     source = source if rows is None else source[rows.to(source.device)]
     if parameter.shape != source.shape:
         raise ValueError(

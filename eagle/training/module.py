@@ -38,7 +38,7 @@ class TrainingTest(nn.Module):
             segments=signals.segments,
         )
         rows, exists = rows_for(outputs, at, signals.segments)  # (P, J, H), (P, J)
-        rows = self.head.norm(rows).to(self._matmul_dtype)
+        rows = self.head.normed(rows).to(self._matmul_dtype)
         laws = Laws(signals.laws, self._output)
         if measure_only:
             return measure_predictions(rows, self.head.lm_head.weight, laws, exists, self.head.vocabulary.target_ids)

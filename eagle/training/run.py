@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from rich.progress import track
 
+from eagle.checkpoints.flat import stored_feature_layers
 from eagle.data.batches import Example, collate, data_fingerprint, plan_epoch, read_examples, split_held_out
 from eagle.data.preparation import SETTINGS, prepare
 from eagle.data.prepare_config import PrepareConfig
@@ -92,6 +93,8 @@ def open_material(config: TrainConfig, accelerator: Accelerator) -> Material:
     sources, target = config.sources, None
     if sources.features is None or sources.fill_features:
         target = load_target(sources.target, getattr(torch, sources.target_dtype), accelerator.device)
+        if config.initial_head is not None:  # before the facts are taken: it decides what the features are
+            target.read_layers(stored_feature_layers(config.initial_head, len(target.layers)))
     facts = load_facts(sources.features, target).to(accelerator.device)
     with accelerator.main_process_first():  # the data may be made or grow: others must not see less than the first
         make_data(sources, target)

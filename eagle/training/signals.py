@@ -66,3 +66,13 @@ class OnlineSignals:
         held = torch.arange(rows.shape[1], device=rows.device) < torch.tensor(lengths, device=rows.device)[:, None]
         features, states = self._target.read_states(rows)
         return features[held][None], states[held][None]
+
+
+class OwnEmbeddings:
+    """The signals of `source`, with the embeddings of a head that brings its own: weight (V, H), not trained."""
+
+    def __init__(self, source: SignalSource, weight: Tensor):
+        self._source, self._weight = source, weight.detach()
+
+    def read(self, batch: Batch, at: Tensor) -> Signals:
+        return self._source.read(batch, at)._replace(embeddings=self._weight[batch.ids])

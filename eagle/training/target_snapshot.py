@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eagle.engine.norms import mlp_norm, plain_weight
 from eagle.engine.shape import attention_shape, feed_forward_size
 from eagle.engine.target import Target
 from eagle.files import atomic_file, read_json, write_json
@@ -69,7 +70,8 @@ class OutputLayer:
 @dataclass(frozen=True, eq=False)
 class TargetFacts:
     """Sizes and tensors. `tensors`: embedding, output, and where the architecture has them output_bias, norm,
-    mlp_norm, gate_proj, up_proj, down_proj (of the last layer)."""
+    mlp_norm, gate_proj, up_proj, down_proj (of the last layer). Norms are what they multiply by, see
+    `eagle.engine.norms`."""
 
     sizes: TargetSizes
     tensors: dict[str, Tensor]
@@ -141,11 +143,11 @@ def _tensors(target: Target) -> dict[str, Tensor]:
     modules = {
         "embedding": target.model.get_input_embeddings(),
         "output": output,
-        "norm": getattr(target.model.get_decoder(), "norm", None),
-        "mlp_norm": getattr(last, "post_attention_layernorm", None),
         **{name: getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")},
     }
     tensors = {name: module.weight.detach() for name, module in modules.items() if hasattr(module, "weight")}
+    norms = {"norm": getattr(target.model.get_decoder(), "norm", None), "mlp_norm": mlp_norm(target)}
+    tensors |= {name: weight for name, norm in norms.items() if (weight := plain_weight(norm)) is not None}
     if getattr(output, "bias", None) is not None:
         tensors["output_bias"] = output.bias.detach()
     return tensors

@@ -25,7 +25,7 @@ from eagle.training.metrics import Evaluation, EvaluationSums
 from eagle.training.module import TrainingTest
 from eagle.training.optimizers import check_optimizer, learning_rate, make_optimizers
 from eagle.training.resume import States
-from eagle.training.signals import Signals, SignalSource
+from eagle.training.signals import OwnEmbeddings, Signals, SignalSource
 from eagle.training.steps import choose_positions, law_positions
 from eagle.training.target_snapshot import TargetFacts
 from eagle.training.train_config import Batching, TrainConfig
@@ -87,7 +87,8 @@ class Trainer:
         self.accelerator = accelerator
         self._batching, self._chance, self._schedule = config.batching, config.chance, config.schedule
         self._intervals, self._clip_norm, self._output = config.intervals, config.clip_norm, Path(config.output)
-        self._signals, self._examples, self._held_out = signals, material.examples, material.held_out
+        self._signals = signals if head.embed_tokens is None else OwnEmbeddings(signals, head.embed_tokens.weight)
+        self._examples, self._held_out = material.examples, material.held_out
         self._plan = plan_steps(self._batching, [len(example) for example in material.examples])
         if config.condition_features:
             self._condition(head, is_fresh=config.initial_head is None)
@@ -105,7 +106,7 @@ class Trainer:
         """Measure the features of the first batch; a resumed run gets the scale it began with from its state."""
         batch = collate(self._examples, self._plan[0][0], self._batching.packing).to(self.accelerator.device)
         at = law_positions(batch.loss_mask)
-        scale = usual_size(self._signals.read(batch, at).features[at])
+        scale = usual_size(head.conditioned(self._signals.read(batch, at).features[at]).detach())
         if is_fresh:
             unit_hidden(head, scale)
         condition(head, scale)

@@ -4,6 +4,7 @@ The numbers stand in `drafting.json` beside the head, written by `eagle-hsd tree
 another head accepts other numbers of tokens. `eagle.planner` puts them together with the milliseconds of the machine.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class Expected:
     def __post_init__(self) -> None:
         freeze_lists(self)  # from JSON
         lengths = {name: len(getattr(self, name)) for name in ("num_nodes", "tau", "tau_low", "steps")}
+        if not all(type(size) is int and size > 0 for size in self.num_nodes):
+            raise ValueError(f"num_nodes is {self.num_nodes}, they must be whole numbers, at least 1")
         if min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
             raise ValueError(f"lists must have one length, at least 1, these have {lengths}")
         for name in ("temperature", *lengths):
@@ -73,6 +76,8 @@ class HeadFit:
         """Raises ValueError for another format and for missing or unknown fields, naming them."""
         if values.get("format") != FORMAT:
             raise ValueError(f"format is {values.get('format')}, this version reads {FORMAT}: fit again")
+        for part in ("acceptance", "expected"):
+            _check_numbers(part, values.get(part, ()))
         try:
             return cls(
                 acceptance=Acceptance(**values["acceptance"]),
@@ -80,5 +85,18 @@ class HeadFit:
                 head=values["head"],
                 provenance=values["provenance"],
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a field is missing or unknown: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a field is missing, unknown or of another type: {error}") from None
+
+
+def _check_numbers(path: str, value: Any) -> None:
+    """Raises ValueError for a number that is none: text, true, NaN or infinite. Names of trees are text."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name != "tree":
+                _check_numbers(f"{path}.{name}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_numbers(path, inner)
+    elif type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{path} holds {value!r}, it must be a number")

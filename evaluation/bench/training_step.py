@@ -64,7 +64,7 @@ def training_step(problem: Problem, plain: bool, dtype: torch.dtype) -> float:
     """Forward and backward; returns the loss a position."""
     with torch.autocast(problem.features.device.type, dtype, enabled=dtype != torch.float32):
         outputs = unroll(problem.head, problem.features, problem.embeddings, STEPS, reference=plain)
-        rows = problem.head.norm(rows_for(outputs, problem.at)[0]).to(dtype)
+        rows = problem.head.normed(rows_for(outputs, problem.at)[0]).to(dtype)
         loss = reference_loss if plain else fused_loss
         terms = LossWeights(1.0, log_overlap=1.0)
         total = loss(rows, problem.head.lm_head.weight, problem.laws, problem.scale, terms).total

@@ -18,7 +18,8 @@ from transformers import LlamaConfig
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
-from eagle.engine.target import FEW_LAYERS, Target
+from eagle.engine.feature_layers import FEW_LAYERS
+from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from evaluation.arms import TreeAndVerifier
 from evaluation.selfcheck.tiny import random_head, random_model

@@ -16,7 +16,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from eagle.checkpoints.flat import head_fingerprint, local_directory, read_head, write_fit
+from eagle.checkpoints.flat import head_fingerprint, read_head, write_fit
+from eagle.checkpoints.weights import local_directory
 from eagle.engine.target import Target
 from eagle.loading import SHIPPED_HEAD, load_head, load_target
 from eagle.options import CommandParser

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from eagle.checkpoints.conversion import convert
-from eagle.checkpoints.flat import CONFIG, WEIGHTS, open_head, read_checkpoint, save_head, write_checkpoint
+from eagle.checkpoints.flat import open_head, read_checkpoint, save_head, write_checkpoint
+from eagle.checkpoints.weights import CONFIG, WEIGHTS
+from tests.drafters.test_published_heads import FLAGS, VARIANTS, variant
 from tests.tiny import tiny_head, tiny_target
 
 SPECULATORS_KEYS = {
@@ -55,12 +57,26 @@ def test_a_nested_head_drafts_like_the_flat_one(flat, nested, target):
     assert torch.equal(*(head.logits(hidden) for head in heads))
 
 
-@pytest.mark.parametrize("field", ["norm_before_residual", "norm_before_fc"])
-def test_heads_that_compute_something_else_are_refused(nested, field):
-    config, state = read_checkpoint(nested)
-    write_checkpoint(nested, {**config, field: True}, state)
-    with pytest.raises(ValueError, match=f"{field} is True, not False"):
-        open_head(nested)
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_heads_of_every_kind_make_the_round_trip(changes, target, tmp_path):
+    """Flags, norms and embeddings of their own were refused, or dropped on the way."""
+    head = variant(target, **changes)
+    save_head(head, tmp_path / "flat")
+    convert(tmp_path / "flat", tmp_path / "nested", "speculators", target)
+    convert(tmp_path / "nested", tmp_path / "back", "flat")
+    for name in ("flat", "nested", "back"):
+        found = open_head(tmp_path / name, target)
+        assert found.config == head.config
+        assert found.state_dict().keys() == head.state_dict().keys()
+        assert all(torch.equal(tensor, head.state_dict()[key]) for key, tensor in found.state_dict().items())
+    assert json.loads((tmp_path / "flat" / CONFIG).read_text()) == json.loads((tmp_path / "back" / CONFIG).read_text())
+    config, _ = read_checkpoint(tmp_path / "nested")
+    assert all(config[flag] is changes.get(flag, False) for flag in FLAGS)  # vLLM's default is not speculators'
+
+
+def test_a_head_is_not_converted_onto_itself(flat):
+    with pytest.raises(ValueError, match="is the head to convert: name another directory"):
+        convert(flat, flat.parent / "." / flat.name, "flat")
 
 
 def test_unknown_tensors_are_listed_in_both_layouts(nested):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eagle.checkpoints.flat import CONFIG, OLD_WEIGHTS, WEIGHTS, open_head, read_checkpoint, save_head
+from eagle.checkpoints.flat import open_head, read_checkpoint, read_head, save_head, stored_feature_layers
 from eagle.checkpoints.formats import config_feature_layers
+from eagle.checkpoints.weights import CONFIG, OLD_WEIGHTS, WEIGHTS
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.trees import EagleTree
@@ -157,15 +158,79 @@ def test_the_map_may_be_incomplete_only_where_nothing_is_lost(directory, target)
         open_head(directory, target)
 
 
-def test_an_embedding_is_dropped_only_when_it_is_the_targets_own(directory, target):
-    """Some publishers store it; one that was trained along would change every draft if it were silently replaced."""
-    own = target.embed(torch.arange(target.vocab_size)).detach().clone()
-    edit_state(directory, embed_tokens__weight=own.half())
-    open_head(directory, target)
-    with pytest.raises(ValueError, match="pass the target"):
-        open_head(directory)
-    edit_state(directory, embed_tokens__weight=own + 1)
-    with pytest.raises(ValueError, match="trained beside another target"):
+def test_an_embedding_in_the_file_is_the_heads_own(directory, target):
+    """Heads that bring embeddings were refused: the one of Llama-3.3-70B, and all that speculators writes."""
+    stored = torch.randn(97, 32)
+    edit_state(directory, embed_tokens__weight=stored)
+    for head in (open_head(directory), open_head(directory, target)):
+        assert torch.equal(head.embedding(target.embed)(torch.tensor([3, 96])), stored[[3, 96]])
+    assert torch.equal(load_file(save_head(head, directory) / WEIGHTS)["embed_tokens.weight"], stored)
+
+
+def test_an_embedding_that_is_the_targets_takes_no_memory_twice(directory, target):
+    own = target.model.get_input_embeddings().weight
+    edit_state(directory, embed_tokens__weight=own.detach().clone())
+    assert open_head(directory, target).embed_tokens.weight.data_ptr() == own.data_ptr()
+    edit_state(directory, embed_tokens__weight=own.detach() + 1)
+    assert open_head(directory, target).embed_tokens.weight.data_ptr() != own.data_ptr()
+
+
+def test_the_target_hands_out_the_layers_of_the_head_that_was_loaded(directory):
+    target, drop = tiny_target(), ("eagle_config", "eagle_aux_hidden_state_layer_ids")
+    edit_config(directory, drop=drop, eagle_feature_layers=[1, 3, 5])
+    read_head(directory, target)
+    assert target.feature_layers == (2, 4, 6)  # only looked at
+    head = open_head(directory, target)
+    assert target.feature_layers == head.config.feature_layers == (1, 3, 5)
+    assert stored_feature_layers(directory, 9) == (1, 3, 5)
+
+
+def test_ids_of_the_draft_vocabulary_may_stand_in_any_order(directory, target):
+    """Some publishers write them by frequency; they were taken for ids of another target."""
+    state = load_file(directory / WEIGHTS)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    ids = (state["d2t"] + torch.arange(50))[order]
+    edit_state(directory, d2t=ids - torch.arange(50), lm_head__weight=state["lm_head.weight"][order])
+    head, hidden = open_head(directory, target), torch.randn(4, 32)
+    assert torch.equal(head.vocabulary.target_ids, ids)
+    law = head.vocabulary.scatter(head.logits(hidden).softmax(-1))
+    assert torch.equal(law[:, ids], head.logits(hidden).softmax(-1)) and law.sum(-1).allclose(torch.ones(4))
+    assert torch.equal(head.vocabulary.draft_ids[ids], torch.arange(50))
+    edit_state(directory, drop=("t2d",), d2t=torch.cat([ids[:1], ids[:-1]]) - torch.arange(50))
+    with pytest.raises(ValueError, match="must differ from each other"):
+        open_head(directory, target)
+
+
+@pytest.mark.parametrize("drop", [("d2t",), ("d2t", "t2d"), ("t2d",)])
+def test_a_head_over_the_whole_vocabulary_needs_no_map(tmp_path, target, drop):
+    directory = save_head(tiny_head(target, draft_vocab_size=97), tmp_path)
+    edit_state(directory, drop=drop)
+    assert torch.equal(open_head(directory, target).vocabulary.target_ids, torch.arange(97))
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "draft_model."])
+def test_prefixes_of_other_programs_are_taken_off(directory, target, prefix):
+    state, before = load_file(directory / WEIGHTS), open_head(directory, target)
+    renamed = {name if name == "d2t" else prefix + name: tensor for name, tensor in state.items()}
+    renamed |= {"verifier_norm.weight": torch.ones(32), "midlayer.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(renamed, directory / WEIGHTS)
+    after = open_head(directory, target)
+    assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in after.state_dict().items())
+    edit_state(directory, fc__weight=state["fc.weight"])
+    with pytest.raises(ValueError, match=r"holds fc\.weight twice"):
+        open_head(directory, target)
+
+
+def test_the_fusion_reads_three_features(directory, target):
+    edit_state(directory, fc__weight=torch.ones(32, 64))
+    with pytest.raises(ValueError, match=r"fc\.weight has shape \(32, 64\).* reads three features"):
+        open_head(directory, target)
+
+
+def test_sizes_that_no_tensor_has_ask_for_no_memory(directory, target):
+    """A typing error in config.json asked for terabytes before the tensors were compared with it."""
+    edit_config(directory, intermediate_size=2**20, num_attention_heads=2**14)
+    with pytest.raises(ValueError, match="the checkpoint does not fit its config"):
         open_head(directory, target)
 
 

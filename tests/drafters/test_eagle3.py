@@ -1,14 +1,18 @@
 """The drafter against its slow, obvious form: no cache, one path at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from eagle.chat import Chat
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.masks import tree_mask
+from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
 from eagle.trees.protocols import draw_rows
-from tests.tiny import random_ids, tiny_drafter, tiny_head
+from tests.tiny import random_ids, tiny_drafter, tiny_head, tiny_target
 
 
 def head_over(head, target, features, tokens, guesses):
@@ -148,3 +152,52 @@ def test_a_head_without_numbers_says_so(target):
     ids = torch.tensor(random_ids(12))
     with pytest.raises(ValueError, match="the draft head's states are not finite numbers"):
         drafter.observe(ids, target.prefill(ids, target.new_cache()).features[:-1])
+
+
+OTHER_LAYERS = (1, 3, 5)
+
+
+def other_head(target):
+    """The tiny head, said to have been trained on other features."""
+    head = tiny_head(target)
+    head.config = replace(head.config, feature_layers=OTHER_LAYERS)
+    return head
+
+
+def test_a_head_is_not_fed_the_features_of_other_layers(target):
+    """Nothing compared them: a head for other layers drafted from the wrong features, and only tau told."""
+    message = r"layers \(1, 3, 5\), LlamaForCausalLM hands out those of \(2, 4, 6\): call target\.read_layers"
+    with pytest.raises(ValueError, match=message):
+        EagleDrafter(other_head(target), target.embed, EagleTree())
+    with pytest.raises(ValueError, match=message):
+        Chat(target, other_head(target), policy=EagleTree())
+
+
+def test_a_head_loaded_later_does_not_change_what_an_earlier_one_reads():
+    """Both read one target: the second decides its layers, and the first must not go on in silence."""
+    target = tiny_target()
+    drafter = EagleDrafter(tiny_head(target), target.embed, EagleTree())
+    target.read_layers(OTHER_LAYERS)
+    output = target.prefill(torch.tensor(random_ids(5)), target.new_cache())
+    with pytest.raises(ValueError, match=r"reads the inputs of layers \(2, 4, 6\)"):
+        drafter.observe(torch.tensor([*random_ids(5), 3]), output.features)
+
+
+def test_a_target_reads_the_layers_it_is_told_to():
+    target, ids = tiny_target(), torch.tensor(random_ids(8))
+    target.read_layers(OTHER_LAYERS)
+    with torch.no_grad():
+        hidden = target.model(ids[None], output_hidden_states=True).hidden_states
+    wanted = torch.cat([hidden[layer][0] for layer in OTHER_LAYERS], -1)
+    torch.testing.assert_close(target.prefill(ids, target.new_cache()).features, wanted, atol=5e-5, rtol=0)
+    EagleDrafter(other_head(target), target.embed, EagleTree())
+
+
+@pytest.mark.parametrize(
+    "layers", [(2, 4, 9), (-1, 4, 6), (2.0, 4, 6), (False, 4, 6), (2, 2, 6), (6, 4, 2), (2, 4), ()]
+)
+def test_layers_that_are_none_are_refused(layers):
+    with pytest.raises(ValueError, match=r"feature_layers"):
+        tiny_target().read_layers(layers)
+    with pytest.raises(ValueError, match=r"feature_layers"):
+        Target(tiny_target().model, feature_layers=layers)

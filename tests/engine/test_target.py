@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from eagle.engine.feature_layers import default_feature_layers
 from eagle.engine.masks import ancestor_matrix, depths, tree_mask
-from eagle.engine.target import default_feature_layers
 from tests.tiny import random_ids, tiny_target
 
 PARENTS = torch.tensor([-1, 0, 0, 1, 1, 2, 3])

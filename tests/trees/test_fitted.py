@@ -1,11 +1,13 @@
 """`drafting.json`: what was measured of a head comes back as it was written, or is refused by name."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from eagle.checkpoints.flat import FIT, head_fingerprint, open_head, read_head, save_head, write_fit
+from eagle.checkpoints.flat import head_fingerprint, open_head, read_head, save_head, write_fit
+from eagle.checkpoints.weights import FIT
 from eagle.trees import Acceptance
 from eagle.trees.fitted import Expected, HeadFit
 from tests.tiny import tiny_head
@@ -59,6 +61,14 @@ def test_numbers_of_other_weights_are_left_out_with_a_warning(target, directory)
             "placed is -1, it must be larger",
         ),
         (lambda values: json.dumps(values | {"expected": [{**values["expected"][0], "tau": [1]}]}), "one length"),
+        (lambda values: json.dumps(values | {"expected": [{**values["expected"][0], "tau": ["1", 2]}]}), "holds '1'"),
+        (lambda values: json.dumps(values | {"expected": [{**values["expected"][0], "num_nodes": [1.5, 2]}]}), "whole"),
+        (lambda values: json.dumps(values | {"expected": [{**values["expected"][0], "temperature": None}]}), "None"),
+        (lambda values: json.dumps(values | {"expected": 5}), "another type"),
+        (lambda values: json.dumps(values | {"acceptance": {"placed": [float("nan")]}}), "nan, it must be a number"),
+        (lambda values: json.dumps(values | {"acceptance": {"confidence": ["x"]}}), "'x', it must be a number"),
+        (lambda values: "version https://git-lfs.github.com/spec/v1", "git-lfs pointer"),
+        (lambda values: "", "is empty"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_name_and_the_remedy(target, directory, damage, message):
@@ -67,3 +77,11 @@ def test_a_damaged_file_is_refused_with_its_name_and_the_remedy(target, director
     with pytest.raises(ValueError, match=message) as refusal:
         open_head(directory, target)
     assert str(path) in str(refusal.value) and "eagle-hsd trees fit" in str(refusal.value)
+
+
+def test_numbers_belong_to_what_the_head_computes_too(target):
+    """The same weights with another flag draft something else."""
+    head = tiny_head(target)
+    before = head_fingerprint(head)
+    head.config = replace(head.config, norm_output=True)
+    assert head_fingerprint(head) != before
