@@ -99,7 +99,8 @@ class FeatureStore:
 
     def _example(self, name: str) -> Example:
         shard, start, end, *_ = self._places[name]
-        return Example(name, *(self._read(shard, key, slice(start, end)) for key in ("ids", "loss_mask")))
+        ids, loss_mask = (self._read(shard, key, slice(start, end)) for key in ("ids", "loss_mask"))
+        return Example(name, ids, loss_mask)
 
     def _learn(self, entry: dict[str, Any]) -> None:
         token = law = 0

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from eagle.chat import encode_prompt, render_prompt
 from eagle.data.preparation import select
 from eagle.data.prepare_config import PrepareConfig
 from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
 from eagle.engine.target import Target
 from eagle.files import JsonLines
 from eagle.options import check_options, option
+from eagle.prompting import encode_prompt, render_prompt
 from eagle.seeds import stable_number
 from evaluation.tasks import TASKS, find_task, load_questions
 
