@@ -53,8 +53,7 @@ class TokenRow:
     group: str = ""  # rows that must not be parted by a split have one name; by default that of the conversation
 
     def __post_init__(self) -> None:
-        first = LATER_ROW.fullmatch(self.id)
-        object.__setattr__(self, "group", self.group or group_of(self.source, first[1] if first else self.id))
+        object.__setattr__(self, "group", self.group or group_of(self.source, first_row(self.id)))
 
     @classmethod
     def from_json(cls, row: Any) -> "TokenRow":
@@ -149,7 +148,7 @@ class TokenRowFile:
         """Drop lines that are no row, and rows of conversations that were not finished; returns how many."""
         found = [_row_id(line) for line in self._lines.lines()]
         ids = set(found)
-        kept = [id is not None and _first_row(id) in ids for id in found]
+        kept = [id is not None and first_row(id) in ids for id in found]
         if not all(kept):
             whole = [line for line, keep in zip(self._lines.lines(), kept, strict=True) if keep]
             self._lines.replace(map(json.loads, whole))
@@ -163,7 +162,8 @@ def _row_id(line: str) -> str | None:
         return None
 
 
-def _first_row(id: str) -> str:
+def first_row(id: str) -> str:
+    """The id of the first row of a row's conversation: that conversation's own."""
     later = LATER_ROW.fullmatch(id)
     return later[1] if later else id
 

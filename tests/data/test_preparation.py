@@ -316,13 +316,68 @@ def test_the_reader_skips_and_cuts_what_does_not_fit(tmp_path):
         list(read_conversations(tmp_path / "nowhere", 5, 50, skipped))
 
 
+def row_of(**changes) -> dict:
+    row = {"id": "a", "source": "x", "temperature": 1.0, "seed": 0, "messages": [], "finish": ["stop"]}
+    return {**row, "input_ids": [1, 2, 3, 4], "assistant_spans": [[1, 3]], **changes}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ([], "a row is not an object"),
+        ("text", "a row is not an object"),
+        (None, "a row is not an object"),
+        ({"id": "x"}, "a row lacks assistant_spans, finish"),
+        (row_of(id=None), "a row's id is of type NoneType"),
+        (row_of(id=["a"]), "a row's id is of type list"),
+        (row_of(temperature="warm"), "a row's temperature is of type str"),
+        (row_of(seed=True), "a row's seed is of type bool"),
+        (row_of(messages={}), "a row's messages is of type dict"),
+        (row_of(input_ids="1234"), "a row's input_ids is of type str"),
+        (row_of(input_ids=[1, 2.0, 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, True, 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, None, 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, [2], 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, -2, 3, 4]), "has tokens outside 0..49"),
+        (row_of(input_ids=[1, 10**30, 3, 4]), "has tokens outside 0..49"),
+        (row_of(input_ids=[]), "missing, out of order or beyond its tokens"),
+        (row_of(input_ids=[], assistant_spans=[[0, 0]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[[1, 2, 3]]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[1, 3]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[["1", "3"]]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[[1.0, 3.0]]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[[3, 1]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[-1, 2]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[1, 9]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[2, 3], [1, 2]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[2, 2]]), "has no answer within 64 tokens"),
+    ],
+)
+def test_rows_that_are_none_are_counted_with_their_reason(tmp_path, row, reason):
+    """Rows from elsewhere: a list, a float among tokens or a missing span ended in a traceback or in wrong masks."""
+    good = [row_of(), row_of(id=7, extra="ignored"), row_of(id="g", group="whole")]
+    lines = [json.dumps(value) for value in (*good, row)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "[" * 100000, ""]))
+    skipped = Counter()
+    found = list(read_conversations(tmp_path / "rows.jsonl", 64, 50, skipped))
+    assert [(r.id, r.group) for r in found] == [("a", "a"), ("7", "7"), ("g", "whole")]
+    assert sorted(skipped.values()) == [1, 1] and any(reason in text for text in skipped), skipped
+
+
+def test_rows_of_before_know_their_conversation():
+    pieces = [TokenRow.from_json(row_of(id=id, source="sharegpt")).group for id in ("abc_0", "abc_12", "abc_0/turn-2")]
+    assert pieces == ["abc"] * 3
+    assert [TokenRow.from_json(row_of(id=id)).group for id in ("abc_0", "abc_0/turn-2")] == ["abc_0"] * 2
+
+
 def test_the_report_counts_everything(keeping):
     rows, skipped = run(keeping)
     statistics = collect_statistics(rows.values())
     assert statistics.num_rows == sum(statistics.lengths.values()) == 9
     assert statistics.num_answers == sum(statistics.finish.values()) == 18
     text = as_text(statistics, skipped)
-    assert "9 conversations" in text and "1  overlaps with bench" in text and "18 stop" in text
+    assert "9 conversations in 9 rows" in text and "1  overlaps with bench" in text and "18 stop" in text
 
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))
