@@ -8,7 +8,6 @@ ids which the target wrote and will see again when it serves.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,6 @@ from eagle.files import JsonLines
 from eagle.prompting import Message, encode_prompt, render_prompt
 
 ANSWER = "eagle-answer-placeholder"  # stands for an answer while the template is rendered
-LATER_ROW = re.compile(r"(.+)/turn-\d+", re.S)  # id of a conversation's second row and those after it
 KINDS: dict[str, tuple[type, ...]] = {
     "id": (str, int),
     "source": (str,),
@@ -34,6 +32,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "input_ids": (list,),
     "assistant_spans": (list,),
     "finish": (list,),
+    "conversation": (str,),
     "group": (str,),
 }  # of a row's fields in JSON
 
@@ -50,22 +49,26 @@ class TokenRow:
     input_ids: tuple[int, ...]
     assistant_spans: tuple[tuple[int, int], ...]  # [start, end) of each answer, with its end of turn if it has one
     finish: tuple[str, ...]  # "stop" or "length" (cut), one an answer
+    conversation: str = ""  # its id; that of its first row, and the default
     group: str = ""  # rows that must not be parted by a split have one name; by default that of the conversation
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "group", self.group or group_of(self.source, first_row(self.id)))
+        object.__setattr__(self, "conversation", self.conversation or self.id)
+        object.__setattr__(self, "group", self.group or group_of(self.source, self.conversation))
 
     @classmethod
     def from_json(cls, row: Any) -> "TokenRow":
         """Raises ValueError where fields are missing or of another kind, or spans not ordered inside ``input_ids``."""
         if not isinstance(row, dict):
             raise ValueError("a row is not an object")
-        row = {"group": ""} | row
+        row = {"conversation": "", "group": ""} | row
         if missing := KINDS.keys() - row.keys():
             raise ValueError(f"a row lacks {', '.join(sorted(missing))}")
         for name, kind in KINDS.items():
             if not isinstance(row[name], kind) or isinstance(row[name], bool):
                 raise ValueError(f"a row's {name} is of type {type(row[name]).__name__}")
+        if not all(isinstance(message, dict) for message in row["messages"]):
+            raise ValueError("a row's messages are not all objects")
         _check_tokens(row["input_ids"], row["assistant_spans"])
         spans = tuple((start, end) for start, end in row["assistant_spans"])
         lists = {name: tuple(row[name]) for name in ("messages", "input_ids", "finish")}
@@ -146,26 +149,22 @@ class TokenRowFile:
 
     def mend(self) -> int:
         """Drop lines that are no row, and rows of conversations that were not finished; returns how many."""
-        found = [_row_id(line) for line in self._lines.lines()]
-        ids = set(found)
-        kept = [id is not None and first_row(id) in ids for id in found]
+        found = [_names(line) for line in self._lines.lines()]
+        ids = {names[0] for names in found if names}
+        kept = [names is not None and names[1] in ids for names in found]
         if not all(kept):
             whole = [line for line, keep in zip(self._lines.lines(), kept, strict=True) if keep]
             self._lines.replace(map(json.loads, whole))
         return len(kept) - sum(kept)
 
 
-def _row_id(line: str) -> str | None:
+def _names(line: str) -> tuple[str, str] | None:
+    """The ids of a line's row and of its conversation; None for a line that is no row."""
     try:
-        return TokenRow.from_json(json.loads(line)).id
+        row = TokenRow.from_json(json.loads(line))
     except (ValueError, RecursionError):
         return None
-
-
-def first_row(id: str) -> str:
-    """The id of the first row of a row's conversation: that conversation's own."""
-    later = LATER_ROW.fullmatch(id)
-    return later[1] if later else id
+    return row.id, row.conversation
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class Planner:
             input_ids=part.ids,
             assistant_spans=tuple(part.spans),
             finish=tuple(part.finish),
+            conversation=conversation.id,
             group=conversation.group,
         )
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from eagle.data.conversations import TokenRow, first_row
+from eagle.data.conversations import TokenRow
 
 WIDTH = 40  # characters of the longest bar
 
@@ -29,7 +29,7 @@ def collect_statistics(rows: Iterable[TokenRow]) -> Statistics:
     finish, temperatures, lengths = Counter[str](), Counter[str](), Counter[int]()
     conversations: set[str] = set()
     for row in rows:
-        conversations.add(first_row(row.id))
+        conversations.add(row.conversation)
         sums.update(rows=1, tokens=len(row.input_ids), answer_tokens=row.num_answer_tokens, answers=len(row.finish))
         finish.update(row.finish)
         temperatures["as given" if row.temperature is None else str(row.temperature)] += 1

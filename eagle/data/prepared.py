@@ -67,7 +67,7 @@ class PreparationProgress:
         self._shard, count = config.parts
         self._num_shards, self._rows = count, rows
         self.limit = config.max_answer_tokens // count
-        self.done: dict[str, str] = {}  # row id -> its first user turn
+        self.done: dict[str, str] = {}  # conversation -> its first user turn
         self.answer_tokens = self._resumed = 0
         for row in rows:
             self._count(row)
@@ -92,7 +92,8 @@ class PreparationProgress:
                 )
 
     def _count(self, row: TokenRow) -> None:
-        self.done[row.id] = str(row.messages[0].get("content", "")) if row.messages else ""
+        if row.id == row.conversation:
+            self.done[row.id] = str(row.messages[0].get("content", "")) if row.messages else ""
         self.answer_tokens += row.num_answer_tokens
 
     def add(self, rows: list[TokenRow]) -> None:
@@ -103,4 +104,7 @@ class PreparationProgress:
         now = time.monotonic()
         if now - self._said > 30:
             self._said, rate = now, (self.answer_tokens - self._resumed) / (now - self._start)
-            print(f"{len(self.done)} rows, {self.answer_tokens} answer tokens, {rate:.0f} a second", file=sys.stderr)
+            print(
+                f"{len(self.done)} conversations, {self.answer_tokens} answer tokens, {rate:.0f} a second",
+                file=sys.stderr,
+            )

@@ -16,6 +16,7 @@ from typing import Any
 from eagle.packages import need
 
 GZIP, PARQUET = b"\x1f\x8b", b"PAR1"  # how such files begin
+OTHERS = {b"(\xb5/\xfd": "zstd", b"BZh": "bzip2", b"\xfd7z": "xz", b"PK\x03\x04": "zip", b"ARRO": "arrow"}
 BLANK = " \t\r\n\ufeff"  # between values; a byte order mark inside is left where files were joined
 NOT_JSON = (ValueError, RecursionError)  # of absurd numbers and depths too
 
@@ -36,6 +37,8 @@ def read_rows(path: Path) -> Iterator[Any]:
         raise FileNotFoundError(f"no prompts at {path}: name a file, or a dataset of the hub")
     with path.open("rb") as file:
         opening = file.read(len(PARQUET))
+        if form := next((OTHERS[magic] for magic in OTHERS if opening.startswith(magic)), None):
+            raise ValueError(f"{path} is in the form of {form}: unpack it, or write it as JSON lines or parquet")
         if opening == PARQUET:
             return _parquet_rows(path)
         return _text_rows(opening + file.read())

@@ -31,6 +31,7 @@ ASKING = ("turns", *QUESTIONS)  # keys under which a text alone is a turn of the
 ANSWERS = ("completion", "response", "answer", "output")
 TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of the parts of a content that are text
 PACKAGED = "sharegpt"
+FILES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".csv", ".tsv", ".txt")  # names of the hub end in others
 SYSTEM_LEFT_OUT = "system prompt of the file: not used, --system sets one for all"
 
 
@@ -78,7 +79,7 @@ def _rows(name: str, split: str) -> Iterator[Any]:
     if name == PACKAGED:
         return read_rows(SHAREGPT.path())
     path = Path(name).expanduser()
-    if path.exists() or path.suffix or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if path.exists() or path.suffix.lower() in FILES or name.startswith((".", "/", "~")) or name.count("/") > 1:
         return read_rows(path)
     return _hub_rows(name, split)
 

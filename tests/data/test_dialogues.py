@@ -146,6 +146,38 @@ def test_rows_are_split_where_it_does_not(tmp_path, monkeypatch):
     assert rows[2].messages[1]["content"] == THINKING[0], "the conversation as it was"
 
 
+def test_a_real_target_is_asked_turn_by_turn(tmp_path):
+    """Through the lanes: what is asked next depends on what was answered, and waits for it."""
+    settings, tokenizer = config(tmp_path, max_new_tokens=12, greedy_share=0.0), tiny_text.tokenizer(QWEN3)
+    row = json.loads(Path(settings.prompts).read_text())
+    openings = [{"role": "user", "content": f"Turn {number}"} for number in range(9)]
+    rows = [{"id": f"c{n}", "messages": [opening, *row["messages"][1:]]} for n, opening in enumerate(openings)]
+    Path(settings.prompts).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny_text.target()
+    model.lm_head.weight.data[END] *= 3  # answers end, now and then
+    found, prompts = rows_of(settings, tokenizer, model), Prompts(tokenizer, settings.system)
+    assert {row.conversation for row in found} == {f"c{n}" for n in range(9)}
+    assert max(len(row.messages) for row in found) > 2
+    for row in found:
+        spoken, before = [message["content"] for message in row.messages], len(row.messages) - 2 * len(row.finish)
+        text = prompts.text([*spoken[0:before:2], spoken[before]], spoken[1:before:2])
+        assert row.input_ids[: row.assistant_spans[0][0]] == prompts.ids(text)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.5, 0.6, 0.9, 0.999])
+def test_a_conversation_cut_between_its_rows_is_answered_again(share, tmp_path, monkeypatch):
+    """Its first row stands behind the others: where a kill left only those, the conversation is not done."""
+    settings, tokenizer = config(tmp_path), tiny_text.tokenizer(QWEN3)
+    lines = [Path(settings.prompts).read_text().replace('"id": "c"', f'"id": "c{number}"') for number in range(3)]
+    Path(settings.prompts).write_text("".join(line.replace("Turn 0", f"Turn 0{n}") for n, line in enumerate(lines)))
+    expected, _ = regenerated(settings, tokenizer, THINKING, monkeypatch)
+    assert len(expected) == 9
+    path = Path(settings.output) / "conversations-0-of-1.jsonl"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    again, _ = regenerated(settings, tokenizer, THINKING, monkeypatch)
+    assert len(again) == 9 and {row.id: row for row in again} == {row.id: row for row in expected}
+
+
 def test_a_plain_template_is_answered_in_one_go(tmp_path, monkeypatch):
     rows, num_jobs = regenerated(config(tmp_path), tiny_text.tokenizer(), THINKING, monkeypatch)
     assert [(row.id, len(row.assistant_spans)) for row in rows] == [("c", 4)] and num_jobs == 1

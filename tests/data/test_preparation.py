@@ -179,7 +179,8 @@ def test_damaged_and_unfinished_rows_are_made_again(keeping, capsys):
     expected, _ = run(keeping)
     path = Path(keeping.output) / "conversations-0-of-1.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    stray = json.dumps(json.loads(lines[0]) | {"id": "c77/turn-2"}) + "\n"  # its first row would have come behind it
+    # its first row would have come behind it
+    stray = json.dumps(json.loads(lines[0]) | {"id": "c77/turn-2", "conversation": "c77"}) + "\n"
     path.write_text("".join([*lines[:3], "\0\0\0\n", lines[3][:30] + "\n", stray, "[]\n", *lines[4:7], lines[7][:9]]))
     assert run(keeping)[0] == expected
     assert "4 damaged or unfinished rows are made again" in capsys.readouterr().err
@@ -333,6 +334,7 @@ def row_of(**changes) -> dict:
         (row_of(temperature="warm"), "a row's temperature is of type str"),
         (row_of(seed=True), "a row's seed is of type bool"),
         (row_of(messages={}), "a row's messages is of type dict"),
+        (row_of(messages=["Hi"]), "a row's messages are not all objects"),
         (row_of(input_ids="1234"), "a row's input_ids is of type str"),
         (row_of(input_ids=[1, 2.0, 3, 4]), "not all whole numbers"),
         (row_of(input_ids=[1, True, 3, 4]), "not all whole numbers"),
@@ -366,9 +368,11 @@ def test_rows_that_are_none_are_counted_with_their_reason(tmp_path, row, reason)
 
 
 def test_rows_of_before_know_their_conversation():
-    pieces = [TokenRow.from_json(row_of(id=id, source="sharegpt")).group for id in ("abc_0", "abc_12", "abc_0/turn-2")]
-    assert pieces == ["abc"] * 3
-    assert [TokenRow.from_json(row_of(id=id)).group for id in ("abc_0", "abc_0/turn-2")] == ["abc_0"] * 2
+    pieces = [TokenRow.from_json(row_of(id=id, source="sharegpt")).group for id in ("abc_0", "abc_12")]
+    assert pieces == ["abc"] * 2
+    later = TokenRow.from_json(row_of(id="abc_0/turn-2", conversation="abc_0"))
+    assert (later.conversation, later.group) == ("abc_0", "abc_0")
+    assert TokenRow.from_json(row_of(id="mine/turn-2")).conversation == "mine/turn-2", "an id like any other"
 
 
 def test_the_report_counts_everything(keeping):

@@ -1,7 +1,9 @@
 """Files of prompts in every form that people have: what is good is loaded, what is not is counted."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections import Counter
 
 import pytest
@@ -115,6 +117,12 @@ def test_lines_of_lists_are_conversations():
 def test_what_holds_nothing_gives_nothing_but_reasons(tmp_path, content):
     rows = list(read_rows(write(tmp_path / "p", content)))
     assert all(isinstance(row, Damaged) for row in rows)
+
+
+@pytest.mark.parametrize(("pack", "form"), [(bz2.compress, "bzip2"), (lzma.compress, "xz")])
+def test_other_packings_are_named(tmp_path, pack, form):
+    with pytest.raises(ValueError, match=rf"p\.jsonl is in the form of {form}: unpack it"):
+        load(write(tmp_path / "p.jsonl", pack(LINES.encode())))
 
 
 def test_a_directory_is_refused_and_told_what_it_holds(tmp_path):
