@@ -3,6 +3,7 @@ written by one process at a time."""
 
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 LOCK, OWNER = ".lock", ".lock.owner"
+WRITE_ERRORS = ("(os error ", "PytorchStreamWriter", "inline_container.cc")  # in messages of safetensors and torch
 
 
 @contextmanager
@@ -58,23 +60,32 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Names `path` where the system does not: a full disk, a quota and a broken one are told without it."""
+    """Names `path` where nothing more can be written there: the system tells a full disk without it, and safetensors
+    and torch tell it as errors of their own. All become an OSError."""
     try:
         yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, f"{error.strerror}: nothing more can be written there", str(path)) from error
+    except Exception as error:
+        if not any(words in str(error) for words in WRITE_ERRORS):
+            raise
+        raise OSError(f"nothing more can be written to {path}: {str(error)[:200]}") from error
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files in `directory` (not below it) whose process was killed.
+    """Remove the temporary files and folders in `directory` (not below it) whose process was killed.
 
     Called by who holds the directory (`only_writer`): processes of another machine cannot be seen.
     """
     for path in directory.glob(".*.tmp"):
         process = path.name.split(".")[-2]
-        if process.isdigit() and not _lives(int(process)):
+        if not process.isdigit() or _lives(int(process)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

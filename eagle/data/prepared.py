@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from eagle.data.conversations import TokenRow, TokenRowFile
 from eagle.data.prepare_config import PrepareConfig
@@ -67,7 +68,7 @@ class PreparationProgress:
         self._shard, count = config.parts
         self._num_shards, self._rows = count, rows
         self.limit = config.max_answer_tokens // count
-        self.done: dict[str, str] = {}  # conversation -> its first user turn
+        self.done: dict[str, tuple[int, int]] = {}  # conversation -> the user turns of its first row
         self.answer_tokens = self._resumed = 0
         for row in rows:
             self._count(row)
@@ -82,10 +83,9 @@ class PreparationProgress:
         for conversation in conversations:
             if stable_number(conversation.id) % self._num_shards != self._shard:
                 continue
-            asked = self.done.get(conversation.id)
-            if asked is None:
+            if conversation.id not in self.done:
                 yield conversation
-            elif asked not in ("", conversation.user_turns[0]):
+            elif _digest(conversation.user_turns[: self.done[conversation.id][0]]) != self.done[conversation.id]:
                 raise ValueError(
                     f"{self._rows.path} answers another prompt than the one now named {conversation.id!r}: "
                     "the prompts have changed, use another --output"
@@ -93,7 +93,7 @@ class PreparationProgress:
 
     def _count(self, row: TokenRow) -> None:
         if row.id == row.conversation:
-            self.done[row.id] = str(row.messages[0].get("content", "")) if row.messages else ""
+            self.done[row.id] = _digest([message.get("content") for message in row.messages[::2]])
         self.answer_tokens += row.num_answer_tokens
 
     def add(self, rows: list[TokenRow]) -> None:
@@ -108,3 +108,8 @@ class PreparationProgress:
                 f"{len(self.done)} conversations, {self.answer_tokens} answer tokens, {rate:.0f} a second",
                 file=sys.stderr,
             )
+
+
+def _digest(turns: list[Any]) -> tuple[int, int]:
+    """How many turns there are, and a number that changes with their text."""
+    return len(turns), hash(tuple(map(str, turns)))

@@ -151,6 +151,33 @@ def test_a_missing_file_is_named(name):
         list(load_conversations(name, "train", Counter()))
 
 
+def test_a_dataset_of_the_hub_is_read_by_name_and_subset(monkeypatch):
+    asked = []
+
+    def load_dataset(name, subset, split, streaming):
+        asked.append((name, subset, split, streaming))
+        return [sharegpt("Hi", id=7)]
+
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = [
+        *load_conversations("org/chats-v1.5", "test", Counter()),
+        *load_conversations("chats:de", "train", Counter()),
+    ]
+    assert [(c.id, c.source) for c in found] == [("7", "chats-v1.5"), ("7", "chats:de")]
+    assert asked == [("org/chats-v1.5", None, "test", True), ("chats", "de", "train", True)]
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nnet"), ValueError("no\nnet"), RuntimeError("no\nnet")])
+def test_a_dataset_that_cannot_be_had_is_one_line(monkeypatch, error):
+    def load_dataset(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(pytest.importorskip("datasets"), "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match=r"no prompts 'org/chats': no file, and .* its split 'train' \(no net\)"):
+        list(load_conversations("org/chats", "train", Counter()))
+
+
 def test_a_missing_package_is_named_with_its_command():
     with pytest.raises(FileNotFoundError, match=r"run `pip install --no-deps no-such-package==1\.0`"):
         PackagedFile("no-such-package", "1.0", "data.json", "--no-deps").path()
