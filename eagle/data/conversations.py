@@ -193,14 +193,19 @@ def template_runs(
 ) -> list[tuple[int, ...]]:
     """Token ids before each answer: the prompt, then what stands between an answer and the next.
 
-    Ends early where the template rewrites what it wrote before, because ids that were generated cannot be kept then.
-    Raises ValueError where the template refuses the conversation.
+    Ends early where the template rewrites what it wrote before, because ids that were generated cannot be kept then,
+    and before a later turn that it refuses. Raises ValueError where it refuses the first.
     """
     prompts = Prompts(tokenizer, system, template)
     runs: list[tuple[int, ...]] = []
     before = ""
     for number in range(len(user_turns)):
-        text = prompts.text(user_turns[: number + 1], [ANSWER] * number)
+        try:
+            text = prompts.text(user_turns[: number + 1], [ANSWER] * number)
+        except ValueError:
+            if not runs:
+                raise
+            break
         if not text.startswith(before):
             break
         runs.append(prompts.ids(text[len(before) :]))

@@ -86,13 +86,15 @@ class Planner:
         """All turns at once where the template keeps what was said, else the next one."""
         assert dialogue.asked is not None
         number, conversation = len(dialogue.answers), dialogue.conversation
-        runs = [dialogue.asked]
-        if number == 0 and not self._by_turn:
-            runs = template_runs(self.tokenizer, dialogue.turns, self.config.system, self.config.template)
-            runs = _until(runs, lambda run: len(run) > self._limits.max_prompt_tokens)
+        runs = [dialogue.asked] if number or self._by_turn else self._runs(dialogue)
         turn = ("turn", number) if number else ()
         seed = stable_number(self.config.seed, conversation.id, *turn)
         return Job(conversation.id, tuple(runs), self._temperature(conversation), seed)
+
+    def _runs(self, dialogue: Dialogue) -> list[tuple[int, ...]]:
+        """What stands before every answer, as far as the template takes the turns."""
+        runs = template_runs(self.tokenizer, dialogue.turns, self.config.system, self.config.template)
+        return _until(runs, lambda run: len(run) > self._limits.max_prompt_tokens)
 
     def _temperature(self, conversation: Conversation) -> float:
         greedy = stable_number(self.config.seed, conversation.id, "temperature") % 100 < self.config.greedy_share * 100

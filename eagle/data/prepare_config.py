@@ -31,12 +31,12 @@ class PrepareConfig:
         "regenerate", "'regenerate' with the target, or keep the 'original' ones", choices=("regenerate", "original")
     )
     system: str | None = option(None, "system prompt; none leaves it to the chat template. Serve with the same one")
-    template: str | None = option(None, "FastChat template, for a tokenizer without one. Serve with the same one")
     temperature: float = option(1.0, "of the regenerated answers", at_least=0)
     greedy_share: float = option(
         0.3, "share of conversations answered at temperature 0 instead, in steps of 0.01", at_least=0, at_most=1
     )
     seed: int = option(0, "decides order, temperatures and draws, each together with a conversation's id")
+    template: str | None = option(None, "FastChat template, for a tokenizer without one. Serve with the same one")
     max_turns: int = option(3, "user turns of a conversation to use", at_least=1)
     max_prompt_tokens: int = option(
         384, "tokens before an answer; a longer turn ends the conversation before it", at_least=1

@@ -206,10 +206,14 @@ def test_a_template_that_takes_no_system_prompt_is_an_error_at_once(tmp_path):
         rows_of(config(tmp_path, answers="original"), tokenizer)
 
 
-def test_a_template_of_one_turn_ends_conversations_behind_it(tmp_path):
-    once = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + tiny_text.CHATML
-    settings = config(tmp_path, answers="original")
-    skipped = prepare(settings, None, tiny_text.tokenizer(once), frozenset([END]))
-    assert skipped == {"later turns: the chat template refuses the conversation (one turn)": 1}
-    (row,) = read_conversations(Path(settings.output), 2048, tiny_text.VOCAB_SIZE, Counter())
-    assert len(row.assistant_spans) == 1
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_template_of_few_turns_ends_conversations_behind_them(most, tmp_path, monkeypatch):
+    refusing = f"{{% if messages | length > {2 * most} %}}{{{{ raise_exception('enough') }}}}{{% endif %}}"
+    tokenizer = tiny_text.tokenizer(refusing + tiny_text.CHATML)
+    settings = config(tmp_path, answers="original", system=None)
+    skipped = prepare(settings, None, tokenizer, frozenset([END]))
+    assert skipped == {"later turns: the chat template refuses the conversation (enough)": 1}
+    kept = list(read_conversations(Path(settings.output), 2048, tiny_text.VOCAB_SIZE, Counter()))
+    again = config(tmp_path, output=str(tmp_path / "again"), system=None)
+    made, _ = regenerated(again, tokenizer, THINKING, monkeypatch)
+    assert [len(row.assistant_spans) for row in kept] == [len(row.assistant_spans) for row in made] == [most]
