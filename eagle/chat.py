@@ -9,14 +9,12 @@ from eagle.decode import DecodeOptions, Finish, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
-from eagle.packages import need
 from eagle.planner import plan
+from eagle.prompting import Message, encode_prompt, render_prompt
 from eagle.sampling import seeded
 from eagle.stats import DecodeStats
 from eagle.text import Detokenizer, StopStrings, stop_ids
 from eagle.trees import AutoTree, TreePolicy
-
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
 @dataclass(frozen=True)
@@ -25,38 +23,6 @@ class Piece:
 
     text: str
     accepted: bool  # its token was drafted by the head and accepted by the target
-
-
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template: str | None = None) -> str:
-    """Messages -> the text the target continues, by the tokenizer's own chat template or a FastChat one by name.
-
-    Raises ValueError when there is neither, for a name FastChat does not know, and where FastChat is not installed.
-    """
-    if template is not None:
-        return _render_fastchat(template, messages)
-    if tokenizer.chat_template is None:
-        raise ValueError("this tokenizer has no chat template: name a FastChat one, such as --template vicuna_v1.1")
-    return str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False))
-
-
-def _render_fastchat(name: str, messages: Sequence[Message]) -> str:
-    templates = need("fastchat.conversation")
-    try:
-        conversation = templates.get_conv_template(name)
-    except KeyError:
-        raise ValueError(f"FastChat has no conversation template '{name}': see fastchat.conversation") from None
-    for message in messages:
-        if message["role"] == "system":
-            conversation.set_system_message(message["content"])
-        else:
-            conversation.append_message(conversation.roles[message["role"] == "assistant"], message["content"])
-    conversation.append_message(conversation.roles[1], None)
-    return str(conversation.get_prompt())
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Rendered text -> ids; templates write their own special tokens, so none are added."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 class Chat:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from eagle.chat import Message, encode_prompt, render_prompt
+from eagle.prompting import Message, encode_prompt, render_prompt
 from eagle.seeds import stable_number
 from evaluation.arms import Arm, Models, Request, find_arm
 from evaluation.eval_config import EvalConfig

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from eagle.chat import Chat, render_prompt
+from eagle.chat import Chat
 from eagle.decode import DecodeOptions, autoregressive
 from eagle.drafters.head import DraftHead, HeadConfig
+from eagle.prompting import render_prompt
 from eagle.trees import EagleTree
 
 OPTIONS = DecodeOptions(max_new_tokens=16)

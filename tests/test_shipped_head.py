@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from eagle.chat import encode_prompt, render_prompt
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.loading import SHIPPED_HEAD, load_head
 from eagle.packages import MT_BENCH
+from eagle.prompting import encode_prompt, render_prompt
 from eagle.trees import EagleTree
 
 ROOT = Path(__file__).parent.parent

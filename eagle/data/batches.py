@@ -35,13 +35,17 @@ class Example:
     id: str
     ids: Tensor  # (T,) int32
     loss_mask: Tensor  # (T,) bool, True on the target's own tokens, unshifted
+    group: str = ""  # examples of one are never parted by a split; by default the id
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.group or self.id)
 
     def __len__(self) -> int:
         return self.ids.numel()
 
     def first(self, length: int) -> "Example":
         """The conversation cut to its first `length` tokens."""
-        return Example(self.id, self.ids[:length], self.loss_mask[:length])
+        return Example(self.id, self.ids[:length], self.loss_mask[:length], self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +68,63 @@ def read_examples(path: str | Path, max_length: int, vocab_size: int) -> tuple[l
     """
     skipped: Counter[str] = Counter()
     rows = read_conversations(Path(path), max_length, vocab_size, skipped)
-    examples = [Example(row.id, torch.tensor(row.input_ids, dtype=torch.int32), row.loss_mask) for row in rows]
+    examples: dict[str, Example] = {}
+    for row in rows:
+        if row.id in examples:
+            skipped["has the id of an earlier row"] += 1
+        else:
+            ids = torch.tensor(row.input_ids, dtype=torch.int32)
+            examples[row.id] = Example(row.id, ids, row.loss_mask, row.group)
     if not examples:
         raise ValueError(f"{path} holds no usable conversation; skipped: {dict(skipped) or 'nothing, it is empty'}")
-    return examples, skipped
+    return list(examples.values()), skipped
 
 
 def split_held_out(examples: Sequence[Example], count: int) -> tuple[list[Example], list[Example]]:
-    """Training and held-out conversations. Which are held out depends on their ids alone, not on file order."""
+    """Training and held-out conversations, the latter `count` of them or, where some belong together, a few more.
+
+    Which are held out depends on their names and prompts, not on file order.
+    """
     if count >= len(examples):
         raise ValueError(f"num_held_out is {count}, there are {len(examples)} conversations: hold out fewer")
-    ranks = sorted(examples, key=lambda example: hashlib.sha256(example.id.encode()).digest())
-    chosen = {example.id for example in ranks[:count]}
-    return [e for e in examples if e.id not in chosen], [e for e in examples if e.id in chosen]
+    names = together(examples)
+    sizes, chosen, total = Counter(names), set[str](), 0
+    for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if total >= count:
+            break
+        chosen.add(name)
+        total += sizes[name]
+    held_out = [example for example, name in zip(examples, names, strict=True) if name in chosen]
+    return apart_from(held_out, examples), held_out
+
+
+def apart_from(held_out: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+    """The examples that share neither conversation nor prompt with a held-out one. Raises ValueError where none is."""
+    names = together([*held_out, *examples])
+    chosen = set(names[: len(held_out)])
+    training = [example for example, name in zip(examples, names[len(held_out) :], strict=True) if name not in chosen]
+    if not training:
+        raise ValueError(
+            f"all {len(examples)} conversations are pieces or repetitions of {len(held_out)} held-out ones: "
+            "nothing is left to train on, bring more data"
+        )
+    return training
+
+
+def together(examples: Sequence[Example]) -> list[str]:
+    """For every example the name of those that it must not be parted from: of its conversation, or asked the same."""
+    joined: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while joined.setdefault(name, name) != name:
+            name = joined[name]
+        return name
+
+    for example in examples:
+        prompt = hashlib.sha256(example.ids[~example.loss_mask].numpy().tobytes()).hexdigest()
+        first, second = sorted((root(example.group), root(f"\U0010ffff{prompt}")))  # names of groups come first
+        joined[second] = first
+    return [root(example.group) for example in examples]
 
 
 def plan_epoch(

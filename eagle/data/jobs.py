@@ -1,12 +1,13 @@
-"""Between a conversation and its row: what to ask the target, at which temperature and seed, and what to store."""
+"""Between a conversation and its rows: what to ask the target, at which temperature and seed, and what to store."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from eagle.data.conversations import TokenRow, end_of_turn, template_runs
+from eagle.data.conversations import Prompts, TokenRow, end_of_turn, template_runs
+from eagle.data.dialogues import Dialogue, DialogueLimits, Part, rewrites_history
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prompts import Conversation
 from eagle.engine.batched import Answered, Job
@@ -17,7 +18,7 @@ CHARACTERS_PER_TOKEN = 12  # a turn longer than this many for each allowed token
 
 
 class Planner:
-    """Conversations to jobs, and answered jobs to rows."""
+    """Conversations to jobs, and answered jobs to rows. Raises ValueError where the template makes no prompt at all."""
 
     def __init__(
         self,
@@ -27,66 +28,105 @@ class Planner:
         skipped: Counter[str],
     ):
         self.config, self.tokenizer, self.end_ids, self.skipped = config, tokenizer, end_ids, skipped
-        self._conversations: dict[str, Conversation] = {}  # those at work
+        self._prompts = Prompts(tokenizer, config.system, config.template)
+        limit = min(config.max_prompt_tokens, config.max_length - 1)
+        self._limits = DialogueLimits(limit, config.max_length)
+        self._by_turn = rewrites_history(self._prompts) or config.answers == "original"
+        self._dialogues: dict[str, Dialogue] = {}  # those at work
+        self._again: deque[Job] = deque()  # their next turns
 
     def jobs(self, conversations: Iterable[Conversation]) -> Iterator[Job]:
+        """Jobs as they are asked for. Later turns, which wait for an answer, go first."""
+        return _JobQueue(self._again, self._first_jobs(conversations))
+
+    def rows(self, answers: Iterable[Answered]) -> Iterator[list[TokenRow]]:
+        """All rows of a conversation, as soon as its last answer is there."""
+        for answered in answers:
+            dialogue = self._dialogues[answered.job.id]
+            dialogue.take(answered)
+            if dialogue.asked is not None:
+                self._again.append(self._job(dialogue))
+                continue
+            del self._dialogues[answered.job.id]
+            if dialogue.ended_because:
+                self.skipped[f"later turns: {dialogue.ended_because}"] += 1
+            yield [self._row(dialogue, part) for part in dialogue.parts]
+
+    def original(self, jobs: Iterable[Job]) -> Iterator[Answered]:
+        """The jobs with the answers that their conversations came with."""
+        end = end_of_turn(self.tokenizer, self.end_ids, self.config.template)
+        for job in jobs:
+            dialogue = self._dialogues[job.id]
+            text = dialogue.conversation.answers[len(dialogue.answers)]
+            yield keep_answers(job, [list(self._prompts.ids(text))], end, self.config.max_length)
+
+    def _first_jobs(self, conversations: Iterable[Conversation]) -> Iterator[Job]:
         for conversation in conversations:
             try:
-                runs = self._runs(conversation)
+                dialogue = self._dialogue(conversation)
             except ValueError as error:
                 self.skipped[str(error)] += 1
                 continue
-            self._conversations[conversation.id] = conversation
-            yield Job(conversation.id, tuple(runs), self._temperature(conversation), self._seed(conversation))
+            self._dialogues[conversation.id] = dialogue
+            yield self._job(dialogue)
 
-    def _runs(self, conversation: Conversation) -> list[tuple[int, ...]]:
-        limit = min(self.config.max_prompt_tokens, self.config.max_length - 1)
+    def _dialogue(self, conversation: Conversation) -> Dialogue:
         turns = conversation.user_turns[: self.config.max_turns]
-        turns = _until(turns, lambda turn: len(turn) > limit * CHARACTERS_PER_TOKEN)
-        runs = template_runs(self.tokenizer, turns, self.config.system)
-        if len(runs) < len(turns):
-            self.skipped["later turns: the chat template does not keep the history as a prefix"] += 1
-        runs = _until(runs, lambda run: len(run) > limit)
-        if not runs:
-            raise ValueError(f"the first prompt is longer than {limit} tokens")
-        return runs
+        if self.config.answers == "original":
+            turns = turns[: len(conversation.answers)]
+            if not turns:
+                raise ValueError("has no answer")
+        most = self._limits.max_prompt_tokens * CHARACTERS_PER_TOKEN
+        turns = _until(turns, lambda turn: len(turn) > most)
+        if not turns:
+            raise ValueError(f"the first prompt is longer than {self._limits.max_prompt_tokens} tokens")
+        return Dialogue(conversation, turns, self._prompts, self.end_ids, self._limits)
+
+    def _job(self, dialogue: Dialogue) -> Job:
+        """All turns at once where the template keeps what was said, else the next one."""
+        assert dialogue.asked is not None
+        number, conversation = len(dialogue.answers), dialogue.conversation
+        runs = [dialogue.asked] if number or self._by_turn else self._runs(dialogue)
+        turn = ("turn", number) if number else ()
+        seed = stable_number(self.config.seed, conversation.id, *turn)
+        return Job(conversation.id, tuple(runs), self._temperature(conversation), seed)
+
+    def _runs(self, dialogue: Dialogue) -> list[tuple[int, ...]]:
+        """What stands before every answer, as far as the template takes the turns."""
+        runs = template_runs(self.tokenizer, dialogue.turns, self.config.system, self.config.template)
+        return _until(runs, lambda run: len(run) > self._limits.max_prompt_tokens)
 
     def _temperature(self, conversation: Conversation) -> float:
         greedy = stable_number(self.config.seed, conversation.id, "temperature") % 100 < self.config.greedy_share * 100
         return 0.0 if greedy else self.config.temperature
 
-    def _seed(self, conversation: Conversation) -> int:
-        return stable_number(self.config.seed, conversation.id)
-
-    def original(self, conversations: Iterable[Conversation]) -> Iterator[Answered]:
-        """The conversations with the answers that they came with."""
-        end = end_of_turn(self.tokenizer, self.end_ids)
-        for job in self.jobs(conversations):
-            texts = self._conversations[job.id].answers
-            answers = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-            answered = keep_answers(job, answers, end, self.config.max_length)
-            if answered.spans:
-                yield answered
-            else:
-                self.skipped["has no answer"] += 1
-
-    def row(self, answer: Answered) -> TokenRow:
-        conversation = self._conversations.pop(answer.job.id)
+    def _row(self, dialogue: Dialogue, part: Part) -> TokenRow:
+        conversation = dialogue.conversation
         messages: list[dict[str, str]] = []
-        for turn, (start, end) in zip(conversation.user_turns, answer.spans, strict=False):
-            ids = answer.input_ids[start:end]
-            text = str(self.tokenizer.decode(ids[:-1] if ids[-1] in self.end_ids else ids))
-            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": text}]
+        for turn, answer in zip(dialogue.turns, dialogue.answers[: part.first_turn + len(part.spans)], strict=False):
+            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
         return TokenRow(
-            id=conversation.id,
+            id=f"{conversation.id}/turn-{part.first_turn + 1}" if part.first_turn else conversation.id,
             source=conversation.source,
-            temperature=answer.job.temperature if self.config.answers == "regenerate" else None,
-            seed=answer.job.seed,
+            temperature=self._temperature(conversation) if self.config.answers == "regenerate" else None,
+            seed=part.seed,
             messages=tuple(messages),
-            input_ids=tuple(answer.input_ids[: answer.spans[-1][1]]),
-            assistant_spans=tuple(answer.spans),
-            finish=tuple(answer.finish),
+            input_ids=part.ids,
+            assistant_spans=tuple(part.spans),
+            finish=tuple(part.finish),
+            conversation=conversation.id,
+            group=conversation.group,
         )
+
+
+class _JobQueue(Iterator[Job]):
+    """Jobs to be done again, then new ones. May go on after it ended, when an answer asks for another."""
+
+    def __init__(self, again: deque[Job], new: Iterator[Job]):
+        self._again, self._new = again, new
+
+    def __next__(self) -> Job:
+        return self._again.popleft() if self._again else next(self._new)
 
 
 def keep_answers(job: Job, answers: Iterable[list[int]], end: tuple[int, ...], max_length: int) -> Answered:

@@ -11,9 +11,10 @@ WIDTH = 40  # characters of the longest bar
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sums over rows; ``lengths`` counts conversations by the power of two that their tokens reach."""
+    """Sums over rows; ``lengths`` counts rows by the power of two that their tokens reach."""
 
-    num_rows: int
+    num_conversations: int
+    num_rows: int  # more than conversations where a template rewrites the history
     num_tokens: int
     num_answer_tokens: int
     num_answers: int
@@ -26,12 +27,15 @@ def collect_statistics(rows: Iterable[TokenRow]) -> Statistics:
     """One pass over ``rows``."""
     sums: Counter[str] = Counter()
     finish, temperatures, lengths = Counter[str](), Counter[str](), Counter[int]()
+    conversations: set[str] = set()
     for row in rows:
+        conversations.add(row.conversation)
         sums.update(rows=1, tokens=len(row.input_ids), answer_tokens=row.num_answer_tokens, answers=len(row.finish))
         finish.update(row.finish)
         temperatures["as given" if row.temperature is None else str(row.temperature)] += 1
         lengths[1 << (len(row.input_ids) - 1).bit_length()] += 1
     return Statistics(
+        len(conversations),
         sums["rows"],
         sums["tokens"],
         sums["answer_tokens"],
@@ -45,11 +49,11 @@ def collect_statistics(rows: Iterable[TokenRow]) -> Statistics:
 def as_text(statistics: Statistics, skipped: Counter[str]) -> str:
     """The statistics as text, with a histogram of lengths and the reasons why conversations were left out."""
     lines = [
-        f"{statistics.num_rows} conversations, {statistics.num_tokens} tokens, "
+        f"{statistics.num_conversations} conversations in {statistics.num_rows} rows, {statistics.num_tokens} tokens, "
         f"{statistics.num_answer_tokens} of them in {statistics.num_answers} answers",
         f"answers ended: {_counts(statistics.finish)}",
-        f"conversations by temperature: {_counts(statistics.temperatures)}",
-        "conversations by length in tokens:",
+        f"rows by temperature: {_counts(statistics.temperatures)}",
+        "rows by length in tokens:",
         *_histogram(statistics.lengths),
     ]
     if skipped:

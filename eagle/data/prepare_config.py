@@ -14,7 +14,10 @@ class PrepareConfig:
     output: str = option(
         "data/prepared", "directory for rows, settings and statistics; an existing one is continued", may_change=True
     )
-    prompts: str = option("sharegpt", "'sharegpt' (packaged), a .json/.jsonl file, or a dataset of the hub")
+    prompts: str = option(
+        "sharegpt",
+        "'sharegpt' (packaged), a file (JSON lines, a JSON array, either gzipped, or parquet), or a dataset of the hub",
+    )
     split: str = option("train", "split of a hub dataset")
     limit: int = option(0, "conversations to read at most, 0 for all", at_least=0)
     part: str = option(
@@ -33,6 +36,7 @@ class PrepareConfig:
         0.3, "share of conversations answered at temperature 0 instead, in steps of 0.01", at_least=0, at_most=1
     )
     seed: int = option(0, "decides order, temperatures and draws, each together with a conversation's id")
+    template: str | None = option(None, "FastChat template, for a tokenizer without one. Serve with the same one")
     max_turns: int = option(3, "user turns of a conversation to use", at_least=1)
     max_prompt_tokens: int = option(
         384, "tokens before an answer; a longer turn ends the conversation before it", at_least=1
@@ -48,10 +52,14 @@ class PrepareConfig:
     shard: str = option(
         "0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output", may_change=True
     )
-    num_lanes: int = option(96, "conversations answered side by side", may_change=True, at_least=1)
+    num_lanes: int = option(96, "conversations answered side by side", may_change=True, at_least=1, at_most=65536)
     group_size: int = option(12, "lanes that share one key-value buffer", may_change=True, at_least=1)
     threads: int = option(
-        0, "CPU threads, 0 for torch's own choice; 1 a shard beats sharing a busy machine", may_change=True, at_least=0
+        0,
+        "CPU threads, 0 for torch's own choice; 1 a shard beats sharing a busy machine",
+        may_change=True,
+        at_least=0,
+        at_most=4096,
     )
     device: str | None = option(None, "of the target; none chooses the first accelerator or the CPU", may_change=True)
     dtype: str | None = option(
@@ -73,6 +81,6 @@ class PrepareConfig:
     @property
     def parts(self) -> tuple[int, int]:
         index, _, count = self.shard.partition("/")
-        if not (index.isdigit() and count.isdigit()):
+        if not (index.isdecimal() and count.isdecimal()):
             raise ValueError(f"shard is {self.shard!r}, expected 'i/n' as in '0/2'")
         return int(index), int(count)

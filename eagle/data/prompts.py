@@ -1,30 +1,52 @@
 """Conversations to learn from: the packaged ShareGPT, a local file or a ``datasets`` hub name, in one form.
 
-Two layouts are read, ShareGPT (``{"id", "conversations": [{"from": "human", "value": ..}]}``) and OpenAI messages
-(``{"messages": [{"role": "user", "content": ..}]}``). What cannot be used is skipped, counted and named.
+A row holds turns under ``conversations``, ``messages``, ``conversation`` or ``turns``, in ShareGPT's words
+(``{"from": "human", "value": ..}``) or OpenAI's (``{"role": "user", "content": ..}``), or a single question under
+``prompt``, ``question`` or ``instruction``. What cannot be used is skipped, counted and named.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from eagle.packages import SHAREGPT
+from eagle.data.prompt_files import Damaged, read_rows
+from eagle.packages import SHAREGPT, need
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant"}
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+TURNS = ("conversations", "messages", "conversation", "turns")  # keys of turns
+QUESTIONS = ("prompt", "question", "instruction")  # keys of what the user says, alone or with an answer beside it
+ASKING = ("turns", *QUESTIONS)  # keys under which a text alone is a turn of the user's
+ANSWERS = ("completion", "response", "answer", "output")
+TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of the parts of a content that are text
+PACKAGED = "sharegpt"
+FILES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".csv", ".tsv", ".txt")  # names of the hub end in others
+SYSTEM_LEFT_OUT = "system prompt of the file: not used, --system sets one for all"
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns that begin with the user's and alternate; answers may be missing."""
+    """Turns that begin with the user's; answers may be missing."""
 
     id: str
     source: str
     messages: tuple[dict[str, str], ...]  # {"role": "user" | "assistant", "content": ..}
+    group: str = ""  # the conversation that this one is a piece of: held out as a whole; by default its id
+    system: str | None = field(default=None, compare=False)  # what it came with
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.group or group_of(self.source, self.id))
 
     @property
     def user_turns(self) -> list[str]:
@@ -35,85 +57,155 @@ class Conversation:
         return [message["content"] for message in self.messages if message["role"] == "assistant"]
 
 
+def group_of(source: str, conversation_id: str) -> str:
+    """The packaged ShareGPT alone cuts long conversations into pieces, NAME_0, NAME_1 and so on."""
+    return conversation_id.rsplit("_", 1)[0] if source == PACKAGED else conversation_id
+
+
 def load_conversations(name: str, split: str, skipped: Counter[str]) -> Iterator[Conversation]:
-    """Usable conversations of ``name``: "sharegpt", a ``.jsonl``/``.json`` file, or a dataset of the hub."""
+    """Usable conversations of ``name``: "sharegpt", a file, or a dataset of the hub."""
     for number, row in enumerate(_rows(name, split)):
         try:
-            yield parse_conversation(row, name if name == "sharegpt" else Path(name).name, number)
+            conversation = parse_conversation(row, name if name == PACKAGED else Path(name).name, number)
         except ValueError as error:
             skipped[str(error)] += 1
+            continue
+        if conversation.system:
+            skipped[SYSTEM_LEFT_OUT] += 1
+        yield conversation
 
 
 def _rows(name: str, split: str) -> Iterator[Any]:
-    if name == "sharegpt":
-        return decode_array(SHAREGPT.path().read_text(encoding="utf-8"))
-    path = Path(name)
-    if path.suffix == ".jsonl":
-        return _jsonl(path)
-    if path.suffix == ".json":
-        return decode_array(path.read_text(encoding="utf-8"))
-    return _hub(name, split)
+    if name == PACKAGED:
+        return read_rows(SHAREGPT.path())
+    path = Path(name).expanduser()
+    if path.exists() or path.suffix.lower() in FILES or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return read_rows(path)
+    return _hub_rows(name, split)
 
 
-def _jsonl(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} is not JSON ({error.msg}): one object a line") from None
-
-
-def _hub(name: str, split: str) -> Iterator[Any]:
-    from datasets import load_dataset  # slow to import, and only some users need it
-
-    yield from load_dataset(name, split=split, streaming=True)
-
-
-def decode_array(text: str) -> Iterator[Any]:
-    """The objects of a JSON array, one by one; a file cut at its end gives what came before the cut."""
-    decoder, position = json.JSONDecoder(), text.find("[") + 1
-    while True:
-        while position < len(text) and text[position] in ", \r\n\t":
-            position += 1
-        try:
-            row, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError:
-            return
-        yield row
+def _hub_rows(name: str, split: str) -> Iterator[Any]:
+    datasets = need("datasets")
+    repository, _, subset = name.partition(":")
+    try:
+        yield from datasets.load_dataset(repository, subset or None, split=split, streaming=True)
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"no prompts '{name}': no file, and the hub does not give its split '{split}' ({reason})"
+        ) from None
 
 
 def parse_conversation(row: Any, source: str, number: int) -> Conversation:
-    """One conversation of either layout; ``ValueError`` names what is wrong with it, without its text."""
-    turns = row.get("conversations") or row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(turns, list) or not turns:
-        raise ValueError("no turns under 'conversations' or 'messages'")
+    """One conversation of any layout; ``ValueError`` names what is wrong with it, without its text."""
+    if isinstance(row, Damaged):
+        raise ValueError(row.reason)
+    row = {"messages": row} if isinstance(row, list) else row
+    key, turns = _turns(row)
     messages = [_message(turn) for turn in turns]
+    systems = [message["content"] for message in messages if message["role"] == "system"]
     messages = [message for message in messages if message["role"] != "system"]
-    if not messages or messages[0]["role"] != "user":
+    _check_order([message["role"] for message in messages], may_ask_only=key in ASKING)
+    if isinstance(row.get("system"), str):
+        systems.append(row["system"])
+    system = "\n".join(text for text in systems if text.strip()) or None
+    return Conversation(_id(row, f"{source}-{number}"), source, tuple(messages), system=system)
+
+
+def _turns(row: Any) -> tuple[str, list[Any]]:
+    """The turns of a row, and the key that they stand under."""
+    for key in (*TURNS, *QUESTIONS) if isinstance(row, dict) else ():
+        if turns := _listed(key, row):
+            return key, turns
+    keys = TURNS[:2] if isinstance(row, dict) and not row.keys().isdisjoint(TURNS[:2]) else (*TURNS, *QUESTIONS)
+    raise ValueError(f"no turns under {', '.join(map(repr, keys[:-1]))} or {keys[-1]!r}")
+
+
+def _listed(key: str, row: dict[str, Any]) -> list[Any]:
+    """What stands under a key, with the answer beside a question; under some a text alone is a turn of the user's."""
+    value = row.get(key)
+    if key not in ASKING:
+        return value if isinstance(value, list) else []
+    texts = [value] if isinstance(value, str) else value
+    if not texts or not isinstance(texts, list):
+        return []
+    if key == "instruction" and isinstance(value, str) and isinstance(row.get("input"), str):
+        texts = [f"{value}\n\n{row['input']}".strip()]
+    turns = [{"role": "user", "content": turn} if isinstance(turn, str) else turn for turn in texts]
+    return [*turns, *_answer(row)] if key in QUESTIONS else turns
+
+
+def _answer(row: dict[str, Any]) -> list[Any]:
+    """The answer beside a question: a text, or turns."""
+    answer = next((row[key] for key in ANSWERS if row.get(key)), None)
+    if isinstance(answer, list):
+        return answer
+    return [] if answer is None else [{"role": "assistant", "content": answer}]
+
+
+def _check_order(roles: list[str], may_ask_only: bool) -> None:
+    if not roles or roles[0] != "user":
         raise ValueError("does not open with a user turn")
-    for earlier, later in pairwise(messages):
-        if earlier["role"] == later["role"]:
-            raise ValueError("turns do not alternate")
-    return Conversation(str(row.get("id", f"{source}-{number}")), source, tuple(messages))
+    if may_ask_only and "assistant" not in roles:
+        return
+    if any(earlier == later for earlier, later in pairwise(roles)):
+        raise ValueError("turns do not alternate")
 
 
 def _message(turn: Any) -> dict[str, str]:
     if not isinstance(turn, dict):
         raise ValueError("a turn is not an object")
-    role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if role != "system" and role not in ROLES:
-        raise ValueError(f"unknown role {role!r}")
-    if not isinstance(content, str) or not content.strip():
+    given = turn.get("from") or turn.get("role")
+    role = ROLES.get(given.lower()) if isinstance(given, str) else None
+    if role is None:
+        raise ValueError(f"unknown role {str(given)[:20]!r}")
+    content = next((turn[key] for key in ("value", "content", "text") if turn.get(key) is not None), None)
+    text = _text(content)
+    if not text.strip() and role != "system":
         raise ValueError("an empty turn")
-    return {"role": ROLES.get(role, "system"), "content": content}
+    return {"role": role, "content": text}
 
 
-def without_duplicates(conversations: Iterable[Conversation], skipped: Counter[str]) -> Iterator[Conversation]:
-    """Drop what repeats an id or, but for case and spaces, the user turns of an earlier conversation."""
+def _text(content: Any) -> str:
+    """The text of a turn: a text, or a list of parts that are."""
+    parts = content if isinstance(content, list) else [content]
+    texts = ["" if part is None else _part(part) for part in parts]
+    text = "\n".join(texts)
+    if not is_unicode(text):
+        raise ValueError("a turn holds half a character (a lone surrogate, or bytes that are not UTF-8)")
+    return text
+
+
+def _part(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else part
+    if not isinstance(text, str):
+        raise ValueError("a turn holds more than text, or something else")
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written down: halves of characters cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _id(row: dict[str, Any], otherwise: str) -> str:
+    """The row's own id where it has one that names something."""
+    given = row.get("id")
+    usable = isinstance(given, str | int | float) and not isinstance(given, bool) and given == given
+    return str(given) if usable and str(given).strip() and is_unicode(str(given)) else otherwise
+
+
+def without_duplicates(
+    conversations: Iterable[Conversation], skipped: Counter[str], max_turns: int | None = None
+) -> Iterator[Conversation]:
+    """Drop what repeats an id or, but for case and spaces, the first ``max_turns`` user turns of an earlier one."""
     ids, texts = set(), set()
     for conversation in conversations:
-        text = " ".join(" ".join(conversation.user_turns).lower().split())
+        text = " ".join(" ".join(conversation.user_turns[:max_turns]).lower().split())
         digest = hashlib.sha256(text.encode()).digest()
         if conversation.id in ids or digest in texts:
             skipped["duplicate id" if conversation.id in ids else "duplicate user turns"] += 1

@@ -10,13 +10,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from eagle.data.conversations import TokenRow
 from eagle.files import atomic_file
 from eagle.vocab import DraftVocabulary
+
+REMEDY = "build it again with `eagle-hsd prepare`"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def build_vocabulary(counts: Tensor, draft_vocab_size: int, always: Iterable[int
     Equal counts are settled by the lower id. Raises ValueError when fewer distinct tokens were counted than asked for:
     the remainder would be tokens the data knows nothing of.
     """
+    if not counts.any():
+        raise ValueError("there is no answer to count tokens of: prepare some first")
     ranked = counts.clone()
     ranked[list(always)] = counts.sum() + 1
     distinct = int((ranked > 0).sum())
@@ -104,10 +108,13 @@ def save_vocabulary(path: Path, vocabulary: DraftVocabulary, provenance: Provena
 
 
 def load_vocabulary(path: Path, target: str, vocab_size: int) -> tuple[DraftVocabulary, Provenance]:
-    """The vocabulary at ``path``; ValueError when it was made for another target or vocabulary size."""
-    with safe_open(path, framework="pt") as file:
-        provenance = _read_provenance(path, file.metadata() or {})
-        vocabulary = DraftVocabulary(file.get_tensor("d2t"), file.get_tensor("t2d"))
+    """The vocabulary at ``path``; ValueError when it is damaged, or made for another target or vocabulary size."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            provenance = _read_provenance(path, file.metadata() or {})
+            vocabulary = DraftVocabulary(file.get_tensor("d2t"), file.get_tensor("t2d"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole draft vocabulary ({error}): {REMEDY}") from None
     if (provenance.target, provenance.vocab_size) != (target, vocab_size):
         raise ValueError(
             f"{path} is for target {provenance.target} with {provenance.vocab_size} tokens, "
@@ -121,8 +128,8 @@ def _read_provenance(path: Path, header: dict[str, str]) -> Provenance:
     try:
         values = json.loads(header["provenance"])
         return Provenance(**{field.name: values[field.name] for field in fields(Provenance)})
-    except (KeyError, json.JSONDecodeError):
-        raise ValueError(f"{path} says nothing of its origin: build it again with `eagle-hsd prepare`") from None
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} says nothing of its origin: {REMEDY}") from None
 
 
 def check_data(provenance: Provenance, counted: TokenCounts) -> None:

@@ -10,9 +10,18 @@ from accelerate import Accelerator, PartialState
 from rich.progress import track
 
 from eagle.checkpoints.flat import stored_feature_layers
-from eagle.data.batches import Example, collate, data_fingerprint, plan_epoch, read_examples, split_held_out
-from eagle.data.preparation import SETTINGS, prepare
+from eagle.data.batches import (
+    Example,
+    apart_from,
+    collate,
+    data_fingerprint,
+    plan_epoch,
+    read_examples,
+    split_held_out,
+)
+from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
+from eagle.data.prepared import SETTINGS
 from eagle.engine.target import Target
 from eagle.files import check_same, read_json, write_json
 from eagle.loading import choose_device, load_target
@@ -184,8 +193,7 @@ def load_examples(
         return split_held_out(examples, sources.num_held_out)
     held_out, _ = read_examples(sources.held_out_data, limit, facts.sizes.vocab_size)
     held_out = held_out[: sources.num_held_out]
-    apart = {example.id for example in held_out}
-    return [example for example in examples if example.id not in apart], held_out
+    return apart_from(held_out, examples), held_out
 
 
 def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) -> list[Example]:

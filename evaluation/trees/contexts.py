@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from eagle.chat import encode_prompt, render_prompt
 from eagle.data.preparation import select
 from eagle.data.prepare_config import PrepareConfig
 from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
 from eagle.engine.target import Target
 from eagle.files import JsonLines
 from eagle.options import check_options, option
+from eagle.prompting import encode_prompt, render_prompt
 from eagle.seeds import stable_number
 from evaluation.tasks import TASKS, find_task, load_questions
 
@@ -54,6 +54,7 @@ class RecordConfig:
     max_prompt_tokens: int = option(512, "leave longer ones out", at_least=1)
     num_lanes: int = option(16, "answers written side by side", at_least=1)
     seed: int = option(0, "of the answers")
+    template: str | None = option(None, "FastChat conversation template, for a tokenizer without a chat template")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -76,16 +77,17 @@ def _jobs(target: Target, config: RecordConfig) -> Iterator[Job]:
     """One answer a question and temperature; its seed depends on nothing but its name."""
     for source in config.sources:
         for question, prompt in prompts(source, config.num_questions):
-            ids = tuple(_encode(target, prompt))
+            ids = tuple(_encode(target, prompt, config.template))
             for temperature in config.temperatures if len(ids) <= config.max_prompt_tokens else ():
                 name = f"{source}/{question}/{temperature:g}"
                 yield Job(name, (ids,), temperature, stable_number(config.seed, name))
 
 
-def _encode(target: Target, prompt: str) -> list[int]:
+def _encode(target: Target, prompt: str, template: str | None) -> list[int]:
     if target.tokenizer is None:
         raise ValueError("contexts are recorded from text, and this target has no tokenizer")
-    return encode_prompt(target.tokenizer, render_prompt(target.tokenizer, [{"role": "user", "content": prompt}]))
+    text = render_prompt(target.tokenizer, [{"role": "user", "content": prompt}], template)
+    return encode_prompt(target.tokenizer, text)
 
 
 def prompts(source: str, count: int) -> list[tuple[str, str]]:

@@ -26,6 +26,7 @@ def record_flags(argv: Sequence[str] | None) -> tuple[RecordConfig, str | None]:
         "--max-prompt-tokens", type=int, default=default.max_prompt_tokens, help="leave longer ones out"
     )
     parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--template", help="FastChat conversation template, for a tokenizer without a chat template")
     flags = vars(parser.parse_args(argv))
     target = flags.pop("target")
     sources, temperatures = tuple(flags.pop("sources")), tuple(flags.pop("temperatures"))

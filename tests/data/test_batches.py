@@ -1,9 +1,19 @@
 """Plans of batches, held-out conversations, and data that cannot be used."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from eagle.data.batches import collate, data_fingerprint, padded_length, plan_epoch, read_examples, split_held_out
+from eagle.data.batches import (
+    apart_from,
+    collate,
+    data_fingerprint,
+    padded_length,
+    plan_epoch,
+    read_examples,
+    split_held_out,
+)
 from tests.training import runs
 
 LENGTHS = [10 + (i * 37) % 90 for i in range(200)]
@@ -48,6 +58,37 @@ def test_held_out_conversations_do_not_depend_on_the_order_of_the_file():
     assert {e.id for e in held_out} == {e.id for e in again} and len(train) == 8
     with pytest.raises(ValueError, match="num_held_out is 12, there are 12 conversations"):
         split_held_out(conversations, 12)
+
+
+def test_what_belongs_together_is_held_out_together():
+    """Pieces of one conversation, and equal prompts under two ids, stood on both sides: overlap was measured on text
+    that the head had been trained on."""
+    plain = runs.examples(40)
+    pieces = [replace(example, group=f"whole {number // 4}") for number, example in enumerate(plain[:20])]
+    twins = [replace(example, id=f"twin of {example.id}", group="") for example in plain[20:30]]
+    train, held_out = split_held_out([*pieces, *plain[20:], *twins], 12)
+    assert 12 <= len(held_out) <= 15 and len(train) + len(held_out) == 50
+
+    def names(side):
+        return {example.group.removeprefix("twin of ") for example in side}
+
+    assert not names(train) & names(held_out)
+
+
+def test_training_keeps_apart_from_held_out_data_of_another_file():
+    plain = runs.examples(12)
+    held_out = [replace(plain[0], group="whole"), replace(plain[1], id="other name", group="")]
+    training = [replace(plain[2], group="whole"), *plain[1:2], *plain[3:]]
+    assert [example.id for example in apart_from(held_out, training)] == [example.id for example in plain[3:]]
+    with pytest.raises(ValueError, match="all 1 conversations are pieces or repetitions of 2 held-out ones"):
+        apart_from(held_out, training[:1])
+
+
+def test_a_repeated_id_is_counted_and_its_first_row_kept(tmp_path):
+    runs.save_rows(tmp_path / "conversations-a.jsonl", 3)
+    runs.save_rows(tmp_path / "conversations-b.jsonl", 4)
+    examples, skipped = read_examples(tmp_path, 64, vocab_size=258)
+    assert len(examples) == 4 and skipped == {"has the id of an earlier row": 3}
 
 
 def test_the_fingerprint_sees_tokens_and_masks():

@@ -1,6 +1,8 @@
 """The whole path from a file of conversations to rows, with a tiny target; killed, resumed and split."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,11 @@ from eagle import options
 from eagle.data.conversations import TokenRow, TokenRowFile, end_of_turn, read_conversations, template_runs
 from eagle.data.jobs import keep_answers
 from eagle.data.overview import as_text, collect_statistics
-from eagle.data.preparation import prepare
+from eagle.data.preparation import of_part, prepare
 from eagle.data.prepare_config import PrepareConfig
+from eagle.data.prompts import Conversation
 from eagle.engine.batched import Job
+from eagle.files import only_writer
 from tests import tiny_text
 
 END = frozenset([257])
@@ -114,11 +118,125 @@ def test_what_is_held_out_is_never_trained_on(keeping):
         replace(keeping, part="test")
 
 
+IDS = {
+    "numbered": "ultrachat_{}",
+    "file": "my_data.jsonl-{}",
+    "parts": "a_b_{}_c",
+    "plain": "{}",
+    "path": "set/{}/0",
+    "long": "id-" + "x" * 200 + "_{}",
+}
+
+
+@pytest.mark.parametrize("form", IDS.values(), ids=IDS.keys())
+def test_ids_of_any_form_are_held_out_one_in_fifty(form):
+    """The number behind the last underscore was taken for a piece's in every source: `ultrachat_0`, `ultrachat_1` and
+    so on were one conversation, and either all of a file was held out or nothing."""
+    found = [Conversation(form.format(number), "mine.jsonl", ()) for number in range(4000)]
+    share = len([*of_part(found, "held_out", Counter())]) / len(found)
+    assert 0.01 < share < 0.03  # 0.02 +- 0.0022: five standard errors
+
+
+def test_pieces_of_one_sharegpt_conversation_are_on_one_side():
+    pieces = [Conversation(f"{name}_{piece}", "sharegpt", ()) for name in range(500) for piece in range(3)]
+    held_out = {c.id for c in of_part(pieces, "held_out", Counter())}
+    assert held_out and {f"{name.split('_')[0]}_{piece}" for name in held_out for piece in range(3)} == held_out
+
+
 def test_rows_made_otherwise_are_not_mixed(keeping):
     run(keeping)
     with pytest.raises(ValueError, match=r"seed was 0, is 1\): use those or another --output"):
         run(replace(keeping, seed=1))
     run(replace(keeping, threads=1))
+
+
+def test_a_directory_is_continued_whatever_its_prompts_are_called_now(keeping, tmp_path, monkeypatch):
+    """A folder that was moved, or named relatively, was "started with something else"."""
+    first = run(keeping)[0]
+    monkeypatch.chdir(tmp_path)
+    assert run(replace(keeping, prompts="prompts.jsonl", output="rows"))[0] == first
+    (tmp_path / "moved").mkdir()
+    for name in ("rows", "prompts.jsonl"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    moved = replace(keeping, prompts="moved/prompts.jsonl", output="moved/rows")
+    assert run(moved)[0] == first
+    (tmp_path / "other.jsonl").write_text((tmp_path / "moved" / "prompts.jsonl").read_text())
+    with pytest.raises(ValueError, match=r"prompts was .*, is 'other\.jsonl'.*another --output"):
+        run(replace(moved, prompts="other.jsonl"))
+
+
+def test_prompts_that_were_edited_are_not_passed_off_as_answered(keeping):
+    run(keeping)
+    path = Path(keeping.prompts)
+    path.write_text(path.read_text() + json.dumps(conversation("new", "More?", "More.")) + "\n")
+    assert "new" in run(keeping)[0], "a file may grow"
+    text = path.read_text()
+    (line,) = [line for line in text.splitlines() if '"c3"' in line]
+    for old, new in (("Question 3", "Quite another"), ("And then?", "And now?")):
+        path.write_text(text.replace(line, line.replace(old, new)))
+        with pytest.raises(ValueError, match=r"answers another prompt than the one now named 'c3': .* another --out"):
+            run(keeping)
+
+
+def test_damaged_and_unfinished_rows_are_made_again(keeping, capsys):
+    expected, _ = run(keeping)
+    path = Path(keeping.output) / "conversations-0-of-1.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    # its first row would have come behind it
+    stray = json.dumps(json.loads(lines[0]) | {"id": "c77/turn-2", "conversation": "c77"}) + "\n"
+    path.write_text("".join([*lines[:3], "\0\0\0\n", lines[3][:30] + "\n", stray, "[]\n", *lines[4:7], lines[7][:9]]))
+    assert run(keeping)[0] == expected
+    assert "4 damaged or unfinished rows are made again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\0\0", "\xff"])
+def test_damaged_settings_name_the_file_and_a_remedy(keeping, text):
+    run(keeping)
+    (Path(keeping.output) / "settings.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"settings\.json.*(restore|remove|right file)"):
+        run(keeping)
+
+
+def test_two_processes_do_not_write_one_shard(keeping):
+    """Both found the same conversations missing, and every row was there twice."""
+    with only_writer(Path(keeping.output)), pytest.raises(ValueError, match="being written by process"):
+        run(keeping)
+    with only_writer(Path(keeping.output) / ".shard-1-of-2"):
+        prepare(replace(keeping, shard="0/2"), None, tiny_text.tokenizer(), END, {})
+        with pytest.raises(ValueError, match="being written by process"):
+            prepare(replace(keeping, shard="1/2"), None, tiny_text.tokenizer(), END, {})
+
+
+def test_another_number_of_shards_is_refused(keeping):
+    prepare(replace(keeping, shard="0/2"), None, tiny_text.tokenizer(), END, {})
+    with pytest.raises(ValueError, match=r"holds conversations-0-of-2\.jsonl, this is shard 0/3: go on with as many"):
+        prepare(replace(keeping, shard="0/3"), None, tiny_text.tokenizer(), END, {})
+
+
+def test_what_killed_processes_left_is_removed(keeping):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    Path(keeping.output).mkdir()
+    leftover = Path(keeping.output) / f".settings.json.{dead.pid}.tmp"
+    leftover.write_text("half")
+    run(keeping)
+    assert not leftover.exists()
+
+
+def test_prompts_without_any_use_are_an_error_with_reasons(keeping):
+    path = Path(keeping.prompts)
+    path.write_text('{"messages": []}\n{"messages": []}\nnonsense\n')
+    with pytest.raises(ValueError, match=r"no usable conversation: 2 x no turns under .*, 1 x a line is not JSON$"):
+        run(keeping)
+    path.write_text("")
+    with pytest.raises(ValueError, match="no usable conversation: it is empty"):
+        run(keeping)
+    path.write_text(json.dumps(conversation("a", "Hi", "Hello")) + "\n")
+    with pytest.raises(ValueError, match="no usable conversation: 1 x not of the part 'held_out'"):
+        run(replace(keeping, part="held_out"))
+    path.write_text(json.dumps(conversation("a", "Hi")) + "\n")
+    with pytest.raises(ValueError, match="no conversation could be answered: 1 x has no answer"):
+        run(keeping)
 
 
 def test_the_budget_of_answer_tokens_stops_the_run(keeping):
@@ -202,13 +320,71 @@ def test_the_reader_skips_and_cuts_what_does_not_fit(tmp_path):
         list(read_conversations(tmp_path / "nowhere", 5, 50, skipped))
 
 
+def row_of(**changes) -> dict:
+    row = {"id": "a", "source": "x", "temperature": 1.0, "seed": 0, "messages": [], "finish": ["stop"]}
+    return {**row, "input_ids": [1, 2, 3, 4], "assistant_spans": [[1, 3]], **changes}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ([], "a row is not an object"),
+        ("text", "a row is not an object"),
+        (None, "a row is not an object"),
+        ({"id": "x"}, "a row lacks assistant_spans, finish"),
+        (row_of(id=None), "a row's id is of type NoneType"),
+        (row_of(id=["a"]), "a row's id is of type list"),
+        (row_of(temperature="warm"), "a row's temperature is of type str"),
+        (row_of(seed=True), "a row's seed is of type bool"),
+        (row_of(messages={}), "a row's messages is of type dict"),
+        (row_of(messages=["Hi"]), "a row's messages are not all objects"),
+        (row_of(input_ids="1234"), "a row's input_ids is of type str"),
+        (row_of(input_ids=[1, 2.0, 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, True, 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, None, 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, [2], 3, 4]), "not all whole numbers"),
+        (row_of(input_ids=[1, -2, 3, 4]), "has tokens outside 0..49"),
+        (row_of(input_ids=[1, 10**30, 3, 4]), "has tokens outside 0..49"),
+        (row_of(input_ids=[]), "missing, out of order or beyond its tokens"),
+        (row_of(input_ids=[], assistant_spans=[[0, 0]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[[1, 2, 3]]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[1, 3]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[["1", "3"]]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[[1.0, 3.0]]), "not pairs of whole numbers"),
+        (row_of(assistant_spans=[[3, 1]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[-1, 2]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[1, 9]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[2, 3], [1, 2]]), "missing, out of order or beyond its tokens"),
+        (row_of(assistant_spans=[[2, 2]]), "has no answer within 64 tokens"),
+    ],
+)
+def test_rows_that_are_none_are_counted_with_their_reason(tmp_path, row, reason):
+    """Rows from elsewhere: a list, a float among tokens or a missing span ended in a traceback or in wrong masks."""
+    good = [row_of(), row_of(id=7, extra="ignored"), row_of(id="g", group="whole")]
+    lines = [json.dumps(value) for value in (*good, row)]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, "[" * 100000, ""]))
+    skipped = Counter()
+    found = list(read_conversations(tmp_path / "rows.jsonl", 64, 50, skipped))
+    assert [(r.id, r.group) for r in found] == [("a", "a"), ("7", "7"), ("g", "whole")]
+    assert sorted(skipped.values()) == [1, 1] and any(reason in text for text in skipped), skipped
+
+
+def test_rows_of_before_know_their_conversation():
+    pieces = [TokenRow.from_json(row_of(id=id, source="sharegpt")).group for id in ("abc_0", "abc_12")]
+    assert pieces == ["abc"] * 2
+    later = TokenRow.from_json(row_of(id="abc_0/turn-2", conversation="abc_0"))
+    assert (later.conversation, later.group) == ("abc_0", "abc_0")
+    assert TokenRow.from_json(row_of(id="mine/turn-2")).conversation == "mine/turn-2", "an id like any other"
+
+
 def test_the_report_counts_everything(keeping):
     rows, skipped = run(keeping)
     statistics = collect_statistics(rows.values())
     assert statistics.num_rows == sum(statistics.lengths.values()) == 9
     assert statistics.num_answers == sum(statistics.finish.values()) == 18
     text = as_text(statistics, skipped)
-    assert "9 conversations" in text and "1  overlaps with bench" in text and "18 stop" in text
+    assert "9 conversations in 9 rows" in text and "1  overlaps with bench" in text and "18 stop" in text
 
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "data").glob("*.yaml"))

@@ -95,3 +95,16 @@ def test_a_file_without_provenance_is_refused(tmp_path):
     save_file({"d2t": torch.zeros(1, dtype=torch.int64)}, tmp_path / "v.safetensors")
     with pytest.raises(ValueError, match="says nothing of its origin"):
         load_vocabulary(tmp_path / "v.safetensors", "tiny", V)
+
+
+@pytest.mark.parametrize("size", [0, 5, 60, -3])
+def test_a_damaged_file_is_named(tmp_path, size):
+    path, _ = stored(tmp_path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"v\.safetensors is no whole draft vocabulary \(.*\): build it again"):
+        load_vocabulary(path, "tiny", V)
+
+
+def test_no_answers_make_no_vocabulary():
+    with pytest.raises(ValueError, match="no answer to count tokens of"):
+        build_vocabulary(torch.zeros(V, dtype=torch.int64), 1, always=[3])

@@ -107,6 +107,53 @@ def test_a_shard_listed_after_a_kill_stands_on_a_line_of_its_own(stored):
     assert example.id in FeatureStore(directory) and len(FeatureStore(directory)) == 9
 
 
+def damage(directory, how: str) -> None:
+    shard, manifest = directory / "shard-000-000001.safetensors", directory / "manifest-000.jsonl"
+    if how == "missing":
+        shard.unlink()
+    elif how == "line":
+        lines = manifest.read_text().splitlines(keepends=True)
+        manifest.write_text("".join([lines[0], lines[1][:30] + "\n", '{"file": 3, "conversations": 7}\n', *lines[2:]]))
+    else:
+        shard.write_bytes(shard.read_bytes()[: {"empty": 0, "header": 5, "cut": -20}[how]])
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "header", "cut", "line"])
+def test_a_damaged_shard_is_made_again(stored, how):
+    """It ended in a traceback without its name, or, where one was missing, the next one overwrote the newest."""
+    directory, on = stored
+    damage(directory, how)
+    store = FeatureStore(directory)
+    assert len(store) == 12
+    lost = [e.id for e in on.examples if e.id not in store]
+    with pytest.raises(ValueError, match="4 conversations have no stored features" if how != "line" else "no stored"):
+        batch = collate(on.examples, range(16))
+        StoredSignals(store, on.facts, {e.id: e for e in on.examples}).read(batch, law_positions(batch.loss_mask))
+    online = OnlineSignals(on.target, on.facts.output_layer)
+    batch = collate(on.examples, [int(name) for name in lost])
+    filling = StoredSignals(store, on.facts, {e.id: e for e in on.examples}, online)
+    found, expected = (source.read(batch, law_positions(batch.loss_mask)) for source in (filling, online))
+    torch.testing.assert_close(found.laws.log_normaliser, expected.laws.log_normaliser)
+    assert len(FeatureStore(directory)) == 16 and len(FeatureStore(directory).examples()) == 16
+
+
+def test_training_without_a_target_names_the_damaged_shard(stored):
+    directory, _ = stored
+    damage(directory, "cut")
+    with pytest.raises(ValueError, match=r"shard-000-000001\.safetensors is damaged\): write them again with"):
+        FeatureStore(directory).examples()
+
+
+def test_the_store_knows_which_conversations_belong_together(tmp_path):
+    on = runs.setting()
+    pieces = [dataclasses.replace(example, group=f"group {number // 2}") for number, example in enumerate(on.examples)]
+    prepare_store(tmp_path, on.facts, pieces, lambda text: None)
+    batch = collate(pieces, range(16))
+    online = OnlineSignals(on.target, on.facts.output_layer)
+    FeatureStore(tmp_path).write(pieces, online.read(batch, law_positions(batch.loss_mask)))
+    assert {e.id: e.group for e in FeatureStore(tmp_path).examples()} == {e.id: e.group for e in pieces}
+
+
 def test_the_announced_size_is_the_size_on_disk(tmp_path):
     on = runs.setting([runs.example(name, 60) for name in range(16)])
     announced = store_bytes(on.examples, on.facts)
