@@ -10,7 +10,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.planner import plan
-from eagle.prompting import Message, encode_prompt, render_prompt
+from eagle.prompting import Message, encode_prompt, fastchat_stops, render_prompt
 from eagle.sampling import seeded
 from eagle.stats import DecodeStats
 from eagle.text import Detokenizer, StopStrings, stop_ids
@@ -50,8 +50,10 @@ class Chat:
         if head is not None:
             drafter = EagleDrafter(head, target.embed, plan(policy or AutoTree(), target, head))
         self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
-        if self.stop:
-            own = stop_ids(self._tokenizer, self.stop)
+        if template is not None:
+            self.stop += fastchat_stops(template)[0]
+        if self.stop or template is not None:
+            own = stop_ids(self._tokenizer, self.stop) | target.end_ids_with(template)
             self.options = replace(self.options, stop_ids=self.options.stop_ids | own)
         self.template, self._system = template, system
         self.session = Session(target, drafter)

@@ -4,6 +4,7 @@ Serving, measuring and training data go through here, so that a head is trained 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -64,12 +65,22 @@ def opening_of(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.decode(whole[:count]))
 
 
-def _render_fastchat(name: str, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    templates = need("fastchat.conversation")
+def fastchat_stops(name: str) -> tuple[tuple[str, ...], frozenset[int]]:
+    """Strings and ids at which an answer in a FastChat template ends. Raises ValueError as `render_prompt` does."""
+    conversation = _fastchat(name)
+    strings = conversation.stop_str or ()
+    return ((strings,) if isinstance(strings, str) else tuple(strings)), frozenset(conversation.stop_token_ids or ())
+
+
+def _fastchat(name: str) -> Any:
     try:
-        conversation = templates.get_conv_template(name)
+        return need("fastchat.conversation").get_conv_template(name)
     except KeyError:
         raise ValueError(f"FastChat has no conversation template '{name}': see fastchat.conversation") from None
+
+
+def _render_fastchat(name: str, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    conversation = _fastchat(name)
     for message in messages:
         if message["role"] == "system":
             conversation.set_system_message(message["content"])

@@ -36,7 +36,7 @@ def prepare_and_report(config: PrepareConfig) -> None:
     if target.tokenizer is None:
         raise ValueError(f"{target.name} has no tokenizer: name a target that has one")
     model = target.model if config.answers == "regenerate" else None
-    skipped = prepare(config, model, target.tokenizer, target.end_token_ids)
+    skipped = prepare(config, model, target.tokenizer, target.end_ids_with(config.template))
     output = Path(config.output)
     statistics = collect_statistics(read_conversations(output, config.max_length, target.vocab_size, skipped))
     write_json(output / "statistics.json", asdict(statistics) | {"left out": skipped})

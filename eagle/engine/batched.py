@@ -17,10 +17,14 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle.engine.cache import cache_argument
-from eagle.engine.lanes import BLOCK, LaneCache, PromptView, StepView, check_attention, lanes_in
+from eagle.engine.lanes import BLOCK, LaneCache, PromptView, StepView, check_rope, lanes_in
+from eagle.engine.masks import additive, by_kind, in_sight
+from eagle.engine.shape import attention_shape
+from eagle.engine.suitability import HALF_TOLERANCE, spread_apart
 from hsd_verify.draw import draw_indices
 
 PROMPT_BLOCK = 32
+TRIAL = 12  # tokens of the text that is tried at the start
 DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all lanes would be a third of a step's time
 
 
@@ -93,11 +97,37 @@ class BatchedDecoder:
         group_size: int = 12,
     ):
         config = model.config.get_text_config()
-        check_attention(config, limits.max_length)
+        check_rope(config, limits.max_length)
+        self._shape = attention_shape(config)
         self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits
         self._cache_argument = cache_argument(model)
-        self.cache = LaneCache(config, num_lanes, group_size, model.dtype, model.device)
+        self.cache = LaneCache(config.num_hidden_layers, num_lanes, group_size, model.device)
         self.lanes: list[_Lane | None] = [None] * num_lanes
+        self._try_out(config.vocab_size)
+
+    @torch.inference_mode()
+    def _try_out(self, vocab_size: int) -> None:
+        """Raises ValueError unless a token in a lane gets the logits that it gets behind the same text alone."""
+        ids = torch.arange(TRIAL, device=self.model.device) * 7 % vocab_size
+        try:
+            with lanes_in(self.model):
+                self._prefill(0, ids[:-1].tolist())
+                got = self._step_logits(ids[-1:].expand(len(self.lanes)))[:1]  # (1, V)
+            wanted = self.model(ids[None], use_cache=False).logits[:, -1]
+        except Exception as error:  # whatever a foreign model raises: it is the answer
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise ValueError(f"{self._refused} ({type(error).__name__}: {first})") from error
+        finally:
+            self.cache.lengths.zero_()
+        if bool(wanted.isfinite().all()) and spread_apart(got, wanted) > HALF_TOLERANCE:
+            raise ValueError(f"{self._refused} (other logits than the same text alone)")
+
+    @property
+    def _refused(self) -> str:
+        return (
+            f"{type(self.model).__name__} cannot answer many conversations side by side, which regenerating needs: "
+            "prepare with `answers: original`, from answers that the target itself wrote elsewhere"
+        )
 
     @torch.inference_mode()
     def answer(self, jobs: Iterable[Job]) -> Iterator[Answered]:
@@ -145,9 +175,8 @@ class BatchedDecoder:
         self.cache.reserve(index, start + len(padded))
         tokens = torch.tensor([padded], device=self.model.device)  # (1, n)
         positions = torch.arange(start, start + len(padded), device=self.model.device)  # (n,)
-        seen = torch.arange(start + len(padded), device=self.model.device) <= positions[:, None]  # (n, start + n)
         view = PromptView(self.cache, index, start)
-        logits = self._forward(tokens, positions[None], seen[None, None], view, last=len(ids) - start - 1)
+        logits = self._forward(tokens, positions[None], start + len(padded), view, last=len(ids) - start - 1)
         self.cache.lengths[index] = len(ids)
         return logits
 
@@ -158,11 +187,13 @@ class BatchedDecoder:
             if lane is not None:
                 self.cache.reserve(index, len(lane.result.input_ids))
         tokens = torch.tensor([lane.result.input_ids[-1] if lane else 0 for lane in self.lanes])
-        columns = torch.arange(max(self.cache.capacities), device=lengths.device)
-        seen = (columns <= lengths[:, None])[:, None, None]  # (B, 1, 1, C)
+        yield from self._advance(self._step_logits(tokens.to(lengths.device)))
+
+    def _step_logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (B, V) after one token a lane, tokens (B,)."""
+        lengths = self.cache.lengths
         view = StepView(self.cache, torch.split(lengths, self.cache.group_size))
-        logits = self._forward(tokens[:, None].to(lengths.device), lengths[:, None], seen, view)  # (B, V)
-        yield from self._advance(logits)
+        return self._forward(tokens[:, None], lengths[:, None], max(self.cache.capacities), view)
 
     def _advance(self, logits: torch.Tensor) -> Iterator[Answered]:
         busy = [index for index, lane in enumerate(self.lanes) if lane is not None]
@@ -180,17 +211,20 @@ class BatchedDecoder:
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        seen: torch.Tensor,
+        num_columns: int,
         view: PromptView | StepView,
         last: int = 0,
     ) -> torch.Tensor:
-        """Logits after column ``last`` of each row, (B, V)."""
-        mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device)
-        mask.masked_fill_(~seen, torch.finfo(self.model.dtype).min)
+        """Logits after column ``last`` of each row, (B, V); column i of a lane holds its position i."""
+        keys, queries = torch.arange(num_columns, device=positions.device), positions[:, None, :, None]  # (B, 1, n, 1)
+
+        def mask(**sight: int) -> torch.Tensor:
+            return additive((keys <= queries) & in_sight(queries, keys, **sight), self.model.dtype)  # (B, 1, n, C)
+
         output = self.model(
             input_ids=tokens,
             position_ids=positions,
-            attention_mask=mask,
+            attention_mask=by_kind(self._shape, mask),
             logits_to_keep=torch.tensor([last], device=tokens.device),  # the head is a fifth of a small model's work
             **{self._cache_argument: view},
         )

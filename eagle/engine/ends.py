@@ -6,10 +6,10 @@ beside an instruct tokenizer.
 
 from functools import lru_cache
 
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from eagle.text import special_ids
+from eagle.prompting import fastchat_stops, render_prompt
+from eagle.text import special_ids, stop_ids
 
 MARK = "answer-of-its-own"  # text that no template writes by itself
 
@@ -24,18 +24,29 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
 
 
 def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    own = frozenset([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
     template = tokenizer.chat_template
-    return frozenset(own) | (_of_template(tokenizer, template) if isinstance(template, str) else frozenset())
+    return own | (_behind_answers(tokenizer, None, template) if isinstance(template, str) else frozenset())
 
 
-@lru_cache(maxsize=32)
-def _of_template(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
-    """The special token that the template writes directly behind an answer; none where it writes text."""
+def template_end_ids(tokenizer: PreTrainedTokenizerBase, name: str | None) -> frozenset[int]:
+    """The same of a FastChat template that stands in for the tokenizer's own; none without a name.
+
+    Raises ValueError for a name FastChat does not know.
+    """
+    if name is None:
+        return frozenset()
+    strings, ids = fastchat_stops(name)
+    return _behind_answers(tokenizer, name, "") | stop_ids(tokenizer, strings) | ids
+
+
+@lru_cache(maxsize=32)  # `own` is the template that the tokenizer had then: it can be given another one
+def _behind_answers(tokenizer: PreTrainedTokenizerBase, name: str | None, own: str) -> frozenset[int]:
+    """The special token that a template writes directly behind an answer; none where it writes text."""
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": MARK}]
     try:
-        text = str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
-    except (TemplateError, ValueError, TypeError):  # it wants other messages: what it writes is not found out
+        text = render_prompt(tokenizer, messages, name, add_generation_prompt=False)
+    except ValueError:  # it wants other messages: what it writes is not found out
         return frozenset()
     _, found, behind = text.rpartition(MARK)
     ids = tokenizer(behind.lstrip(), add_special_tokens=False)["input_ids"] if found else []

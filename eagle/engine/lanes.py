@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from eagle.engine.shape import attention_shape
+from eagle.engine.rope import rope_switch
 
 Tensors = tuple[Tensor, ...]
 ATTENTION_NAME = "eagle_lanes"
@@ -37,11 +37,14 @@ def lanes_in(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def check_attention(config: PretrainedConfig, max_length: int) -> None:
-    """Raises ValueError for models that look back less far than ``max_length``: lanes keep everything."""
-    window = attention_shape(config).sliding_window
-    if window is not None and window < max_length:
-        raise ValueError(f"the target attends to {window} tokens back, max_length is {max_length}: lower max_length")
+def check_rope(config: PretrainedConfig, max_length: int) -> None:
+    """Raises ValueError where the longest lane of a step would change the angles of all: see `eagle.engine.rope`."""
+    switch = rope_switch(config)
+    if switch is not None and switch.at < max_length:
+        raise ValueError(
+            f"the target's rotary frequencies change behind {switch.at} tokens, max_length is {max_length}: "
+            f"lower max_length to {switch.at}"
+        )
 
 
 def lane_attention(
@@ -74,44 +77,42 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: 
     folded = query.reshape(lanes, kv_heads, -1, size) * (scaling or size**-0.5)  # (M, KV, R, d)
     scores = torch.matmul(folded, keys.transpose(2, 3)).float() + mask  # (M, KV, R, C)
     laws = torch.softmax(scores, dim=-1).to(values.dtype)
-    return torch.matmul(laws, values).reshape(lanes, -1, 1, size)  # (M, heads, 1, d)
+    return torch.matmul(laws, values).reshape(lanes, -1, 1, values.shape[-1])  # (M, heads, 1, d)
 
 
 class LaneCache:
-    """Buffers ``(M, KV, C, d)`` for each layer and group, and the number of tokens that each lane holds."""
+    """Buffers ``(M, KV, C, d)`` for each layer and group, and the number of tokens that each lane holds.
 
-    def __init__(
-        self, config: PretrainedConfig, num_lanes: int, group_size: int, dtype: torch.dtype, device: torch.device
-    ):
+    They are made at a layer's first pass, which shows its heads and sizes: keys may be wider than values.
+    """
+
+    def __init__(self, num_layers: int, num_lanes: int, group_size: int, device: torch.device):
         if num_lanes % group_size:
             raise ValueError(f"{num_lanes} lanes do not divide into groups of {group_size}: choose a multiple")
         self.lengths = torch.zeros(num_lanes, dtype=torch.long, device=device)  # (B,)
         self.group_size = group_size
-        shape = attention_shape(config)
-        self._heads_and_size = (shape.num_key_value_heads, shape.head_dim)
-        self._dtype, self._device = dtype, device
-        groups = num_lanes // group_size
-        self.keys = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
-        self.values = [[self._buffer(BLOCK) for _ in range(groups)] for _ in range(config.num_hidden_layers)]
+        self.capacities = [BLOCK] * (num_lanes // group_size)  # a group
+        self.keys: list[list[Tensor]] = [[] for _ in range(num_layers)]  # a layer, a group; (M, KV, C, d)
+        self.values: list[list[Tensor]] = [[] for _ in range(num_layers)]
 
-    def _buffer(self, capacity: int) -> Tensor:
-        kv_heads, size = self._heads_and_size
-        return torch.zeros(
-            self.group_size, kv_heads, capacity, size, dtype=self._dtype, device=self._device
-        )  # (M, KV, C, d)
+    def of_layer(self, layer: int, keys: Tensor, values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """A layer's buffers, made like what is to be written to them (B, KV, n, d) where there are none."""
+        for buffers, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            if not buffers:
+                buffers += [self._buffer(capacity, new) for capacity in self.capacities]
+        return self.keys[layer], self.values[layer]
 
-    @property
-    def capacities(self) -> list[int]:
-        return [keys.shape[2] for keys in self.keys[0]]
+    def _buffer(self, capacity: int, like: Tensor) -> Tensor:
+        return like.new_zeros(self.group_size, like.shape[1], capacity, like.shape[3])  # (M, KV, C, d)
 
     def reserve(self, lane: int, length: int) -> None:
         """Make room for ``length`` tokens in ``lane``; reallocates the lane's group when it is too small."""
         group = lane // self.group_size
         if length <= self.capacities[group]:
             return
-        capacity = _rounded(length)
-        for buffers in (*self.keys, *self.values):
-            grown = self._buffer(capacity)
+        self.capacities[group] = _rounded(length)
+        for buffers in filter(None, (*self.keys, *self.values)):
+            grown = self._buffer(self.capacities[group], buffers[group])
             grown[:, :, : buffers[group].shape[2]] = buffers[group]
             buffers[group] = grown
 
@@ -119,15 +120,15 @@ class LaneCache:
         """Sort the lanes by length and fit every group to its longest; returns the old lane of each new one."""
         order = torch.argsort(self.lengths, stable=True)  # (B,)
         self.lengths = self.lengths[order]
-        capacities = [_rounded(int(part.max()) + BLOCK) for part in torch.split(self.lengths, self.group_size)]
+        self.capacities = [_rounded(int(part.max()) + BLOCK) for part in torch.split(self.lengths, self.group_size)]
         places = [divmod(lane, self.group_size) for lane in order.tolist()]
         for layers in (self.keys, self.values):
             for layer, buffers in enumerate(layers):
-                layers[layer] = self._sorted(buffers, places, capacities)
+                layers[layer] = self._sorted(buffers, places) if buffers else []
         return order.tolist()
 
-    def _sorted(self, buffers: list[Tensor], places: list[tuple[int, int]], capacities: list[int]) -> list[Tensor]:
-        fresh = [self._buffer(capacity) for capacity in capacities]
+    def _sorted(self, buffers: list[Tensor], places: list[tuple[int, int]]) -> list[Tensor]:
+        fresh = [self._buffer(capacity, buffers[0]) for capacity in self.capacities]
         for lane, (group, row) in enumerate(places):
             target = fresh[lane // self.group_size][lane % self.group_size]  # (KV, C, d)
             length = int(self.lengths[lane])
@@ -153,7 +154,7 @@ class PromptView:
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> Tensors:
         group, row = divmod(self.lane, self.cache.group_size)
         end = self.start + keys.shape[2]
-        held = self.cache.keys[layer][group][row], self.cache.values[layer][group][row]  # (KV, C, d)
+        held = [buffers[group][row] for buffers in self.cache.of_layer(layer, keys, values)]  # (KV, C, d)
         for buffer, new in zip(held, (keys, values), strict=True):
             buffer[:, self.start : end] = new[0]
         return tuple(buffer[None, :, :end] for buffer in held)  # (1, KV, end, d)
@@ -172,7 +173,8 @@ class StepView:
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensors, Tensors]:
         size = self.cache.group_size
         rows = torch.arange(size, device=keys.device)
-        for buffers, new in ((self.cache.keys[layer], keys), (self.cache.values[layer], values)):
+        held = self.cache.of_layer(layer, keys, values)
+        for buffers, new in zip(held, (keys, values), strict=True):
             for buffer, lengths, token in zip(buffers, self.lengths, torch.split(new, size), strict=True):
                 buffer[rows, :, lengths] = token[:, :, 0]  # (M, KV, d)
-        return tuple(self.cache.keys[layer]), tuple(self.cache.values[layer])
+        return tuple(held[0]), tuple(held[1])

@@ -12,8 +12,12 @@ A boolean mask is right under sdpa and silently wrong under eager attention, so 
 Letters: N tree nodes including the root, T prefix length.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from eagle.engine.shape import CHUNKED, FULL, SLIDING, AttentionShape
 
 
 def ancestor_matrix(parents: Tensor) -> Tensor:
@@ -46,15 +50,38 @@ def tree_mask(
     """
     num_nodes, device = ancestors.shape[0], ancestors.device
     allowed = torch.cat([ancestors.new_ones(num_nodes, prefix_length), ancestors], dim=1)  # (N, T + N)
-    if window is not None or chunk is not None:
-        queries = prefix_start + prefix_length + depths(ancestors)  # (N,)
-        keys = torch.cat([torch.arange(prefix_start, prefix_start + prefix_length, device=device), queries])
-        if window is not None:
-            allowed &= queries[:, None] - keys[None] < window
-        if chunk is not None:
-            allowed &= queries[:, None] // chunk == keys[None] // chunk
-    blocked = torch.finfo(dtype).min
-    return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, blocked)[None, None]
+    queries = prefix_start + prefix_length + depths(ancestors)  # (N,)
+    keys = torch.cat([torch.arange(prefix_start, prefix_start + prefix_length, device=device), queries])
+    return additive(allowed & in_sight(queries[:, None], keys, window, chunk), dtype)[None, None]
+
+
+def in_sight(queries: Tensor, keys: Tensor, window: int | None = None, chunk: int | None = None) -> Tensor:
+    """Whether layers that look back over `window` positions, or to the start of their `chunk`, see keys from queries.
+
+    Positions of both, shapes that broadcast -> bool.
+    """
+    seen = torch.ones((), dtype=torch.bool, device=queries.device)
+    if window is not None:
+        seen = queries - keys < window
+    return seen if chunk is None else seen & (queries // chunk == keys // chunk)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool -> 0 where allowed, else the dtype's lowest finite value."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def by_kind(shape: AttentionShape, make: Callable[..., Tensor]) -> Tensor | dict[str, Tensor]:
+    """The mask that `make(window=.., chunk=..)` makes, or one for each kind of layer where a model mixes kinds."""
+    limited = {}
+    if shape.sliding_window is not None:
+        limited[SLIDING] = make(window=shape.sliding_window)
+    if shape.chunk is not None:
+        limited[CHUNKED] = make(chunk=shape.chunk)
+    if shape.has_full_layers or len(limited) > 1:
+        return {FULL: make(), **limited} if limited else make()
+    return next(iter(limited.values()))
 
 
 def chain_parents(length: int, device: torch.device | None = None) -> Tensor:

@@ -21,8 +21,10 @@ class AttentionShape:
 
 
 def attention_shape(config: PretrainedConfig) -> AttentionShape:
-    """Read off the configuration of a text model."""
-    heads = config.num_attention_heads
+    """Read off the configuration of a text model. Raises ValueError where it has no attention."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        raise ValueError(f"{config.model_type} has no attention heads: a draft head needs keys and values to read")
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or [FULL if window is None else SLIDING])
     return AttentionShape(

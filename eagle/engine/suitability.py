@@ -110,7 +110,7 @@ class _Trial:
         """Where inputs are rounded to a few bits, two right readings of one path differ by more than bfloat16 does."""
         try:
             with torch.inference_mode():
-                return max(HALF_TOLERANCE, *(3 * _relative(*rows) for _, *rows in self._plain(preallocated())))
+                return max(HALF_TOLERANCE, *(3 * spread_apart(*rows) for _, *rows in self._plain(preallocated())))
         except ArithmeticError:
             raise
         except Exception:  # told by the trial itself
@@ -119,7 +119,7 @@ class _Trial:
     def _why_not(self, differences: Callable[[], Iterator[tuple[str, Tensor, Tensor]]], tolerance: float) -> str | None:
         try:
             with torch.inference_mode():
-                errors = [(what, _relative(got, wanted)) for what, got, wanted in differences()]
+                errors = [(what, spread_apart(got, wanted)) for what, got, wanted in differences()]
         except ArithmeticError:
             raise
         except Exception as error:  # whatever a foreign model raises: it is the answer
@@ -168,7 +168,7 @@ def _running_state(target: Reader) -> str | None:
     return None
 
 
-def _relative(got: Tensor, wanted: Tensor) -> float:
+def spread_apart(got: Tensor, wanted: Tensor) -> float:
     """Of rows (n, V): the difference over the spread, of the middle row in half precision and of the worst else.
 
     In half precision an expert may change places with its equal at one node, in right readings too; wrong distances

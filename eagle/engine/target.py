@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, StockCache, TargetCache, cache_argument
-from eagle.engine.ends import end_token_ids
+from eagle.engine.ends import end_token_ids, template_end_ids
 from eagle.engine.feature_layers import check_feature_layers, default_feature_layers
 from eagle.engine.protocol import TargetOutput
 from eagle.engine.rope import context_limit, forget_growth, rope_switch
-from eagle.engine.shape import CHUNKED, FULL, SLIDING, attention_shape
+from eagle.engine.shape import attention_shape
 from eagle.engine.suitability import Suitability, suitability_of
 
 PIECE = 1024  # tokens of a pass whose mask is dense: (PIECE, T) and not (T, T)
@@ -82,6 +82,15 @@ class Target:
     def end_token_ids(self) -> frozenset[int]:
         """Every token that ends an answer; see `eagle.engine.ends`."""
         return end_token_ids(self.model, self.tokenizer)
+
+    def end_ids_with(self, template: str | None) -> frozenset[int]:
+        """The same, and those of a FastChat template that stands in for the tokenizer's own."""
+        return self.end_token_ids | (frozenset() if template is None else self._template_ends(template))
+
+    def _template_ends(self, template: str) -> frozenset[int]:
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer: template '{template}' cannot be used")
+        return template_end_ids(self.tokenizer, template)
 
     @cached_property
     def suitability(self) -> Suitability:
@@ -247,16 +256,8 @@ class Target:
         """
         if len(ancestors) == 1:
             return None
-        shape = attention_shape(self.config)
         mask = partial(masks.tree_mask, ancestors, cache.length, self.dtype)
-        limited = {}
-        if shape.sliding_window is not None:
-            limited[SLIDING] = mask(window=shape.sliding_window)
-        if shape.chunk is not None:
-            limited[CHUNKED] = mask(chunk=shape.chunk)
-        if shape.has_full_layers or len(limited) > 1:
-            return {FULL: mask(), **limited} if limited else mask()
-        return next(iter(limited.values()))
+        return masks.by_kind(attention_shape(self.config), mask)
 
     def _joined(self, captured: list[Tensor]) -> Tensor:
         """Features side by side, (.., 3H), on the target's device: layers may lie on others."""

@@ -123,7 +123,7 @@ def make_data(sources: Sources, target: Target | None) -> None:
         raise ValueError(f"{sources.data} is incomplete and making it needs the target: unset features for this run")
     attention = target.config._attn_implementation  # generating replaces it
     model = target.model if settings.answers == "regenerate" else None
-    prepare(settings, model, target.tokenizer, target.end_token_ids)
+    prepare(settings, model, target.tokenizer, target.end_ids_with(settings.template))
     target.model.set_attn_implementation(attention)
     (Path(sources.data) / PREPARED).touch()
 

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from eagle.engine.target import Target
 
 # Whichever of these names a family's configuration has.
 SIZES: Mapping[str, Any] = {
@@ -30,6 +33,16 @@ def tiny_config(family: str, changes: Mapping[str, Any]) -> PretrainedConfig:
         sizes["layer_types"] = None
     wanted = {**sizes, **changes}
     return type(default)(**{name: value for name, value in wanted.items() if value is not ...})
+
+
+def family_target(family, changes, dtype=torch.float32) -> Target:
+    config = tiny_config(family, changes)
+    torch.manual_seed(0)
+    try:
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    except ValueError:  # a softcap or sinks: transformers has no other kernel
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    return Target(model.to(dtype))
 
 
 MLA: Mapping[str, Any] = {

@@ -4,10 +4,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from eagle.decode import DecodeOptions, autoregressive
 from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
-from eagle.engine.lanes import BLOCK, LaneCache
+from eagle.engine.lanes import ATTENTION_NAME, BLOCK, LaneCache
 from hsd_verify.draw import draw_indices
 from tests import tiny_text
+from tests.engine.families import REFUSED, RIGHT, family_target
+from tests.tiny import random_ids, tiny_target
 
 END = 257
 
@@ -101,15 +104,9 @@ def test_the_model_attends_as_before_afterwards():
     assert model.config._attn_implementation == before
 
 
-def test_a_narrow_window_is_refused():
-    config = MistralConfig(**tiny_text.shape(), sliding_window=32)
-    with pytest.raises(ValueError, match="attends to 32 tokens back, max_length is 64"):
-        BatchedDecoder(tiny_text.target(config), [END], AnswerLimits(5, 64), num_lanes=2, group_size=1)
-
-
 def test_slots_must_divide_into_groups():
     with pytest.raises(ValueError, match="10 lanes do not divide into groups of 4"):
-        LaneCache(LlamaConfig(**tiny_text.shape()), 10, 4, torch.float32, torch.device("cpu"))
+        LaneCache(8, 10, 4, torch.device("cpu"))
 
 
 def test_a_token_of_probability_zero_is_never_drawn():
@@ -125,3 +122,32 @@ def test_draws_follow_the_law():
     grid = (torch.arange(20_000) + 0.5) / 20_000
     counts = torch.bincount(draw_indices(law.expand(len(grid), -1), grid), minlength=50)
     assert (counts - law * 20_000).abs().max() <= 2
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text", "llama4_text", "gpt_bigcode", "qwen3_moe"])
+def test_lanes_of_every_kind_of_sight_equal_plain_decoding(family):
+    """Targets with sliding windows were refused; they are given a mask for each kind of layer."""
+    target = family_target(family, RIGHT[family])
+    decoder = BatchedDecoder(target.model, [], AnswerLimits(10, 60), num_lanes=4, group_size=2)
+    jobs = [Job(str(seed), (tuple(random_ids(6 + 5 * seed, seed)),), 0.0, seed) for seed in range(5)]
+    for answered in list(decoder.answer(jobs)):
+        prompt = list(answered.job.runs[0])
+        steps = autoregressive(target, prompt, DecodeOptions(max_new_tokens=10))
+        assert answered.input_ids == [*prompt, *(token for step in steps for token in step.tokens)]
+
+
+@pytest.mark.parametrize("family", ["falcon", "deepseek_v3", "gpt_oss", "mpt", "qwen3_next"])
+def test_what_cannot_be_read_in_lanes_says_so_at_the_start(family):
+    """Their own attention met a tuple of groups, and ended in a traceback."""
+    changes = RIGHT[family] if family in RIGHT else REFUSED[family][1]
+    target = family_target(family, changes)
+    with pytest.raises(ValueError, match=r"cannot answer many conversations side by side.*answers: original"):
+        BatchedDecoder(target.model, [], AnswerLimits(10, 60), num_lanes=4, group_size=2)
+    assert target.config._attn_implementation != ATTENTION_NAME
+
+
+def test_lanes_do_not_reach_over_a_change_of_angles():
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    target = tiny_target("llama", rope_scaling=scaling, max_position_embeddings=64)
+    with pytest.raises(ValueError, match="change behind 64 tokens, max_length is 65: lower max_length to 64"):
+        BatchedDecoder(target.model, [], AnswerLimits(10, 65))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from eagle.chat import Chat
 from eagle.engine.target import Target
 from tests import tiny_text
 from tests.tiny import tiny_target
@@ -44,3 +45,18 @@ def test_without_a_tokenizer_the_model_is_asked():
     model.generation_config = None
     model.config.eos_token_id = 5
     assert Target(model).end_token_ids == {5}
+
+
+def test_a_fastchat_template_brings_its_own_ends():
+    """Its stop strings and ids were left to the user, who met the next invented turn."""
+    tokenizer = tiny_text.tokenizer(None)
+    tokenizer.eos_token = None
+    model = tiny_text.target()
+    model.generation_config.eos_token_id = None
+    target = Target(model, tokenizer)
+    assert target.end_token_ids == set()
+    assert 257 in target.end_ids_with("qwen-7b-chat")  # <|im_end|> behind an answer
+    chat = Chat(target, template="qwen-7b-chat")
+    assert 257 in chat.options.stop_ids and "<|endoftext|>" in chat.stop
+    with pytest.raises(ValueError, match="FastChat has no conversation template 'no-such'"):
+        target.end_ids_with("no-such")

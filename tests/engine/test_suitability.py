@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.engine import suitability
-from eagle.engine.target import Target
 from eagle.trees import EagleTree
-from tests.engine.families import REFUSED, RIGHT, UNREADABLE, tiny_config
+from tests.engine.families import REFUSED, RIGHT, UNREADABLE, family_target
 from tests.tiny import random_ids, tiny_drafter, tiny_target
 
 NUM_TOKENS = 12
@@ -22,16 +20,6 @@ GREEDY = DecodeOptions(max_new_tokens=NUM_TOKENS)
 def known(families):
     """Those that the installed transformers has: the oldest supported one has not all."""
     return [family for family in families if family in CONFIG_MAPPING_NAMES]
-
-
-def family_target(family, changes, dtype=torch.float32) -> Target:
-    config = tiny_config(family, changes)
-    torch.manual_seed(0)
-    try:
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    except ValueError:  # a softcap or sinks: transformers has no other kernel
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    return Target(model.to(dtype))
 
 
 def generated(target, ids):
