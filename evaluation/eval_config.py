@@ -32,6 +32,9 @@ class EvalConfig:
     verify_lossless: bool = option(
         False, "check drafting and verification on a tiny model before measuring", may_change=True
     )
+    unsafe_sandbox: bool = option(
+        False, "run programs of the model, to score them, where they cannot be kept apart", may_change=True
+    )
 
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
     head: str | None = option(None, "draft head, directory or Hugging Face id; the shipped one by default")

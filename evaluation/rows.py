@@ -38,6 +38,7 @@ class AnswerRow:
     degenerate: bool
     config: str  # hash of the options and weights behind this row
     versions: dict[str, str]
+    question: str = ""  # digest of the question as it was asked
 
     @property
     def capped(self) -> bool:
@@ -68,6 +69,7 @@ class AnswerRow:
             "correct": self.correct,
             "config": self.config,
             "versions": self.versions,
+            "question_digest": self.question,
         }
 
     @classmethod
@@ -86,7 +88,10 @@ class AnswerRow:
         )
         same = {n: values[n] for n in ("draw_seed", "text", "correct", "degenerate", "config", "versions")}
         key = Key(**{name: values[name] for name in Key._fields})
-        return cls(key=key, generation=generation, prompt_tokens=tuple(values["prompt_tokens"]), **same)
+        question = values.get("question_digest", "")  # rows of older versions have none, and are played again
+        return cls(
+            key=key, generation=generation, prompt_tokens=tuple(values["prompt_tokens"]), question=question, **same
+        )
 
 
 class RunDirectory:
