@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from eagle.files import JsonLines, claim
 from evaluation.eval_config import config_hash
 from evaluation.recording import Generation, Seconds, TreeShape
 
 ROWS, RUN = "rows.jsonl", "run.json"
+Read = TypeVar("Read")
 
 
 class Key(NamedTuple):
@@ -94,6 +95,18 @@ class AnswerRow:
         )
 
 
+def read_as(file: JsonLines, convert: Callable[[Any], Read]) -> Iterator[Read]:
+    """The lines of a file as what they stand for. Raises ValueError that names file and line of one that does not."""
+    for number, values in enumerate(file.read(), start=1):
+        try:
+            yield convert(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{file.path} is damaged at line {number} ({type(error).__name__}: {error}): "
+                "remove the line, or restore the file"
+            ) from None
+
+
 class RunDirectory:
     """The rows of one configuration, appended as they become known.
 
@@ -107,7 +120,8 @@ class RunDirectory:
         self._rows = JsonLines(path / ROWS)
 
     def rows(self) -> dict[Key, AnswerRow]:
-        return {row.key: row for row in map(AnswerRow.from_json, self._rows.read())}
+        """Of two with one key, the later one: the question was edited in between."""
+        return {row.key: row for row in read_as(self._rows, AnswerRow.from_json)}
 
     def append(self, row: AnswerRow) -> None:
         self._rows.append(row.to_json())
