@@ -168,8 +168,9 @@ def report_trees(config: CompareConfig, directory: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     config = compare_flags(argv)
     arms = read_arms(Path(config.arms), config.budgets)
+    Path(config.output).mkdir(parents=True, exist_ok=True)  # what cannot be one is refused before anything is loaded
     if not config.report_only:
-        chosen_contexts(config)  # refused before anything is loaded
+        chosen_contexts(config)
     target, source = target_and_draft(config)
     plan = Plan(planned_arms(arms, source), config.samplings, num_draws=config.num_draws, seed=config.seed)
     directory = plan_directory(config, source, target, plan)

@@ -86,7 +86,7 @@ def record_contexts(target: Target, config: RecordConfig) -> Iterator[Context]:
     file = JsonLines(Path(config.output))
     made_with = {name: getattr(config, name) for name in ("num_cuts", "max_new_tokens", "seed")}
     made_with["target_weights"] = weights_digest(target.model)
-    claim(file.path.with_name(f"{file.path.name}.made_with.json"), made_with, "choose another --output")
+    claim(_made_with(file.path), made_with, "choose another --output")
     done = {context.answer for context in _drop_torn_answer(file, config.num_cuts)}
     jobs = [job for job in _jobs(target, config) if job.id not in done]
     limits = AnswerLimits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
@@ -127,6 +127,19 @@ def read_contexts(path: Path) -> list[Context]:
     Raises ValueError that names the line where the file is damaged.
     """
     return list(read_as(JsonLines(path), _from_json))
+
+
+def refuse_other_files(path: Path) -> None:
+    """Raises ValueError or OSError for what is there and holds no contexts: it would be taken for a cut line."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: name a file with --output")
+    if path.is_file() and path.stat().st_size and not read_contexts(path) and not _made_with(path).is_file():
+        raise ValueError(f"{path} is there and holds no contexts: choose another --output")
+
+
+def _made_with(path: Path) -> Path:
+    """What the contexts of a file were made with stands beside it."""
+    return path.with_name(f"{path.name}.made_with.json")
 
 
 def _from_json(row: Any) -> Context:

@@ -88,6 +88,7 @@ def provenance(target: Target, contexts: Sequence[Context], num_draws: int) -> d
 def main(argv: Sequence[str] | None = None) -> None:
     config = fit_flags(argv)
     contexts = held_out_contexts(Path(config.contexts), config.max_contexts)
+    Path(config.rows).mkdir(parents=True, exist_ok=True)  # what cannot be one is refused before anything is loaded
     target = load_target(config.target)
     check_vocabulary(contexts, target)
     source = config.head or SHIPPED_HEAD

@@ -10,7 +10,7 @@ from pathlib import Path
 from eagle.files import only_writer, remove_leftovers
 from eagle.loading import load_target
 from eagle.options import CommandParser
-from evaluation.trees.contexts import SOURCES, RecordConfig, record_contexts
+from evaluation.trees.contexts import SOURCES, RecordConfig, record_contexts, refuse_other_files
 
 
 def record_flags(argv: Sequence[str] | None) -> tuple[RecordConfig, str | None]:
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder, number = Path(config.output).parent, 0
     with only_writer(folder):
         remove_leftovers(folder)
+        refuse_other_files(Path(config.output))
         for number, context in enumerate(record_contexts(load_target(target), config), start=1):
             print(f"{number:4d}  {context.id}  {len(context.ids)} tokens", flush=True)
     print(f"{number} new contexts in {config.output}")

@@ -4,6 +4,7 @@ import gzip
 import json
 from dataclasses import replace
 from textwrap import indent
+from typing import Any
 
 import datasets
 import pytest
@@ -87,12 +88,12 @@ def test_a_file_of_another_benchmark_is_refused(tmp_path):
         load_questions(TASKS["humaneval"], str(file))
 
 
-def write(path, *lines: str | bytes):
+def write(path, *lines: str | bytes) -> str:
     path.write_bytes(b"\n".join(line.encode() if isinstance(line, str) else line for line in lines))
     return str(path)
 
 
-def item(number: int, text: str = "1 + 1?", **more) -> str:
+def item(number: int, text: Any = "1 + 1?", **more) -> str:
     return json.dumps({"id": number, "question": text, "answer": "#### 2", **more}, ensure_ascii=False)
 
 
@@ -132,7 +133,7 @@ def test_a_question_of_one_turn_may_be_a_text(tmp_path):
 
 
 GOOD_CODE = {"task_id": "a", "prompt": "def f():\n", "test": "def check(candidate): pass", "entry_point": "f"}
-BAD = {
+BAD: dict[str, tuple[str, list[Any], str]] = {
     "a bad line": ("gsm8k", [item(1), "{oops"], r"a\.jsonl, line 2 is no JSON"),
     "a cut line": ("gsm8k", [item(1), item(2)[:20]], "line 2 is no JSON"),
     "a line that is no object": ("gsm8k", [item(1), "[1]", '"x"'], "line 2 is no JSON|line 2 holds a list|holds a int"),
