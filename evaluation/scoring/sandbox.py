@@ -44,6 +44,10 @@ LAUNCH = (
 )
 USUAL = Limits()
 GRACE_S = 30.0  # for the launcher itself, on a busy machine
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"} | dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    "1",  # NumPy starts a thread a core, over the limit
+)
 REMEDY = "--unsafe-sandbox"
 
 
@@ -126,7 +130,7 @@ def _launch(job: dict[str, str], limits: Limits, folder: str | None) -> tuple[in
     command = [sys.executable, "-I", "-c", LAUNCH.format(root=str(ROOT)), *words]
     with subprocess.Popen(
         command,
-        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -9,12 +9,13 @@ from types import ModuleType
 from typing import Any
 
 from evaluation.scoring.jail import plain
-from evaluation.scoring.jail.channel import Channel
+from evaluation.scoring.jail.channel import ENDED, READY, Channel
 
 
 def serve(channel: Channel) -> None:
     """Run the program that comes first, say that it ended, answer calls. Returns early when the program fails."""
     sys.set_int_max_str_digits(0)
+    channel.send(READY)
     job = channel.receive()
     module = ModuleType(job["name"])
     sys.modules[job["name"]] = module
@@ -22,7 +23,7 @@ def serve(channel: Channel) -> None:
         exec(compile(job["program"], "candidate.py", "exec"), module.__dict__)
     except BaseException:  # SystemExit too: leaving early is not reaching the end
         return
-    channel.send({"ended": True})
+    channel.send(ENDED)
     while True:
         call = channel.receive()
         channel.send_line(_answer(module, call["name"], call["args"], call["kwargs"]))

@@ -5,6 +5,9 @@ from typing import Any
 
 from evaluation.scoring.jail import plain
 
+READY = {"ready": True}  # the program's process has given up what it has to, and not seen the program yet
+ENDED = {"ended": True}  # the program ran to its end
+
 
 class Closed(Exception):
     """The other side is gone, or what it says is no message."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from evaluation.scoring.jail import plain
-from evaluation.scoring.jail.channel import Channel, Closed
+from evaluation.scoring.jail.channel import ENDED, READY, Channel, Closed
 from evaluation.scoring.jail.limits import Ended
 
 CHECK = "check"  # what the tests define: a function of the candidate, as in HumanEval
@@ -29,6 +29,12 @@ def examine(source: TextIO, channel: Channel, complain: Callable[[str], object])
     sys.set_int_max_str_digits(0)
     job = json.load(source)
     try:
+        if channel.receive() != READY:  # said before the program is there, which may say anything
+            raise Closed
+    except Closed:
+        complain("the process of the program could not give up its privileges")
+        return Ended.NO_JAIL
+    try:
         return Ended.PASSED if _holds(job, channel) else Ended.FAILED
     except Unfit as error:
         complain(str(error))
@@ -40,7 +46,7 @@ def _holds(job: dict[str, str], channel: Channel) -> bool:
     check = _prepared(job, channel) if has_tests else None
     try:
         channel.send({"program": job["program"], "name": "candidate" if has_tests else "__main__"})
-        if channel.receive() != {"ended": True}:
+        if channel.receive() != ENDED:
             return False
         if check is not None:
             check(_stand_in(job["entry_point"], channel))

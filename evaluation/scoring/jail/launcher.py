@@ -23,8 +23,8 @@ POLL_S = 0.002
 
 def main() -> None:
     limits, folder = Limits(**json.loads(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else None
-    libc.die_with_parent(signal.SIGKILL)
     try:
+        libc.die_with_parent(signal.SIGKILL)
         ended = _run(limits, folder)
     except OSError as error:
         print(error, file=sys.stderr)
@@ -66,7 +66,8 @@ def _kill_orphans() -> None:
     """End what is left without namespaces. Every orphan is this process's child by now."""
     while True:
         for process in _children():
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(-1, 0)
             continue

@@ -15,7 +15,7 @@ class Limits:
     cpu_s: int = 5  # of a process
     memory_bytes: int = 1 << 30  # resident, of all processes together; also the address space of each
     file_bytes: int = 1 << 20  # of one file; what is printed is one
-    scratch_bytes: int = 16 << 20  # of all files together
+    scratch_bytes: int = 16 << 20  # of all files in a temporary folder together
     processes: int = 32  # threads count
 
 

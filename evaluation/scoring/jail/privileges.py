@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import signal
 import stat
 import sys
 from contextlib import suppress
@@ -28,6 +29,7 @@ def give_up(limits: Limits, user: int, isolated: bool) -> None:
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)
     _drop_capabilities()
+    libc.die_with_parent(signal.SIGKILL)  # forgotten when the user changes
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1)
     libc.hide_memory()
     _set_limits(limits, isolated)

@@ -207,3 +207,16 @@ def test_tests_may_use_the_setup_and_expect_errors():
 def test_tests_that_cannot_be_run_are_an_error_and_no_failure(exam, message):
     with pytest.raises(ValueError, match=message):
         solves("def f(x): return x", exam, unsafe=True)
+
+
+@both_ways
+def test_a_sandbox_that_cannot_be_set_up_is_an_error_and_no_failure():
+    """All right programs would count as wrong: here no system can set the limit."""
+    with pytest.raises(OSError, match="the sandbox could not be set up"):
+        passes("pass", Limits(cpu_s=1 << 70), unsafe=True)
+
+
+@needs_namespaces
+def test_numpy_can_be_used_on_machines_of_many_cores():
+    pytest.importorskip("numpy")
+    assert passes("import numpy\nassert numpy.ones((50, 50)).dot(numpy.ones((50, 50)))[0, 0] == 50")
