@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.scoring import sandbox
 from evaluation.scoring.sandbox import Limits, passes
 from tests.evaluation.scoring.test_sandbox import _way, both_ways, jailed, needs_namespaces
 
@@ -167,3 +168,24 @@ def test_no_signal_reaches_anyone_outside(number):
 )
 def test_inside(check):
     assert passes(check, LIMITS)
+
+
+@pytest.fixture
+def unfiltered(monkeypatch):
+    """A machine that has neither namespaces nor a filter of system calls: Python's hooks are all there is."""
+    monkeypatch.setattr(sandbox, "refusal", lambda: "refused for a test")
+    monkeypatch.setattr(sandbox, "LAUNCH", f"import platform; platform.machine = lambda: 'vax'; {sandbox.LAUNCH}")
+
+
+def test_without_a_filter_python_refuses_what_it_sees(unfiltered, tmp_path):
+    mark, victim = f"{os.getpid()}0", tmp_path / "victim"
+    victim.write_text("precious")
+    for kind in DAEMONS:
+        body = DAEMONS[kind].format(sleep=f"os.execvp('sleep', ['sleep', '60.{mark}'])", mark=mark)
+        assert not passes(f"import os, signal, time\n{body}", LIMITS, unsafe=True)
+    for attack in TAMPER.values():
+        passes(f"import os\n{attack.format(path=str(victim))}", LIMITS, unsafe=True)
+    for network in ("import socket; socket.socket()", "import _socket; _socket.socket()", "import ctypes"):
+        assert not passes(network, LIMITS, unsafe=True)
+    assert victim.read_text() == "precious" and living(mark) == []
+    assert passes("assert sum([1, 2]) == 3", LIMITS, unsafe=True)
