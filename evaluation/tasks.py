@@ -110,7 +110,10 @@ def _human_eval(item: Item, number: int) -> Question:
 def _human_eval_score(question: Question, answer: str, unsafe_sandbox: bool = False) -> bool:
     prompt, entry_point = question.item["prompt"], question.item["entry_point"]
     exam = sandbox.Exam(question.item["test"], entry_point, setup=programs.stub(prompt))
-    return sandbox.solves(programs.program(answer, prompt, entry_point), exam, unsafe=unsafe_sandbox)
+    try:
+        return sandbox.solves(programs.program(answer, prompt, entry_point), exam, unsafe=unsafe_sandbox)
+    except ValueError as error:
+        raise ValueError(f"question {question.id}: {error}") from None
 
 
 TASKS = {

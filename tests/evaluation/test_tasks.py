@@ -169,6 +169,13 @@ def test_files_that_would_measure_something_else_are_refused_in_one_line(tmp_pat
     assert "\n" not in str(refused.value) and "a.jsonl" in str(refused.value)
 
 
+def test_tests_that_cannot_be_run_are_told_with_their_question(tmp_path):
+    file = write(tmp_path / "a.jsonl", json.dumps({**GOOD_CODE, "test": "import nothing_here\ndef check(f): pass"}))
+    (question,) = load_questions(TASKS["humaneval"], file)
+    with pytest.raises(ValueError, match=r"question a: the tests of this question cannot be run: .*nothing_here"):
+        TASKS["humaneval"].score(question, "def f(): pass", unsafe_sandbox=True)
+
+
 def test_a_missing_file_is_not_asked_of_the_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked"))
     for name in ("no/such.jsonl", "NO.JSON", "no.jsonl.gz"):

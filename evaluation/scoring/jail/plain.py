@@ -32,12 +32,12 @@ def loads(line: bytes) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value arrives as what it is."""
+    """Whether a value arrives as what it is. What could not cross once is as little on its way back."""
     if isinstance(value, list | tuple | Set):
         return all(map(is_plain, value))
     if isinstance(value, Mapping):
         return all(is_plain(part) for pair in value.items() for part in pair)
-    return value is None or isinstance(value, bool | int | float | str | bytes | complex | Decimal | Fraction)
+    return value is None or isinstance(value, bool | int | float | str | bytes | complex | Decimal | Fraction | Opaque)
 
 
 def _encoded(value: Any) -> Any:

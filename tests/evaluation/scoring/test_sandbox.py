@@ -195,6 +195,13 @@ def test_tests_may_use_the_setup_and_expect_errors():
     assert not solves("def f(x): return 0 if x is None else float('inf')", exam, unsafe=True)
 
 
+def test_what_a_program_gives_back_is_never_the_tests_fault():
+    """A generator, handed to the program again by the tests, ended the evaluation."""
+    exam = Exam("def check(candidate):\n    assert candidate(candidate(1)) == 1", "f")
+    assert not solves("def f(x): return (y for y in ())", exam, unsafe=True)
+    assert solves("def f(x): return x", exam, unsafe=True)
+
+
 @pytest.mark.parametrize(
     ("exam", "message"),
     [
