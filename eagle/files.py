@@ -201,7 +201,10 @@ def claim(path: Path, identity: Mapping[str, Any], remedy: str) -> None:
     """
     if not path.is_file():
         write_json(path, dict(identity))
-    check_same(path.parent, read_json(path), identity, remedy)
+    known = read_json(path)
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} is damaged, it holds no object: restore it from a copy, or {remedy}")
+    check_same(path.parent, known, identity, remedy)
 
 
 def check_same(place: Path, known: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:

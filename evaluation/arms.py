@@ -3,10 +3,12 @@
 A new arm is a row in `ARMS` or, for another tree or verifier, no change at all: `TREE+VERIFIER` is an arm.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 import hsd_verify
@@ -22,6 +24,8 @@ from evaluation import peers
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import ExactTau
 from evaluation.recording import Generation, record
+
+DIGEST_NUMBERS = 64  # of a weight
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,17 @@ class Models:
         if spec.rpartition("+")[0] == "eagle":
             return replace(drafting, policy=planner.plan_reference(self.target, self.head))
         return replace(drafting, policy=planner.plan(drafting.policy, self.target, self.head))
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Twelve hexadecimal digits that change with the weights, from a few numbers of every one: quick for any size."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if weight.layout == torch.strided:
+            flat = weight.detach().reshape(-1)
+            few = flat[:: max(len(flat) // DIGEST_NUMBERS, 1)][:DIGEST_NUMBERS]
+            digest.update(f"{name} {tuple(weight.shape)} {few.double().tolist()}".encode())
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ A tree is scored in another shape than a single token, so half-precision kernels
 tokens whose logits are all but equal. Such flips are counted and their gap is shown; a large gap is a bug.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from eagle.engine.target import Target
 from eagle.files import JsonLines
 from evaluation.arms import BASELINE
-from evaluation.rows import AnswerRow, Key
+from evaluation.rows import AnswerRow, Key, read_as
 
 FILE = "differences.jsonl"
 
@@ -28,6 +29,10 @@ class Difference:
     expected: int | None  # None: the plain answer ended here
     found: int | None
     gap: float | None = None  # logit of the expected token less that of the one found, after the same text
+    answers: str = ""  # digest of both: a gap belongs to them
+
+    def same_place(self, other: "Difference") -> bool:
+        return (self.key, self.position, self.answers) == (other.key, other.position, other.answers)
 
 
 def compared(rows: Mapping[Key, AnswerRow]) -> Iterator[tuple[AnswerRow, AnswerRow]]:
@@ -45,18 +50,23 @@ def first_difference(row: AnswerRow, base: AnswerRow) -> Difference | None:
         return None
     shorter = min(len(found), len(expected))
     position = next((i for i in range(shorter) if found[i] != expected[i]), shorter)
-    return Difference(row.key, position, _at(expected, position), _at(found, position))
+    answers = hashlib.sha256(repr((row.prompt_tokens, found, expected)).encode()).hexdigest()[:12]
+    return Difference(row.key, position, _at(expected, position), _at(found, position), answers=answers)
 
 
 def measure_differences(rows: Mapping[Key, AnswerRow], target: Target, folder: Path) -> list[Difference]:
-    """Every difference with its gap. Known ones are read from the folder, so that a second run costs nothing."""
+    """Every difference with its gap. Known ones are read from the folder, so that a second run costs nothing.
+
+    Raises ValueError that names the file where it is damaged.
+    """
     file = JsonLines(folder / FILE)
-    known = {difference.key: difference for difference in map(_from_json, file.read())}
+    known = {difference.key: difference for difference in read_as(file, _from_json)}
     differences = []
     for row, base in compared(rows):
         found = first_difference(row, base)
         if found is not None:
-            differences.append(known.get(row.key) or _with_gap(found, row, target))
+            old = known.get(row.key)
+            differences.append(old if old and old.same_place(found) else _with_gap(found, row, target))
     file.replace({**asdict(d), "key": d.key._asdict()} for d in differences)
     return differences
 
@@ -89,7 +99,7 @@ def _with_gap(difference: Difference, row: AnswerRow, target: Target) -> Differe
     ids = [*row.prompt_tokens, *row.generation.tokens[: difference.position]]
     logits = target.prefill(torch.tensor(ids, device=target.device), target.new_cache()).logits[0].float()  # (V,)
     gap = float(logits[difference.expected] - logits[difference.found])
-    return Difference(difference.key, difference.position, difference.expected, difference.found, gap)
+    return replace(difference, gap=gap)
 
 
 def _at(tokens: tuple[int, ...], position: int) -> int | None:

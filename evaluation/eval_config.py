@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import hsd_verify
 from eagle.options import DTYPES, check_options, option
 
 
@@ -20,17 +21,26 @@ class EvalConfig:
         may_change=True,
         each_once=True,
     )
-    temperatures: tuple[float, ...] = option((0.0, 1.0), "0 is greedy", may_change=True, at_least=0, each_once=True)
-    seeds: int = option(3, "repetitions of every question above temperature 0", may_change=True, at_least=1)
+    temperatures: tuple[float, ...] = option(
+        (0.0, 1.0), "0 is greedy", may_change=True, at_least=0, at_most=100, each_once=True
+    )
+    seeds: int = option(
+        3, "repetitions of every question above temperature 0", may_change=True, at_least=1, at_most=10_000
+    )
     greedy_seeds: int = option(
-        1, "repetitions at temperature 0, where only the clock can differ", may_change=True, at_least=1
+        1, "repetitions at temperature 0, where only the clock can differ", may_change=True, at_least=1, at_most=10_000
     )
     limit: int | None = option(
         None, "questions a task, the first of a fixed shuffle; all by default", may_change=True, at_least=1
     )
-    resamples: int = option(2000, "bootstrap resamples behind every interval", may_change=True, at_least=1)
+    resamples: int = option(
+        2000, "bootstrap resamples behind every interval", may_change=True, at_least=1, at_most=100_000
+    )
     verify_lossless: bool = option(
         False, "check drafting and verification on a tiny model before measuring", may_change=True
+    )
+    unsafe_sandbox: bool = option(
+        False, "run programs of the model, to score them, where they cannot be kept apart", may_change=True
     )
 
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
@@ -42,9 +52,9 @@ class EvalConfig:
     tree: str = option(
         "auto", "tree policy of hsd, as chain:depth=4; 'auto' or 'budgeted' alone takes what was measured here"
     )
-    verifier: str = option("hsd", "verifier of hsd, a name in hsd_verify.VERIFIERS")
-    max_new_tokens: int = option(256, "cap on every answer", at_least=1)
-    prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round", at_least=1)
+    verifier: str = option("hsd", "verifier of hsd", choices=tuple(hsd_verify.VERIFIERS))
+    max_new_tokens: int = option(256, "cap on every answer", at_least=1, at_most=1 << 20)
+    prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round", at_least=1, at_most=1024)
     system: str | None = option(None, "system prompt; the chat template's own by default")
     template: str | None = option(None, "FastChat conversation template, for a tokenizer without a chat template")
     sources: tuple[str, ...] = option((), "benchmark items from elsewhere: TASK=FILE.jsonl or TASK=HUB_ID")
@@ -53,7 +63,7 @@ class EvalConfig:
         None, "of the target's weights; what the machine multiplies natively by default", choices=DTYPES
     )
     device: str | None = option(None, "such as cpu or cuda; the first accelerator by default")
-    threads: int | None = option(None, "CPU threads; torch's choice by default", at_least=1)
+    threads: int | None = option(None, "CPU threads; torch's choice by default", at_least=1, at_most=1024)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -20,23 +20,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eagle.checkpoints.flat import head_fingerprint
-from eagle.files import write_json
+from eagle.files import only_writer, remove_leftovers, write_json
 from eagle.loading import load_head, load_target
 from eagle.options import identity, parse
-from evaluation.arms import DRAFTING, Models, drafting_spec, find_arm
+from evaluation.arms import DRAFTING, Models, drafting_spec, find_arm, weights_digest
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
-from evaluation.report.document import write_report
-from evaluation.report.fastchat import write_answers
+from evaluation.report.document import PLOTS, write_report
+from evaluation.report.fastchat import FOLDER, write_answers
 from evaluation.report.summary import summarise
 from evaluation.report.table import print_summary
 from evaluation.rows import AnswerRow, Key, RunDirectory
 from evaluation.runner import Runner, load_all, plan, versions
 from evaluation.scoring import sandbox
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
-from evaluation.tasks import Question
+from evaluation.tasks import Question, find_task
 
 SUMMARY = "summary.json"
+PLACES = ("target", "target_name", "head", "assistant", "sources")  # options and names that say where something lies
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,15 +50,26 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     Raises ValueError when the self-check fails or the directory holds another run, FileNotFoundError for models and
     benchmarks that are not there.
     """
-    for name in config.arms:
-        find_arm(name, config)
+    check_arms(config)
     questions = load_all(config)
+    if any(find_task(name).runs_programs for name in config.tasks):
+        sandbox.refuse_unsafe(config.unsafe_sandbox)
+        if warning := sandbox.warning():
+            console.print(f"warning: {warning}")
+    with only_writer(Path(config.output)):
+        for folder in (Path(config.output), Path(config.output, PLOTS), Path(config.output, FOLDER)):
+            remove_leftovers(folder)
+        return _evaluate(config, questions, console, models)
+
+
+def _evaluate(
+    config: EvalConfig, questions: dict[str, list[Question]], console: Console, models: Models | None
+) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     models = models or load_models(config)
     checks = run_self_check(config, models, console) if config.verify_lossless else []
-    described = {**identity(config), **describe_models(models), **describe_trees(config, models)}
-    directory = RunDirectory(Path(config.output), described)
+    directory = RunDirectory(Path(config.output), run_identity(config, models))
     rows = play(Runner(config, models, directory), questions, console)
     summary = make_summary(rows, config, models, checks, directory.path)
     write_json(directory.path / SUMMARY, summary)
@@ -66,6 +78,23 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     print_summary(summary, console)
     console.print(f"{report} and {SUMMARY} beside it hold the rest")
     return summary
+
+
+def check_arms(config: EvalConfig) -> None:
+    """Raises ValueError for an arm that means nothing, and for trees that do, whether an arm asks for them or not."""
+    for name in (*config.arms, *DRAFTING):
+        find_arm(name, config)
+
+
+def run_identity(config: EvalConfig, models: Models) -> dict[str, Any]:
+    """What rows depend on, wherever its files lie: models by their weights, trees by what the options come to.
+
+    Of questions every row keeps a digest of its own.
+    """
+    described = {**identity(config), **describe_models(models), **describe_trees(config, models)}
+    weights = {"target_weights": models.target.model, "assistant_weights": models.assistant}
+    digests = {name: weights_digest(model) for name, model in weights.items() if model is not None}
+    return {name: value for name, value in described.items() if name not in PLACES} | digests
 
 
 def load_models(config: EvalConfig) -> Models:

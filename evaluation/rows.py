@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from eagle.files import JsonLines, claim
 from evaluation.eval_config import config_hash
 from evaluation.recording import Generation, Seconds, TreeShape
 
 ROWS, RUN = "rows.jsonl", "run.json"
+Read = TypeVar("Read")
 
 
 class Key(NamedTuple):
@@ -38,6 +39,7 @@ class AnswerRow:
     degenerate: bool
     config: str  # hash of the options and weights behind this row
     versions: dict[str, str]
+    question: str = ""  # digest of the question as it was asked
 
     @property
     def capped(self) -> bool:
@@ -68,6 +70,7 @@ class AnswerRow:
             "correct": self.correct,
             "config": self.config,
             "versions": self.versions,
+            "question_digest": self.question,
         }
 
     @classmethod
@@ -86,7 +89,22 @@ class AnswerRow:
         )
         same = {n: values[n] for n in ("draw_seed", "text", "correct", "degenerate", "config", "versions")}
         key = Key(**{name: values[name] for name in Key._fields})
-        return cls(key=key, generation=generation, prompt_tokens=tuple(values["prompt_tokens"]), **same)
+        question = values.get("question_digest", "")  # rows of older versions have none, and are played again
+        return cls(
+            key=key, generation=generation, prompt_tokens=tuple(values["prompt_tokens"]), question=question, **same
+        )
+
+
+def read_as(file: JsonLines, convert: Callable[[Any], Read]) -> Iterator[Read]:
+    """The lines of a file as what they stand for. Raises ValueError that names file and line of one that does not."""
+    for number, values in enumerate(file.read(), start=1):
+        try:
+            yield convert(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{file.path} is damaged at line {number} ({type(error).__name__}: {error}): "
+                "remove the line, or restore the file"
+            ) from None
 
 
 class RunDirectory:
@@ -102,7 +120,8 @@ class RunDirectory:
         self._rows = JsonLines(path / ROWS)
 
     def rows(self) -> dict[Key, AnswerRow]:
-        return {row.key: row for row in map(AnswerRow.from_json, self._rows.read())}
+        """Of two with one key, the later one: the question was edited in between."""
+        return {row.key: row for row in read_as(self._rows, AnswerRow.from_json)}
 
     def append(self, row: AnswerRow) -> None:
         self._rows.append(row.to_json())

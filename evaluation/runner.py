@@ -73,7 +73,10 @@ def draw_seed(run_seed: int, seed: int, task: str, question: str, turn: int) -> 
 
 @dataclass(frozen=True)
 class Runner:
-    """Plays trials with one set of models and writes their rows into one directory."""
+    """Plays trials with one set of models and writes their rows into one directory.
+
+    A row stands for its question as it was: when the question is edited, it is asked again.
+    """
 
     config: EvalConfig
     models: Models
@@ -81,15 +84,15 @@ class Runner:
 
     def run(self, trials: Sequence[Trial], progress: Callable[[AnswerRow], None]) -> dict[Key, AnswerRow]:
         """Play what is missing; returns the rows that were asked for. `progress` hears of every row, old ones too."""
-        done = self.directory.rows()
+        asked = {key: trial.question.digest for trial in trials for key in trial.keys}
+        done = {key: row for key, row in self.directory.rows().items() if asked.get(key) == row.question}
         missing = [c for c in trials if not all(key in done for key in c.keys)]
         self._warm_up(missing)
         for trial in trials:
             for row in self._play(trial, done):
                 done[row.key] = row
                 progress(row)
-        wanted = {key for trial in trials for key in trial.keys}
-        return {key: row for key, row in done.items() if key in wanted}
+        return done
 
     def _play(self, trial: Trial, done: dict[Key, AnswerRow]) -> Iterator[AnswerRow]:
         messages: list[Message] = []
@@ -111,18 +114,24 @@ class Runner:
         generation = self._arm(key.arm)(self.models, self.config, request)
         generation.check(self.models.target.end_token_ids, self.config.max_new_tokens)
         text = self._text(generation.tokens)
-        score = trial.task.score
         return AnswerRow(
             key=key,
             draw_seed=seed,
             prompt_tokens=tuple(prompt_ids),
             generation=generation,
             text=text,
-            correct=None if score is None else score(trial.question, text),
+            correct=self._score(trial, text),
             degenerate=is_degenerate(generation.tokens),
             config=self.directory.config,
             versions=versions(),
+            question=trial.question.digest,
         )
+
+    def _score(self, trial: Trial, text: str) -> bool | None:
+        """None where answers are judged by a model and not by us."""
+        if trial.task.score is None:
+            return None
+        return trial.task.score(trial.question, text, unsafe_sandbox=self.config.unsafe_sandbox)
 
     def _warm_up(self, trials: Sequence[Trial]) -> None:
         """A short answer of every arm that still has work, thrown away: first calls compile and allocate."""

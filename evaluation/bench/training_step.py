@@ -9,7 +9,6 @@ compared. Each variant runs in a process of its own: its peak is the process's l
 before the first step. CPU time is given beside wall time, because a busy machine spoils the latter.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -22,15 +21,17 @@ import torch
 from torch import Tensor
 
 from eagle.drafters.head import DraftHead, HeadConfig
-from eagle.options import CommandParser
+from eagle.options import CommandParser, check_options, option
 from eagle.training.loss import Laws, LossWeights, fused_loss, reference_loss
 from eagle.training.signals import LawStates
 from eagle.training.steps import rows_for, unroll
 from eagle.training.target_snapshot import OutputLayer
 
+DTYPES = ("bfloat16", "float32")
 VARIANTS = ("plain", "ours")
 SHAPE = HeadConfig(576, 576, 1536, 9, 3, 64, 49152, 8192, (2, 15, 27))
 STEPS, SEED, REPEATS = 4, 0, 3
+MOST_TOKENS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -94,35 +95,63 @@ def measure_variant(variant: str, length: int, tokens: int, dtype: torch.dtype) 
     }
 
 
-def training_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class TrainingBench:
+    """Options of `eagle-hsd bench training`. Raises ValueError at construction for values outside their range."""
+
+    length: tuple[int, ...] = option(
+        (512, 2048), "T, tokens of a conversation", at_least=2 * STEPS, at_most=MOST_TOKENS
+    )
+    tokens: int = option(2048, "of a batch; at least one conversation", at_least=2 * STEPS, at_most=MOST_TOKENS)
+    dtype: str = option("bfloat16", "of the products", choices=DTYPES)
+    threads: int | None = option(None, "CPU threads; torch's choice by default", at_least=1, at_most=1024)
+    variant: str | None = option(None, "measure one variant here and print JSON", choices=VARIANTS)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not self.length:
+            raise ValueError("length is empty: name at least one")
+
+    @property
+    def num_threads(self) -> int:
+        return self.threads or torch.get_num_threads()
+
+
+def training_flags(argv: Sequence[str] | None) -> TrainingBench:
+    default = TrainingBench()
     parser = CommandParser(__doc__)
-    parser.add_argument("--length", type=int, nargs="+", default=[512, 2048], help="T, tokens of a conversation")
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens of a batch")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the products")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--length", type=int, nargs="+", default=default.length, help="T, tokens of a conversation")
+    parser.add_argument("--tokens", type=int, default=default.tokens, help="tokens of a batch")
+    parser.add_argument("--dtype", choices=DTYPES, default=default.dtype, help="of the products")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--variant", choices=VARIANTS, help="measure one variant here and print JSON")
-    return parser.parse_args(argv)
+    return TrainingBench(**vars(parser.parse_args(argv)))
 
 
-def measure_apart(args: argparse.Namespace, variant: str, length: int) -> dict[str, float]:
-    """One variant in a process of its own."""
-    flags = ["--length", length, "--tokens", args.tokens, "--dtype", args.dtype, "--threads", args.threads]
+def measure_apart(config: TrainingBench, variant: str, length: int) -> dict[str, float]:
+    """One variant in a process of its own. Raises ValueError with the last line of one that fails."""
+    flags = ["--length", length, "--tokens", config.tokens, "--dtype", config.dtype, "--threads", config.num_threads]
     command = [sys.executable, "-m", "evaluation.bench.training_step", *map(str, flags), "--variant", variant]
-    result: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        told = (done.stderr.strip().splitlines() or ["killed, perhaps for want of memory"])[-1]
+        raise ValueError(f"the variant {variant} of length {length} ended with {done.returncode}: {told}")
+    result: dict[str, float] = json.loads(done.stdout)
     return result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = training_flags(argv)
-    torch.set_num_threads(args.threads)
-    if args.variant:
-        print(json.dumps(measure_variant(args.variant, args.length[0], args.tokens, getattr(torch, args.dtype))))
+    config = training_flags(argv)
+    torch.set_num_threads(config.num_threads)
+    if config.variant:
+        dtype = getattr(torch, config.dtype)
+        print(json.dumps(measure_variant(config.variant, config.length[0], config.tokens, dtype)))
         return
     sizes = f"{STEPS} steps, Vd {SHAPE.draft_vocab_size}"
-    print(f"{sizes}, {args.dtype}, {args.threads} threads, torch {torch.__version__}")
-    for length in args.length:
+    print(f"{sizes}, {config.dtype}, {config.num_threads} threads, torch {torch.__version__}")
+    for length in config.length:
         for variant in VARIANTS:
-            result = measure_apart(args, variant, length)
+            result = measure_apart(config, variant, length)
             print(f"T {length:5d}  {variant:6s} " + "  ".join(f"{name} {value:.4g}" for name, value in result.items()))
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import hsd_verify
-from eagle.options import CommandParser
+from eagle.options import CommandParser, check_options, option
 from hsd_verify.draw import draw_index
 from hsd_verify.exact.reference import reference_law
 
@@ -37,6 +37,7 @@ VERIFIERS_BY_TREE = {
     "chain": ("walk", "tokenwise", "block", "hsd_capped", "traversal", "hsd"),
 }
 NOTHING = torch.empty(0)  # the draft's law where nothing was sampled
+MOST_CELLS = 1 << 27  # N x V of a law: half a gigabyte in float32
 DRAFT_NOISE = 0.7  # standard deviation of the draft's logits around the target's
 
 
@@ -44,16 +45,31 @@ DRAFT_NOISE = 0.7  # standard deviation of the draft's logits around the target'
 class VerifyBench:
     """What is timed; defaults are the conditions of the project's target."""
 
-    nodes: tuple[int, ...] = (32,)  # N, the root included
-    vocab: tuple[int, ...] = (49152,)  # V
-    trees: tuple[str, ...] = tuple(VERIFIERS_BY_TREE)
-    threads: int = 1
-    rounds: int = 30  # calls of every candidate on every drafted tree
-    drafts: int = 3  # drafted trees of one shape, from consecutive seeds
-    seed: int = 0
-    verifiers: tuple[str, ...] = tuple(hsd_verify.VERIFIERS)  # those of them are timed that apply to the tree
-    reference: bool = True  # also call the plain reference, once
-    forward: bool = False  # also time a SmolLM2-135M-sized forward (random weights, bf16) over N tokens
+    nodes: tuple[int, ...] = option((32,), "N, the root included", at_least=2, at_most=4096)
+    vocab: tuple[int, ...] = option((49152,), "V", at_least=8, at_most=1 << 20)
+    trees: tuple[str, ...] = option(
+        tuple(VERIFIERS_BY_TREE), "their shapes", choices=tuple(VERIFIERS_BY_TREE), each_once=True
+    )
+    threads: int = option(1, "of torch", at_least=1, at_most=1024)
+    rounds: int = option(30, "calls of every candidate on every drafted tree", at_least=1, at_most=1_000_000)
+    drafts: int = option(3, "drafted trees of one shape, from consecutive seeds", at_least=1, at_most=1000)
+    seed: int = option(0, "of the first one", at_least=0, at_most=1 << 62)
+    verifiers: tuple[str, ...] = option(
+        tuple(hsd_verify.VERIFIERS),
+        "those of them are timed that apply to the tree",
+        choices=tuple(hsd_verify.VERIFIERS),
+        each_once=True,
+    )
+    reference: bool = option(True, "also call the plain reference, once")
+    forward: bool = option(False, "also time a SmolLM2-135M-sized forward (random weights, bf16) over N tokens")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.nodes and self.vocab and max(self.nodes) * max(self.vocab) > MOST_CELLS:
+            raise ValueError(
+                f"nodes x vocab is {max(self.nodes)} x {max(self.vocab)}, it must be at most {MOST_CELLS}: "
+                "a law is that many numbers, and several are kept"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,16 +249,17 @@ def speed_ups(times: dict[str, float]) -> str:
 
 
 def verify_flags(argv: Sequence[str] | None) -> VerifyBench:
+    default = VerifyBench()
     parser = CommandParser(__doc__)
-    parser.add_argument("--nodes", type=int, nargs="+", default=VerifyBench.nodes)
-    parser.add_argument("--vocab", type=int, nargs="+", default=VerifyBench.vocab)
-    parser.add_argument("--trees", nargs="+", choices=VERIFIERS_BY_TREE, default=VerifyBench.trees)
-    parser.add_argument("--threads", type=int, default=VerifyBench.threads)
-    parser.add_argument("--rounds", type=int, default=VerifyBench.rounds)
-    parser.add_argument("--drafts", type=int, default=VerifyBench.drafts)
-    parser.add_argument("--verifiers", nargs="+", choices=list(hsd_verify.VERIFIERS), default=VerifyBench.verifiers)
-    parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=VerifyBench.reference)
-    parser.add_argument("--seed", type=int, default=VerifyBench.seed)
+    parser.add_argument("--nodes", type=int, nargs="+", default=default.nodes)
+    parser.add_argument("--vocab", type=int, nargs="+", default=default.vocab)
+    parser.add_argument("--trees", nargs="+", choices=VERIFIERS_BY_TREE, default=default.trees)
+    parser.add_argument("--threads", type=int, default=default.threads)
+    parser.add_argument("--rounds", type=int, default=default.rounds)
+    parser.add_argument("--drafts", type=int, default=default.drafts)
+    parser.add_argument("--verifiers", nargs="+", choices=list(hsd_verify.VERIFIERS), default=default.verifiers)
+    parser.add_argument("--reference", action=argparse.BooleanOptionalAction, default=default.reference)
+    parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--forward", action="store_true")
     return VerifyBench(**vars(parser.parse_args(argv)))
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from eagle.files import atomic_file
 from evaluation.arms import BASELINE
 from evaluation.report.summary import MEAN, SHARES, Result
 
@@ -37,7 +38,8 @@ def draw_plots(summary: dict[str, Any], folder: Path) -> dict[str, Path]:
         figure = make(results)
         if figure is not None:
             files[name] = folder / f"{name}.png"
-            figure.savefig(files[name], dpi=DPI, facecolor="white", bbox_inches="tight")
+            with atomic_file(files[name]) as temporary:
+                figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", bbox_inches="tight")
     return files
 
 

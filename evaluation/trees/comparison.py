@@ -230,7 +230,8 @@ def plot(table: list[TreeCell], source: str, path: Path) -> None:
         axis.set_ylabel("expected accepted tokens a round")
     figure.tight_layout(rect=(0, 0.1 / rows, 1, 1))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize="small")
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     pyplot.close(figure)
 
 

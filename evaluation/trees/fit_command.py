@@ -7,11 +7,11 @@ eagle-hsd trees fit --target ID --head DIR
 Stopped at any moment, the same command goes on with the trees it had measured.
 """
 
-import argparse
+import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,47 @@ from eagle.checkpoints.flat import head_fingerprint, read_head, write_fit
 from eagle.checkpoints.weights import local_directory
 from eagle.engine.target import Target
 from eagle.loading import SHIPPED_HEAD, load_head, load_target
-from eagle.options import CommandParser
+from eagle.options import CommandParser, check_options, option
 from evaluation.runner import versions
-from evaluation.trees.contexts import HELD_OUT, Context, read_contexts
+from evaluation.trees.contexts import HELD_OUT, Context, check_vocabulary, read_contexts
 from evaluation.trees.fit_head import fit_head
 from evaluation.trees.shared import HeadSource
 
 
-def fit_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class FitConfig:
+    """Options of `eagle-hsd trees fit`. Raises ValueError at construction for values outside their range."""
+
+    target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
+    head: str | None = option(None, "draft head, directory or Hugging Face id; the shipped one by default")
+    contexts: str = option("runs/laboratory/contexts.jsonl", "file of `trees record`")
+    output: str | None = option(None, "directory that gets drafting.json; the head's own by default")
+    rows: str = option("runs/laboratory", "directory that keeps what has been measured")
+    num_draws: int = option(2, "trees a context of the policy that draws", at_least=1, at_most=1000)
+    max_contexts: int | None = option(None, "the first ones only, for a quick look; all by default", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def fit_flags(argv: Sequence[str] | None) -> FitConfig:
+    default = FitConfig()
     parser = CommandParser(__doc__)
     parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: the embedded SmolLM2)")
     parser.add_argument("--head", help="directory or Hugging Face id of a draft head (default: the shipped one)")
-    parser.add_argument("--contexts", type=Path, default=Path("runs/laboratory/contexts.jsonl"))
-    parser.add_argument("--output", type=Path, help="where drafting.json goes (default: beside the head)")
-    parser.add_argument("--rows", type=Path, default=Path("runs/laboratory"), help="keeps what has been measured")
-    parser.add_argument("--num-draws", type=int, default=2, help="trees a context of the policy that draws")
+    parser.add_argument("--contexts", default=default.contexts)
+    parser.add_argument("--output", help="directory that gets drafting.json (default: the head's own)")
+    parser.add_argument("--rows", default=default.rows, help="keeps what has been measured")
+    parser.add_argument("--num-draws", type=int, default=default.num_draws, help="trees a context of what draws")
     parser.add_argument("--max-contexts", type=int, help="the first ones only, for a quick look")
-    return parser.parse_args(argv)
+    return FitConfig(**vars(parser.parse_args(argv)))
+
+
+def refuse_unwritable(directory: Path) -> None:
+    """Raises OSError where no file can be made: before the measuring, not after it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK):
+        raise PermissionError(f"{directory} cannot be written: name another place with --output")
 
 
 def held_out_contexts(path: Path, most: int | None) -> list[Context]:
@@ -63,15 +87,18 @@ def provenance(target: Target, contexts: Sequence[Context], num_draws: int) -> d
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = fit_flags(argv)
-    contexts = held_out_contexts(args.contexts, args.max_contexts)
-    target = load_target(args.target)
-    source = args.head or SHIPPED_HEAD
-    head, directory = load_head(args.head, target), local_directory(source)
+    config = fit_flags(argv)
+    contexts = held_out_contexts(Path(config.contexts), config.max_contexts)
+    Path(config.rows).mkdir(parents=True, exist_ok=True)  # what cannot be one is refused before anything is loaded
+    target = load_target(config.target)
+    check_vocabulary(contexts, target)
+    source = config.head or SHIPPED_HEAD
+    head, directory = load_head(config.head, target), Path(config.output or local_directory(source))
+    refuse_unwritable(directory)
     name = head_fingerprint(read_head(source, target))
-    fit = fit_head(target, HeadSource(head, target), contexts, name, args.rows, args.num_draws, _say)
-    fit = replace(fit, provenance=provenance(target, contexts, args.num_draws))
-    print(f"\nwrote {write_fit(args.output or directory, fit)}")
+    fit = fit_head(target, HeadSource(head, target), contexts, name, Path(config.rows), config.num_draws, _say)
+    fit = replace(fit, provenance=provenance(target, contexts, config.num_draws))
+    print(f"\nwrote {write_fit(directory, fit)}")
 
 
 def _say(text: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from eagle.engine.target import Target
+from eagle.files import only_writer, remove_leftovers
 from eagle.trees import Acceptance
 from eagle.trees.automatic import partly_sampled, placed
 from eagle.trees.fitted import Expected, HeadFit
@@ -36,9 +37,11 @@ def fit_head(
     acceptance = fit_acceptance(target, source, contexts, say)
     plan = plan_of(acceptance, num_draws)
     rows_path = folder / f"fit-{head}-{plan.name}" / "rows.jsonl"
-    for left, context in run(target, source, list(contexts), plan, rows_path):
-        say(f"trees: {context.id}, {left} contexts left")
-    return HeadFit(acceptance, tuple(expected_rounds(tree_cells(read_rows([rows_path])))), head)
+    with only_writer(rows_path.parent):
+        remove_leftovers(rows_path.parent)
+        for left, context in run(target, source, list(contexts), plan, rows_path):
+            say(f"trees: {context.id}, {left} contexts left")
+    return HeadFit(acceptance, tuple(expected_rounds(tree_cells(read_rows([rows_path], contexts)))), head)
 
 
 def fit_acceptance(target: Target, source: DraftSource, contexts: Sequence[Context], say: Say) -> Acceptance:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 import hsd_verify
 from eagle.engine.target import Target
-from eagle.files import JsonLines
+from eagle.files import JsonLines, read_text
 from eagle.sampling import Sampling
 from eagle.seeds import stable_number
 from eagle.trees import TreePolicy, make_policy
 from evaluation.expected import counted_nodes, path_probs
+from evaluation.rows import read_as
 from evaluation.trees.contexts import Context
 from evaluation.trees.shared import DraftSource, Growing, PathScores, grow_all
 from hsd_verify import DraftTree
@@ -36,6 +37,7 @@ SAMPLINGS = {
     "1": Sampling(1.0),
     "1, top-p 0.9": Sampling(1.0, top_p=0.9),
 }
+ROW = ("context", "source", "question", "sampling", "tree", "budget", "draw", "nodes", "depth", "tau", "bound")
 USUAL = tuple(label for label in SAMPLINGS if label != "0.8")
 
 
@@ -69,12 +71,37 @@ def read_arms(path: Path, budgets: Iterable[int] | None = None) -> tuple[TreeArm
     """The arms of a YAML file: `arms: {name: {tree: .., field: .., at: {budget: {field: ..}}}}`, `budgets: [..]`.
 
     An arm gets `num_nodes` from the budget unless `at` says which fields stand for it; an arm with `at` is left out
-    at budgets it does not name.
+    at budgets it does not name. Raises ValueError that names file and arm for what means nothing.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    wanted = list(budgets or content["budgets"])
-    arms = [_arm(name, dict(fields), budget) for name, fields in content["arms"].items() for budget in wanted]
+    content = _read_yaml(path)
+    named, usual = content.get("arms"), content.get("budgets")
+    if not isinstance(named, dict) or not all(isinstance(fields, dict) for fields in named.values()):
+        raise ValueError(f"{path}: expected `arms: {{NAME: {{tree: .., FIELD: ..}}}}`, found {named!r:.100}")
+    wanted = list(budgets or (usual if isinstance(usual, list) else ()))
+    if not wanted or not all(type(budget) is int and budget > 1 for budget in wanted):
+        raise ValueError(f"{path}: budgets are {usual if usual else wanted!r:.100}, expected whole numbers from 2 on")
+    arms = [_named_arm(path, str(name), fields, budget) for name, fields in named.items() for budget in wanted]
+    if not any(arms):
+        raise ValueError(f"{path} has no arm at the budgets {', '.join(map(str, wanted))}")
     return tuple(arm for arm in arms if arm is not None)
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected 'key: value' lines, found a {type(content).__name__}")
+    return content
+
+
+def _named_arm(path: Path, name: str, fields: dict[str, Any], budget: int) -> TreeArm | None:
+    """The arm; what is wrong with it is said with file and name."""
+    try:
+        return _arm(name, dict(fields), budget)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: arm '{name}': {error}") from None
 
 
 def _arm(name: str, fields: dict[str, Any], budget: int) -> TreeArm | None:
@@ -97,7 +124,8 @@ def measure_context(target: Target, source: DraftSource, context: Context, plan:
             trees = grow_all(growing, proposer, plan.max_depth)
         scores.score(trees)
         return [
-            {"context": context.id, "source": context.source, "question": f"{context.source}/{context.question}"}
+            {"context": context.id, "digest": context.digest, "source": context.source}
+            | {"question": f"{context.source}/{context.question}"}
             | {"sampling": label, "tree": arm.name, "budget": arm.budget, "draw": draw}
             | _outcome(tree, SAMPLINGS[label], scores.logits(tree), plan, target.end_token_ids)
             for (arm, label, draw, _), tree in zip(jobs, trees, strict=True)
@@ -160,16 +188,37 @@ def run(
     target: Target, source: DraftSource, contexts: list[Context], plan: Plan, rows_path: Path
 ) -> Iterator[tuple[int, Context]]:
     """Append the rows of every context that has none yet, in any file beside this one; yields how many are left to do,
-    and the one just done.
+    and the one just done. Rows of a context that was recorded anew under its old name do not count.
     """
-    done = {row["context"] for row in read_rows(sorted(rows_path.parent.glob("rows*.jsonl")))}
-    missing = [context for context in contexts if context.id not in done]
+    done = {(row["context"], row["digest"]) for row in read_rows(sorted(rows_path.parent.glob("rows*.jsonl")))}
+    missing = [context for context in contexts if (context.id, context.digest) not in done]
     file = JsonLines(rows_path)
     for number, context in enumerate(missing, start=1):
         file.append(measure_context(target, source, context, plan))
         yield len(missing) - number, context
 
 
-def read_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The rows of all files, one line a context; a last line cut by a kill is left out."""
-    return [row for path in paths for rows in JsonLines(path).read() for row in rows]
+def read_rows(paths: Iterable[Path], contexts: Iterable[Context] | None = None) -> list[dict[str, Any]]:
+    """The rows of all files, one line a context; a last line cut by a kill is left out, and so are twins.
+
+    contexts: leave out rows of contexts that are among these by name, but with other ids. Raises ValueError that names
+    the line where a file is damaged.
+    """
+    current = {context.id: context.digest for context in contexts or ()}
+    by_context = {
+        (row["context"], row["digest"], row["sampling"], row["tree"], row["budget"], row["draw"]): row
+        for path in paths
+        for rows in read_as(JsonLines(path), _checked)
+        for row in rows
+    }
+    return [row for row in by_context.values() if current.get(row["context"], row["digest"]) == row["digest"]]
+
+
+def _checked(rows: Any) -> list[dict[str, Any]]:
+    """The rows of a line. Raises KeyError and TypeError for others; rows of older versions have no digest."""
+    whole = [{"digest": None, **row} for row in rows]
+    for row in whole:
+        missing = [name for name in ROW if name not in row]
+        if missing or not isinstance(row["tau"], dict):
+            raise KeyError(", ".join(missing) or "tau")
+    return whole

@@ -7,16 +7,17 @@ eagle-hsd trees record --sources gsm8k --num-questions 4 --max-new-tokens 32
 from collections.abc import Sequence
 from pathlib import Path
 
+from eagle.files import only_writer, remove_leftovers
 from eagle.loading import load_target
 from eagle.options import CommandParser
-from evaluation.trees.contexts import SOURCES, RecordConfig, record_contexts
+from evaluation.trees.contexts import SOURCES, RecordConfig, record_contexts, refuse_other_files
 
 
 def record_flags(argv: Sequence[str] | None) -> tuple[RecordConfig, str | None]:
     default = RecordConfig()
     parser = CommandParser(__doc__)
     parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: the embedded SmolLM2)")
-    parser.add_argument("--output", type=Path, default=default.output, help="holds text of the prompts: do not commit")
+    parser.add_argument("--output", default=default.output, help="holds text of the prompts: do not commit")
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=default.sources)
     parser.add_argument("--num-questions", type=int, default=default.num_questions, help="of every source")
     parser.add_argument("--temperatures", type=float, nargs="+", default=default.temperatures, help="of the answers")
@@ -29,13 +30,15 @@ def record_flags(argv: Sequence[str] | None) -> tuple[RecordConfig, str | None]:
     parser.add_argument("--template", help="FastChat conversation template, for a tokenizer without a chat template")
     flags = vars(parser.parse_args(argv))
     target = flags.pop("target")
-    sources, temperatures = tuple(flags.pop("sources")), tuple(flags.pop("temperatures"))
-    return RecordConfig(sources=sources, temperatures=temperatures, **flags), target
+    return RecordConfig(**flags), target
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, target = record_flags(argv)
-    number = 0
-    for number, context in enumerate(record_contexts(load_target(target), config), start=1):
-        print(f"{number:4d}  {context.id}  {len(context.ids)} tokens", flush=True)
+    folder, number = Path(config.output).parent, 0
+    with only_writer(folder):
+        remove_leftovers(folder)
+        refuse_other_files(Path(config.output))
+        for number, context in enumerate(record_contexts(load_target(target), config), start=1):
+            print(f"{number:4d}  {context.id}  {len(context.ids)} tokens", flush=True)
     print(f"{number} new contexts in {config.output}")

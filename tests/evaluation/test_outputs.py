@@ -4,6 +4,7 @@ import base64
 import importlib
 import json
 import re
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from rich.console import Console
 
 from eagle import planner
+from eagle.files import only_writer
 from eagle.sampling import Sampling
 from eagle.trees import Acceptance, CostModel, parse_policy
 from eagle.trees.automatic import partly_sampled, placed
@@ -26,6 +28,7 @@ from evaluation.report.charts import colours, draw_plots
 from evaluation.report.fastchat import FOLDER, write_answers
 from evaluation.report.summary import FIELDS, summarise
 from evaluation.runner import Runner
+from evaluation.scoring import sandbox
 from evaluation.tasks import Question
 from tests.evaluation.synthetic import synthetic_row
 from tests.evaluation.words import WordTokenizer
@@ -165,6 +168,81 @@ def test_one_call_from_a_configuration_to_a_report(tiny_models, tmp_path, monkey
     assert "{" not in re.sub(r"<(style|pre)>.*?</\1>", "", page, flags=re.DOTALL)
     shown = console.export_text()
     assert max(map(len, shown.splitlines())) <= 80 and "gsm8k T=1" in shown and "…" not in shown
+
+
+def small_run(output, monkeypatch, arms=("autoregressive", "hsd"), **options) -> EvalConfig:
+    questions = {"gsm8k": [Question("g", ("w1 w2",), {"expected": "4"})]}
+    monkeypatch.setattr(evaluate_module, "load_all", lambda config: questions)
+    return EvalConfig(
+        output=str(output), tasks=("gsm8k",), arms=arms, temperatures=(0.0,), max_new_tokens=4, resamples=10, **options
+    )
+
+
+def test_a_run_goes_on_where_its_directory_and_its_models_moved(tiny_models, tmp_path, monkeypatch):
+    """Named relatively, or from another place, the same head was another option, and the run was refused."""
+    evaluate(small_run(tmp_path / "a", monkeypatch, head="old/head", target="here"), Console(quiet=True), tiny_models)
+    (tmp_path / "a").rename(tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Runner, "_answer", lambda *_: pytest.fail("played again"))
+    config = small_run("b", monkeypatch, head="head", target=None)
+    evaluate(config, Console(quiet=True), tiny_models)
+
+
+def test_another_target_in_the_same_directory_is_refused(tiny_models, tmp_path, monkeypatch):
+    """The path may be the same while the weights were trained on."""
+    config = small_run(tmp_path, monkeypatch, arms=("autoregressive",))
+    evaluate(config, Console(quiet=True), Models(tiny_models.target))
+    other = tiny_target(seed=1)
+    other.tokenizer = tiny_models.target.tokenizer
+    with pytest.raises(ValueError, match="target_weights was"):
+        evaluate(config, Console(quiet=True), Models(other))
+
+
+def test_a_second_run_on_one_output_is_told_of_the_first(tiny_models, tmp_path, monkeypatch):
+    """Two processes on one output doubled every row."""
+    config = small_run(tmp_path, monkeypatch)
+    with only_writer(tmp_path), pytest.raises(ValueError, match=r"is being written by process .*another --output"):
+        evaluate(config, Console(quiet=True), tiny_models)
+
+
+def test_what_killed_runs_left_is_removed(tiny_models, tmp_path, monkeypatch):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    config = small_run(tmp_path, monkeypatch)
+    left = [tmp_path / f".summary.json.{process.pid}.tmp", tmp_path / "plots" / f".tau.png.{process.pid}.tmp"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    evaluate(config, Console(quiet=True), tiny_models)
+    assert not any(path.exists() for path in left) and list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_programs_are_refused_before_anything_is_loaded_and_the_doubt_is_said_before_they_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "refusal", lambda: "refused for a test")
+    monkeypatch.setattr(evaluate_module, "load_all", lambda config: {"humaneval": [Question("h", ("w1",))]})
+    config = EvalConfig(output=str(tmp_path / "out"), tasks=("humaneval",))
+    with pytest.raises(ValueError, match=r"refused for a test.*--unsafe-sandbox"):
+        evaluate(config, Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+    console = Console(record=True, width=200)
+    monkeypatch.setattr(evaluate_module, "_evaluate", lambda *_: {"told": console.export_text()})
+    assert "a program may get at files" in evaluate(replace(config, unsafe_sandbox=True), console)["told"]
+
+
+def test_the_gap_of_another_answer_is_not_taken_for_this_one(target, tmp_path):
+    """A difference was known by its question alone: after an edit the old gap stood beside the new answer."""
+    first = dict([greedy("autoregressive", (5, 6, 7), random_ids(6)), greedy("hsd", (5, 8, 7), random_ids(6))])
+    other = random_ids(6, seed=9)
+    second = dict([greedy("autoregressive", (5, 6, 7), other), greedy("hsd", (5, 8, 7), other)])
+    (old,), (new,) = (measure_differences(rows, target, tmp_path) for rows in (first, second))
+    assert old.position == new.position and old.gap != new.gap
+
+
+@pytest.mark.parametrize("line", ["{}", "3", "{", '{"key": {}}'])
+def test_a_damaged_file_of_differences_is_named_with_its_line(target, tmp_path, line):
+    (tmp_path / "differences.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"differences\.jsonl is damaged at line 1"):
+        measure_differences({}, target, tmp_path)
 
 
 def test_another_head_in_the_same_directory_is_refused(tiny_models, tmp_path, monkeypatch):

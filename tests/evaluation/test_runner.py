@@ -9,7 +9,7 @@ import pytest
 from eagle.options import identity
 from evaluation.arms import Models
 from evaluation.eval_config import EvalConfig
-from evaluation.rows import ROWS, AnswerRow, Key, RunDirectory, is_degenerate
+from evaluation.rows import ROWS, RUN, AnswerRow, Key, RunDirectory, is_degenerate
 from evaluation.runner import Runner, draw_seed, plan
 from evaluation.tasks import TASKS, Question
 from tests.evaluation.words import WordTokenizer
@@ -121,6 +121,50 @@ def test_more_may_be_asked_for_later_and_less_reports_less(models, tmp_path):
     assert len(run(models, tmp_path, small)) == 2
     assert len(run(models, tmp_path, replace(small, seeds=3, arms=("autoregressive", "hsd")))) == 8
     assert len(run(models, tmp_path, small)) == 2
+
+
+GREEDY = replace(CONFIG, tasks=("gsm8k",), arms=("autoregressive",), temperatures=(0.0,))
+
+
+@pytest.mark.parametrize(
+    "edited", [Question("g0", ("w9",), {"expected": "4"}), Question("g0", ("w1 w2 w3",), {"expected": "5"})]
+)
+def test_an_edited_question_is_asked_again(models, tmp_path, edited):
+    """With the same output directory, the answer to the old question was reported for the new one."""
+    kept = Question("g1", ("w5 w6",), {"expected": "4"})
+    played: list[str] = []
+
+    def rows_of(question: Question) -> dict[Key, AnswerRow]:
+        trials = plan(GREEDY, {"gsm8k": [question, kept]})
+        before = len(RunDirectory(tmp_path, identity(GREEDY)).rows())
+        rows = runner(models, tmp_path, GREEDY).run(trials, lambda row: None)
+        lines = len((tmp_path / ROWS).read_text().splitlines())
+        played.append(f"{lines - before}")
+        return rows
+
+    (old,) = (row for row in rows_of(QUESTIONS["gsm8k"][0]).values() if row.key.question == "g0")
+    (new,) = (row for row in rows_of(edited).values() if row.key.question == "g0")
+    assert new.question == edited.digest != old.question
+    assert (new.prompt_tokens == old.prompt_tokens) == (edited.turns == QUESTIONS["gsm8k"][0].turns)
+    (again,) = (row for row in rows_of(edited).values() if row.key.question == "g0")
+    assert again == new and played == ["2", "1", "1"]
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "3", '{"task": "gsm8k"}', "null", "{oops", "\udc80"])
+def test_a_damaged_row_is_named_with_its_line(models, tmp_path, line):
+    run(models, tmp_path, GREEDY)
+    with (tmp_path / ROWS).open("ab") as file:
+        file.write(line.encode(errors="surrogateescape") + b"\n")
+    with pytest.raises(ValueError, match=rf"{ROWS} is damaged at line 2 .*remove the line, or restore the file"):
+        run(models, tmp_path, GREEDY)
+
+
+@pytest.mark.parametrize("content", ["", "{", "\0\0", "[]", "3", "null"])
+def test_a_damaged_description_of_the_run_is_named(models, tmp_path, content):
+    run(models, tmp_path, GREEDY)
+    (tmp_path / RUN).write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json"):
+        run(models, tmp_path, GREEDY)
 
 
 @pytest.mark.parametrize("change", [{"max_new_tokens": 9}, {"tree": "chain"}, {"seed": 7}])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,16 @@ import yaml
 import hsd_verify
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.masks import ancestor_matrix
+from eagle.files import JsonLines
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, TreePolicy, hybrid, sampled
 from evaluation.trees import comparison, laboratory
-from evaluation.trees.contexts import Context, RecordConfig, read_contexts
+from evaluation.trees.contexts import Context, RecordConfig, check_vocabulary, read_contexts, record_contexts
 from evaluation.trees.early_exit import EarlyExit
 from evaluation.trees.fit import fit
 from evaluation.trees.laboratory import Plan, TreeArm, measure_context, read_arms, read_rows, run
 from evaluation.trees.shared import Growing, HeadSource, PathScores, grow_all, tree_paths
+from tests.evaluation.words import WordTokenizer
 from tests.tiny import random_ids, tiny_head
 
 CONFIGS = Path(__file__).parents[3] / "configs/trees"
@@ -168,6 +171,105 @@ def test_contexts_survive_a_cut_line(tmp_path):
     assert read_contexts(path) == [Context("gsm8k/1/1/3", "gsm8k", "1", 1.0, (1, 2))]
     with pytest.raises(ValueError, match="sources holds 'bingo', choose one of held_out"):
         RecordConfig(sources=("bingo",))
+
+
+def test_a_context_that_was_recorded_anew_is_measured_anew(target, source, tmp_path):
+    """Rows were found by the context's name alone: the numbers of old ids stood for new ones."""
+    plan, path, old = Plan(ARMS[:1], ("1",)), tmp_path / "rows.jsonl", context(0)
+    new = replace(old, ids=tuple(random_ids(12, 77)))
+    assert [len(list(run(target, source, contexts, plan, path))) for contexts in ([old], [old], [new], [new])] == [
+        1, 0, 1, 0
+    ]  # fmt: skip
+    assert {row["digest"] for row in read_rows([path], [new])} == {new.digest}
+    JsonLines(path).append(*JsonLines(path).read())  # what two writers left
+    assert len(read_rows([path], [new])) == 1
+
+
+@pytest.mark.parametrize("line", ["{oops", "3", "[3]", "[{}]", '[{"context": "a"}]'])
+def test_damaged_rows_are_named_with_their_line(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"rows\.jsonl is damaged at line 1"):
+        read_rows([tmp_path / "rows.jsonl"])
+
+
+CONTEXT = {"id": "gsm8k/1/1/3", "source": "gsm8k", "question": "1", "temperature": 1.0, "ids": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "change", [{"ids": [1]}, {"ids": [1, -2]}, {"ids": [1, 2.5]}, {"ids": 3}, {"temperature": "warm"}, {"colour": 1}]
+)
+def test_damaged_contexts_are_named_with_their_line(tmp_path, change):
+    JsonLines(tmp_path / "contexts.jsonl").append(CONTEXT, {**CONTEXT, **change})
+    with pytest.raises(ValueError, match=r"contexts\.jsonl is damaged at line 2"):
+        read_contexts(tmp_path / "contexts.jsonl")
+
+
+def test_contexts_of_another_target_are_refused(target):
+    with pytest.raises(ValueError, match=r"holds token 500, and .* has 97: record contexts of this target"):
+        check_vocabulary([replace(context(0), ids=(1, 500))], target)
+
+
+@pytest.fixture
+def recording(target, tmp_path, monkeypatch):
+    """Records two contexts an answer of a tiny target into `contexts.jsonl`."""
+    monkeypatch.setattr("evaluation.trees.contexts.prompts", lambda source, count: [("a", "w1 w2"), ("b", "w3 w4")])
+    monkeypatch.setattr(target, "tokenizer", WordTokenizer())
+
+    def record(**options) -> list[Context]:
+        config = RecordConfig(
+            **{"output": str(tmp_path / "contexts.jsonl"), "sources": ("gsm8k",), "max_new_tokens": 6, **options}
+        )
+        return list(record_contexts(target, config))
+
+    return record
+
+
+@pytest.mark.parametrize("kept_bytes", [-1, -30, None])
+def test_the_answer_that_a_kill_cut_is_recorded_again_whole(recording, tmp_path, kept_bytes):
+    """A kill between the two lines of an answer lost its second context for ever."""
+    path = tmp_path / "contexts.jsonl"
+    whole = recording()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + (lines[-1][:kept_bytes] if kept_bytes else b""))
+    assert len(recording()) == 2 and recording() == []
+    assert sorted(read_contexts(path), key=lambda c: c.id) == sorted(whole, key=lambda c: c.id)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"num_cuts": 3}, {"max_new_tokens": 5}])
+def test_contexts_made_in_two_ways_do_not_mix(recording, change):
+    recording()
+    with pytest.raises(ValueError, match=r"was started with something else .*choose another --output"):
+        recording(**change)
+
+
+def test_more_contexts_may_be_asked_for_later(recording):
+    assert len(recording(temperatures=(0.0,))) == 4
+    assert len(recording(temperatures=(0.0, 1.0))) == 4
+
+
+ARMS_FILES = {
+    "nothing": ("", "found a NoneType"),
+    "no YAML": ("arms: [", "is no YAML"),
+    "no arms": ("budgets: [8]", "expected `arms"),
+    "arms as a list": ("arms: [eagle]\nbudgets: [8]", "expected `arms"),
+    "an arm that is none": ("arms: {eagle: 3}\nbudgets: [8]", "expected `arms"),
+    "no budgets": ("arms: {eagle: {}}", "budgets are .*expected whole numbers from 2 on"),
+    "wrong budgets": ("arms: {eagle: {}}\nbudgets: [8, many]", "expected whole numbers from 2 on"),
+    "half a budget": ("arms: {eagle: {}}\nbudgets: [8.5]", "expected whole numbers from 2 on"),
+    "an unknown tree": ("arms: {oak: {}}\nbudgets: [8]", "arm 'oak': unknown tree"),
+    "an unknown field": ("arms: {eagle: {colour: 1}}\nbudgets: [8]", "arm 'eagle': .*no field colour"),
+    "a wrong place": ("arms: {eagle: {at: 3}}\nbudgets: [8]", "arm 'eagle'"),
+    "nothing at the budget": ("arms: {eagle: {at: {9: {}}}}\nbudgets: [8]", "has no arm at the budgets 8"),
+}
+
+
+@pytest.mark.parametrize("kind", ARMS_FILES)
+def test_wrong_files_of_arms_are_one_line_with_the_file(tmp_path, kind):
+    content, message = ARMS_FILES[kind]
+    (tmp_path / "arms.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        read_arms(tmp_path / "arms.yaml")
+    assert "\n" not in str(refused.value) and "arms.yaml" in str(refused.value)
 
 
 def test_tree_paths_follow_the_tokens():
