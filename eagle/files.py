@@ -47,12 +47,46 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names `path` where the system does not: a full disk, a quota and a broken one are told without it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}: nothing more can be written there", str(path)) from error
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files in `directory` (not below it) whose process was killed.
+
+    Called by who holds the directory (`only_writer`): processes of another machine cannot be seen.
+    """
+    for path in directory.glob(".*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdigit() and not _lives(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,8 +100,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark. Raises ValueError or OSError that names it and what is wrong."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: name a file")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}): is it the right file?") from None
+
+
+def read_json(path: Path, remedy: str = "restore it from a copy, or remove it and make it anew") -> Any:
+    """The value in a file. Raises ValueError or OSError that names the file and the remedy."""
+    text = read_text(path)
+    if not text.strip("\0 \t\r\n"):
+        raise ValueError(f"{path} is empty: {remedy}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, no JSON ({str(error)[:100]}): {remedy}") from None
 
 
 class JsonLines:
@@ -82,21 +133,29 @@ class JsonLines:
         self._is_whole = False  # whether the last line is known to have its end
 
     def lines(self) -> Iterator[str]:
-        """The finished lines as text; none where there is no file."""
+        """The finished lines as text; none where there is no file. Raises ValueError that names one of other bytes."""
         if self.path.is_file():
             with self.path.open("rb") as file:  # bytes: a cut may lie inside a character
-                yield from (line.decode("utf-8") for line in file if line.endswith(b"\n"))
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        yield self._decoded(line, number)
 
     def read(self) -> Iterator[Any]:
-        """The values of the finished lines; raises JSONDecodeError at a finished one that is none."""
-        return map(json.loads, self.lines())
+        """The values of the finished lines. Raises ValueError that names file and line at one that is no JSON."""
+        for number, line in enumerate(self.lines(), 1):
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(self._damaged(number, str(error))) from None
 
     def append(self, *values: Any) -> None:
         """Add a line for every value; makes file and folder where there are none."""
         if not self._is_whole:
             self._drop_cut_line()
-        with self.path.open("a", encoding="utf-8") as file:
+        self._is_whole = False  # until it is written: of a full disk's line a part may stand
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(_as_lines(values))
+        self._is_whole = True
 
     def replace(self, values: Iterable[Any]) -> None:
         """Put these values in place of what the file holds, in one step."""
@@ -109,6 +168,15 @@ class JsonLines:
         with self.path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
         self._is_whole = True
+
+    def _decoded(self, line: bytes, number: int) -> str:
+        try:
+            return line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(self._damaged(number, f"no UTF-8: {error.reason}")) from None
+
+    def _damaged(self, number: int, problem: str) -> str:
+        return f"{self.path} is damaged at line {number} ({problem[:100]}): remove the line, or restore the file"
 
 
 def _as_lines(values: Iterable[Any]) -> str:
