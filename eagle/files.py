@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 LOCK, OWNER = ".lock", ".lock.owner"
+WRITE_ERRORS = ("(os error ", "PytorchStreamWriter", "inline_container.cc")  # in messages of safetensors and torch
 
 
 @contextmanager
@@ -58,13 +59,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Names `path` where the system does not: a full disk, a quota and a broken one are told without it."""
+    """Names `path` where nothing more can be written there: the system tells a full disk without it, and safetensors
+    and torch tell it as errors of their own. All become an OSError."""
     try:
         yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, f"{error.strerror}: nothing more can be written there", str(path)) from error
+    except Exception as error:
+        if not any(words in str(error) for words in WRITE_ERRORS):
+            raise
+        raise OSError(f"nothing more can be written to {path}: {str(error)[:200]}") from error
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -1,12 +1,8 @@
 """Files that survive a kill, and directories that remember what they were started with."""
 
 import os
-import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -20,6 +16,7 @@ from eagle.files import (
     remove_leftovers,
     write_json,
 )
+from tests.files import limited_to
 
 ROWS = [{"id": "a"}, {"id": "é\u2028"}, [1, 2.5, None]]
 
@@ -95,29 +92,16 @@ def test_a_damaged_json_file_is_named_with_a_remedy(tmp_path, content, message):
 def test_a_full_disk_is_told_with_the_file(tmp_path):
     """The system's own message names no file: ENOSPC comes from the write, not from the name."""
     for write in (lambda path: write_json(path, [0]), lambda path: JsonLines(path).append([0])):
-        with pytest.raises(OSError, match=r"nothing more can be written there: '.*full\.json'"), _limited_to(0):
+        with pytest.raises(OSError, match=r"nothing more can be written there: '.*full\.json'"), limited_to(0):
             write(tmp_path / "full.json")
     assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]  # what lines were to be added to
-
-
-@contextmanager
-def _limited_to(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: what a full disk does, for one process."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_line_that_did_not_fit_is_not_continued(tmp_path):
     """Space came back while the run went on, and the next line was glued to half of the one before."""
     lines = JsonLines(tmp_path / "rows.jsonl")
     lines.append("first")
-    with pytest.raises(OSError), _limited_to(12):
+    with pytest.raises(OSError), limited_to(12):
         lines.append("second")
     lines.append("third")
     assert list(lines.read()) == ["first", "third"]

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eagle.checkpoints.card import read_length
 from eagle.checkpoints.formats import Config, State, flat_config, head_config, vocabulary
 from eagle.checkpoints.speculators import is_speculators, to_flat
 from eagle.drafters.head import DraftHead, HeadConfig
@@ -70,6 +71,7 @@ def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
     head = DraftHead(shape, vocabulary(state, shape))
     _fill(head, state)
     head.fit = read_fit(directory, head)
+    head.trained_length = read_length(directory)
     return head
 
 

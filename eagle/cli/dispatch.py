@@ -85,6 +85,7 @@ def run_command(entry: str, argv: Sequence[str] | None = None) -> None:
 
 def run_to_the_end(main: Callable[[], Any]) -> None:
     """`run_or_explain` for a whole process: a second Ctrl-C, and one while Python shuts down, stay silent too."""
+    threading.excepthook = explain_in_thread
     try:
         run_or_explain(main)
     except KeyboardInterrupt:  # while the first one, or an error, was being told
@@ -109,6 +110,15 @@ def run_or_explain(main: Callable[[], Any]) -> None:
             raise
         print(f"error: {' '.join(told.split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def explain_in_thread(failed: threading.ExceptHookArgs) -> None:
+    """What ends a thread of a library, a full disk say, is one line; the command finds out by itself."""
+    told = explain(failed.exc_value) if isinstance(failed.exc_value, Exception) else None
+    if told is None:
+        threading.__excepthook__(failed)
+    else:
+        print(f"warning: {' '.join(told.split())}", file=sys.stderr)
 
 
 def comes_of_interrupt(error: BaseException) -> bool:

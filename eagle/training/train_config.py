@@ -184,7 +184,7 @@ class TrainConfig:
         "'adamw' for all weights, or 'muon' for the matrices inside fusion and layer",
         choices=("adamw", "muon"),
     )
-    learning_rate: float = option(5e-4, "at its peak", above=0, at_most=1)
+    learning_rate: float = option(5e-4, "at its peak", above=0)
     final_learning_rate: float = option(0.1, "at the end of the cosine, as a share of the peak", at_least=0, at_most=1)
     warmup_steps: int = option(50, "optimizer steps of linear warm-up", at_least=0, at_most=MOST_STEPS)
     weight_decay: float = option(0.0, "AdamW's", at_least=0, at_most=1e3)
