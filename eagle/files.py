@@ -3,6 +3,7 @@ written by one process at a time."""
 
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -74,13 +75,17 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files in `directory` (not below it) whose process was killed.
+    """Remove the temporary files and folders in `directory` (not below it) whose process was killed.
 
     Called by who holds the directory (`only_writer`): processes of another machine cannot be seen.
     """
     for path in directory.glob(".*.tmp"):
         process = path.name.split(".")[-2]
-        if process.isdigit() and not _lives(int(process)):
+        if not process.isdigit() or _lives(int(process)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

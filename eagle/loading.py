@@ -1,31 +1,21 @@
 """Targets and heads by name: the embedded default, a GGUF file, a local directory or a Hugging Face id."""
 
-import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eagle.checkpoints import flat
 from eagle.drafters.head import DraftHead
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
-from eagle.packages import SMOLLM2, need
+from eagle.gguf import convert_gguf
+from eagle.loaded import first_line, load_checked
+from eagle.packages import SMOLLM2
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
 SHIPPED_HEAD = Path(__file__).parent / "heads" / "smollm2-135m-instruct"
-
-
-def cache_dir() -> Path:
-    """Where converted models and measurements are kept: `EAGLE_HSD_CACHE`, or the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("EAGLE_HSD_CACHE") or Path(base) / "eagle-hsd")
 
 
 def choose_device() -> torch.device:
@@ -34,11 +24,18 @@ def choose_device() -> torch.device:
 
 
 def find_device(name: torch.device | str) -> torch.device:
-    """Raises ValueError for a name torch does not know."""
+    """Raises ValueError for a name torch does not know, and for a device that this torch or machine does not have."""
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"unknown device '{name}': {_first_line(error)}") from None
+        raise ValueError(f"unknown device '{name}': {first_line(error)}") from None
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        told = f"device '{name}' cannot be used here ({first_line(error)})"
+        raise ValueError(f"{told}: choose one of {', '.join(there)}") from None
+    return device
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
@@ -68,23 +65,15 @@ def load_target(
     """A target from a Hugging Face id, a directory or a GGUF file; None: the embedded SmolLM2-135M-Instruct.
 
     dtype and device default to `choose_dtype` and `choose_device`. Raises FileNotFoundError when there is no such
-    model, ValueError when its architecture is not a causal language model and for a device torch does not know.
+    model, ValueError when its architecture is not a causal language model, when files of it are damaged or incomplete,
+    and for a device that cannot be used.
     """
     device = find_device(device) if device else choose_device()
     name = str(source) if source else DEFAULT_TARGET
     directory = convert_gguf(SMOLLM2.path()) if source is None else _as_directory(source)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype or choose_dtype(device), attn_implementation=attn_implementation
-        )
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-    except ValueError as error:
-        raise ValueError(f"'{name}' cannot be loaded as a causal language model: {_first_line(error)}") from error
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no model '{name}': neither a directory with weights and tokenizer nor a Hugging Face id that can be "
-            f"fetched ({_first_line(error)})"
-        ) from error
+    model, tokenizer = load_checked(
+        name, str(directory), dtype=dtype or choose_dtype(device), attn_implementation=attn_implementation
+    )
     model.to(device)
     pack(model)
     return Target(model, tokenizer, name=name)
@@ -104,51 +93,13 @@ def load_head(
     return head
 
 
-def convert_gguf(path: Path) -> Path:
-    """The GGUF file as a directory of safetensors, converted once and kept in the cache.
-
-    The directory appears in one step: an interrupted conversion leaves nothing that a later run could mistake for it.
-    """
-    status = path.stat()
-    key = hashlib.sha256(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:12]
-    directory = cache_dir() / "models" / f"{path.stem}-{key}"
-    if not directory.is_dir():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=directory.parent))
-        try:
-            _save_converted(path, temporary)
-            _publish(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return directory
-
-
-def _publish(temporary: Path, directory: Path) -> None:
-    try:
-        temporary.replace(directory)
-    except OSError:  # another process was faster: its conversion is as good
-        if not directory.is_dir():
-            raise
-
-
-def _save_converted(path: Path, directory: Path) -> None:
-    need("gguf")  # else transformers asks for it in six lines
-    model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if hasattr(model.config, "quantization_config"):  # transformers 5.x sets it, 4.57 does not
-        del model.config.quantization_config  # save_pretrained refuses a model flagged as GGUF-quantised
-    model.hf_quantizer = None
-    model.is_quantized = False
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-
-
 def _as_directory(source: str | Path) -> str:
     """What `from_pretrained` takes: converts GGUF files, leaves ids and directories alone."""
     path = Path(source).expanduser()
-    if not str(source).endswith(".gguf"):
-        if not path.is_dir():
-            _check_hub_id(str(source))
+    if path.suffix.lower() != ".gguf":
+        if path.is_dir():
+            return str(path)
+        _check_hub_id(str(source))
         return str(source)
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at '{path}': check the path")
@@ -161,7 +112,3 @@ def _check_hub_id(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise FileNotFoundError(f"no model '{name}': neither a directory nor a Hugging Face id ({error})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
