@@ -7,14 +7,16 @@ values, one of type ``bool`` may stand without a value.
 
 import argparse
 import dataclasses
+import difflib
+import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_origin, get_type_hints
 
-import yaml
+from eagle.typed import conform, frozen, leaves, read_word, shown
+from eagle.yaml_file import read_yaml
 
 Config = TypeVar("Config")
 DTYPES = ("bfloat16", "float16", "float32")  # of a target's weights
@@ -22,6 +24,7 @@ BOUNDS = {
     "at_least": ("at least", operator.ge),
     "above": ("larger than", operator.gt),
     "at_most": ("at most", operator.le),
+    "below": ("smaller than", operator.lt),
 }
 
 
@@ -32,19 +35,23 @@ class Limits:
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
+    below: float | None = None
     choices: tuple[Any, ...] = ()
     each_once: bool = False  # of an option with several values: at least one, and none twice
+    may_be_empty: bool = False  # of text: by default it must say something
 
     def told(self) -> Iterator[str]:
         """The bounds in words. Choices are told by the flag itself."""
         return (f"{BOUNDS[name][0]} {bound}" for name, bound in self._bounds())
 
     def check(self, value: Any, told: str) -> None:
-        """Raises ValueError that opens with ``told`` and names the limit; nan fits no limit."""
+        """Raises ValueError that opens with ``told`` and names the limit; nan and infinity are inside of none."""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{told}, it must be a {'number' if math.isnan(value) else 'finite number'}")
         if self.choices and value not in self.choices:
             raise ValueError(f"{told}, choose one of {', '.join(map(str, self.choices))}")
-        if value != value:
-            raise ValueError(f"{told}, it must be a number")
+        if isinstance(value, str | Path) and not str(value).strip() and not self.may_be_empty:
+            raise ValueError(f"{told}, it must not be empty: leave the option out for its default")
         for name, bound in self._bounds():
             words, holds = BOUNDS[name]
             if not holds(value, bound):
@@ -65,30 +72,32 @@ def option(default: Any, explanation: str, *, may_change: bool = False, **limits
 
 
 def check_options(config: Any) -> None:
-    """Raises ValueError for the first option outside its limits, with its value; None is always inside.
+    """Every field as its type has it (see `eagle.typed`) and inside its limits; None only where the type says so.
 
-    Lists become tuples.
+    For any frozen dataclass, at construction. Raises ValueError for the first field that is not, with its value.
     """
-    freeze_lists(config)
+    hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        limits, value = field.metadata.get("limits", Limits()), getattr(config, field.name)
-        if limits.each_once and (not value or len(set(value)) < len(value)):
-            raise ValueError(f"{field.name} is {list(value)}: name at least one, each once")
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None:
-                limits.check(one, f"{field.name} {'holds' if isinstance(value, tuple) else 'is'} {one!r}")
+        value = check_option(field, getattr(config, field.name), hints[field.name])
+        object.__setattr__(config, field.name, value)
+
+
+def check_option(field: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
+    """The value as ``hint`` has it. Raises ValueError where it is of another type, or outside its limits."""
+    value = conform(field.name, value, hint)
+    limits: Limits = field.metadata.get("limits", Limits())
+    if limits.each_once and (not value or len(set(value)) < len(value)):
+        raise ValueError(f"{field.name} is {shown(list(value))}: name at least one, each once")
+    for one in leaves(value):
+        if one is not None:
+            limits.check(one, f"{field.name} {'holds' if isinstance(value, tuple) else 'is'} {shown(one)}")
+    return value
 
 
 def freeze_lists(config: Any) -> None:
     """Lists among a dataclass's fields become tuples, inner ones too: YAML and JSON know only lists."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, list | tuple):
-            object.__setattr__(config, field.name, _frozen(value))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+        object.__setattr__(config, field.name, frozen(getattr(config, field.name)))
 
 
 def identity(config: Any) -> dict[str, Any]:
@@ -104,7 +113,12 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
+        """One line; an unknown flag is told which known one it may be."""
+        head, _, words = message.partition("unrecognized arguments: ")
+        if not head and words:
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            message += did_you_mean(words.split()[0].partition("=")[0], flags)
+        self.exit(2, f"error: {' '.join(message.split())}\n")
 
 
 def parse(
@@ -121,10 +135,11 @@ def parse(
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         flag = f"--{field.name.replace('_', '-')}"
         parser.add_argument(flag, default=argparse.SUPPRESS, **_shown(field), **_shape(hints[field.name]))
-    flags = vars(parser.parse_args(argv))
-    path = flags.pop("config")
+    words = vars(parser.parse_args(argv))
+    path = words.pop("config")
+    flags = {name: read_word(word, hints[name]) for name, word in words.items()}
     try:
-        return build(kind, {**(read_yaml(path) if path else {}), **flags, **fixed})
+        return build(kind, {**(checked_file(kind, path) if path else {}), **flags, **fixed})
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
@@ -145,45 +160,33 @@ def _shape(hint: Any) -> dict[str, Any]:
 
 def load(kind: type[Config], path: str | Path, **over: Any) -> Config:
     """The YAML file as a ``kind``, with ``over`` put over it."""
-    return build(kind, {**read_yaml(Path(path)), **over})
+    return build(kind, {**checked_file(kind, Path(path)), **over})
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected 'key: value' lines, found a {type(values).__name__}")
-    return values
-
-
-def build(kind: type[Config], values: dict[str, Any]) -> Config:
-    """A ``kind`` from plain values; refuses unknown keys and values of the wrong type, naming what would do."""
-    hints = get_type_hints(kind)
-    unknown = sorted(values.keys() - hints.keys())
-    if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}: known are {', '.join(hints)}")
-    return kind(**{name: _convert(name, value, hints[name]) for name, value in values.items()})
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    if get_origin(hint) is tuple:
-        values = value if isinstance(value, list | tuple) else [value]
-        return tuple(_convert(name, one, get_args(hint)[0]) for one in values)
-    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    if NoneType in kinds and value in (None, "none"):
-        return None
-    wanted = next(kind for kind in kinds if kind is not NoneType)
-    if wanted is bool:
-        return _boolean(name, value)
-    if wanted is int and isinstance(value, float) and not value.is_integer():
-        raise ValueError(f"{name} is {value!r}, expected a whole number")
+def checked_file(kind: type[Config], path: Path) -> dict[str, Any]:
+    """The values of a YAML file. Raises ValueError that names file and field, OSError where it cannot be read."""
     try:
-        return wanted(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {value!r}, expected {wanted.__name__}") from None
+        return checked_values(kind, read_yaml(path))
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
 
 
-def _boolean(name: str, value: Any) -> bool:
-    words = {"true": True, "yes": True, "false": False, "no": False}
-    if str(value).lower() not in words:
-        raise ValueError(f"{name} is {value!r}, expected true or false")
-    return words[str(value).lower()]
+def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A ``kind`` from plain values; refuses unknown keys and values of the wrong type, naming what would do."""
+    return kind(**checked_values(kind, values))
+
+
+def checked_values(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the fields of ``kind`` have them. Raises ValueError for the first that is not, or is unknown."""
+    hints = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := [str(name) for name in values if name not in fields]:
+        told = f"known are {', '.join(fields)}{did_you_mean(unknown[0], fields)}"
+        raise ValueError(f"unknown option {', '.join(unknown)[:200]}: {told}")
+    return {name: check_option(fields[name], value, hints[name]) for name, value in values.items()}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message: a question with the nearest known name, nothing where none is near."""
+    near = difflib.get_close_matches(name.lower(), list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""

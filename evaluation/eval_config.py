@@ -55,7 +55,7 @@ class EvalConfig:
     verifier: str = option("hsd", "verifier of hsd", choices=tuple(hsd_verify.VERIFIERS))
     max_new_tokens: int = option(256, "cap on every answer", at_least=1, at_most=1 << 20)
     prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round", at_least=1, at_most=1024)
-    system: str | None = option(None, "system prompt; the chat template's own by default")
+    system: str | None = option(None, "system prompt; the chat template's own by default", may_be_empty=True)
     template: str | None = option(None, "FastChat conversation template, for a tokenizer without a chat template")
     sources: tuple[str, ...] = option((), "benchmark items from elsewhere: TASK=FILE.jsonl or TASK=HUB_ID")
     seed: int = option(0, "of the run; every question's own seed follows from it")

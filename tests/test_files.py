@@ -1,12 +1,22 @@
 """Files that survive a kill, and directories that remember what they were started with."""
 
-import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from eagle.files import JsonLines, atomic_file, check_same, claim, only_writer, read_json, write_json
+from eagle.files import (
+    JsonLines,
+    atomic_file,
+    check_same,
+    claim,
+    only_writer,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+from tests.files import limited_to
 
 ROWS = [{"id": "a"}, {"id": "é\u2028"}, [1, 2.5, None]]
 
@@ -58,8 +68,54 @@ def test_reading_does_not_touch_a_line_that_is_being_written(tmp_path):
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "rows.jsonl").write_text("[1]\n{oops\n[2]\n")
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ValueError, match=r"rows\.jsonl is damaged at line 2 \(.*\): remove the line, or restore"):
         list(JsonLines(tmp_path / "rows.jsonl").read())
+
+
+def test_bytes_that_are_no_text_are_an_error_of_their_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b"[1]\n[2]\n\xff\n")
+    with pytest.raises(ValueError, match=r"rows\.jsonl is damaged at line 3 \(no UTF-8: invalid start byte\)"):
+        list(JsonLines(tmp_path / "rows.jsonl").read())
+
+
+DAMAGED = [(b"", "is empty"), (b"\0\0\0", "is empty"), (b'{"a": 1', "is damaged"), (b"\xff{}", "is no text in UTF-8")]
+
+
+@pytest.mark.parametrize(("content", "message"), [*DAMAGED, (b"[" * 100_000, "is damaged")])
+def test_a_damaged_json_file_is_named_with_a_remedy(tmp_path, content, message):
+    """A power cut leaves files empty or full of zeros; the error said "Expecting value" and no file."""
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"run\.json {message}"):
+        read_json(tmp_path / "run.json", "start anew")
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    """The system's own message names no file: ENOSPC comes from the write, not from the name."""
+    for write in (lambda path: write_json(path, [0]), lambda path: JsonLines(path).append([0])):
+        with pytest.raises(OSError, match=r"nothing more can be written there: '.*full\.json'"), limited_to(0):
+            write(tmp_path / "full.json")
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]  # what lines were to be added to
+
+
+def test_a_line_that_did_not_fit_is_not_continued(tmp_path):
+    """Space came back while the run went on, and the next line was glued to half of the one before."""
+    lines = JsonLines(tmp_path / "rows.jsonl")
+    lines.append("first")
+    with pytest.raises(OSError), limited_to(12):
+        lines.append("second")
+    lines.append("third")
+    assert list(lines.read()) == ["first", "third"]
+
+
+def test_temporary_files_of_dead_processes_are_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    mine, dead, other = f".a.json.{os.getpid()}.tmp", f".a.b.json.{process.pid}.tmp", ".notes.tmp"
+    for name in (mine, dead, other, "a.json"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {mine, other, "a.json"}
+    remove_leftovers(tmp_path / "missing")
 
 
 def test_a_directory_is_claimed_once_and_names_every_difference(tmp_path):

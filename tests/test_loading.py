@@ -8,43 +8,9 @@ import torch
 from eagle import loading
 from eagle.chat import Chat
 from eagle.checkpoints.flat import save_head
-from eagle.loading import choose_dtype, convert_gguf, load_head, load_target
-from eagle.packages import SMOLLM2
+from eagle.loading import choose_dtype, find_device, load_head, load_target
 from eagle.trees import EagleTree
 from tests.tiny import tiny_head, tiny_target
-
-
-def test_the_default_is_converted_once(smollm2, monkeypatch):
-    monkeypatch.setattr(loading, "_save_converted", lambda *_: pytest.fail("converted again"))
-    assert convert_gguf(SMOLLM2.path()).is_dir()
-    assert (smollm2.vocab_size, smollm2.hidden_size, len(smollm2.layers)) == (49152, 576, 30)
-    assert smollm2.end_token_ids == {2}
-
-
-def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
-    """A conversion killed half-way must not be mistaken for a model by the next run."""
-    source = tmp_path / "model.gguf"
-    source.write_bytes(b"GGUF")
-    monkeypatch.setenv("EAGLE_HSD_CACHE", str(tmp_path / "cache"))
-
-    def die_half_way(_path, directory):
-        (directory / "model.safetensors").write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loading, "_save_converted", die_half_way)
-    with pytest.raises(KeyboardInterrupt):
-        convert_gguf(source)
-    assert list((tmp_path / "cache" / "models").iterdir()) == []
-
-
-def test_another_file_of_the_same_name_is_converted_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("EAGLE_HSD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loading, "_save_converted", lambda path, directory: None)
-    source = tmp_path / "model.gguf"
-    source.write_bytes(b"one")
-    first = convert_gguf(source)
-    source.write_bytes(b"other")
-    assert convert_gguf(source) != first
 
 
 def test_a_target_comes_from_a_local_directory(tmp_path, smollm2):
@@ -91,3 +57,12 @@ def test_bf16_is_chosen_only_where_it_is_native(monkeypatch):
     for native, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(loading, "_cpu_capabilities", lambda native=native: {"avx512_bf16": native})
         assert choose_dtype(torch.device("cpu")) == dtype
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "xpu", "mps", "vulkan"])
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(name):
+    """`--device` of another build of torch was an AssertionError, after the model had been read."""
+    with pytest.raises(ValueError, match=f"device '{name}' cannot be used here .*: choose one of cpu"):
+        find_device(name)
+    with pytest.raises(ValueError, match="unknown device 'nonsense'"):
+        find_device("nonsense")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from eagle.checkpoints.card import note_length
 from eagle.checkpoints.flat import read_head, write_checkpoint, write_fit
 from eagle.checkpoints.formats import flat_config
 from eagle.checkpoints.speculators import from_flat
@@ -28,4 +29,6 @@ def convert(source: str | Path, output: str | Path, layout: str, target: Target 
     directory = write_checkpoint(output, config, {name: tensor.detach() for name, tensor in state.items()})
     if head.fit is not None:
         write_fit(directory, head.fit)
+    if head.trained_length is not None:
+        note_length(directory, head.trained_length)
     return directory

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from eagle.checkpoints.card import read_length
 from eagle.checkpoints.fields import FLAGS, Config, check_fields
 from eagle.checkpoints.formats import config_feature_layers, flat_config, head_config, vocabulary
 from eagle.checkpoints.speculators import is_speculators, to_flat
@@ -76,6 +77,7 @@ def read_head(source: str | Path, target: Target | None = None) -> DraftHead:
         check_tensors(state)
         head = _filled(shape, state)
     head.fit = read_fit(directory, head)
+    head.trained_length = read_length(directory)
     return head
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from eagle.chat import Chat
-from eagle.cli.common import add_decoding_flags, chat_from_flags, show_settings, stream_to
+from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
 
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chat = chat_from_flags(args, plain=args.plain)
     show_settings(console, chat)
     console.print(HELP, style="dim")
+    notice = LengthNotice(console, chat)
     while True:
         try:
             message = console.input("[bold]> [/bold]").strip()
@@ -83,4 +84,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not obey(chat, message, console):
                 return
         elif message:
-            answer_or_explain(chat, message[1:] if message.startswith("//") else message, console)
+            message = message[1:] if message.startswith("//") else message
+            notice.check(message)
+            answer_or_explain(chat, message, console)

@@ -22,6 +22,7 @@ NO_NUMBERS = (
     "this head has no drafting.json: trees have neutral sizes; measure it once with "
     "`eagle-hsd trees record --sources held_out` and `eagle-hsd trees fit`"
 )
+FAR_BEYOND = 2  # times the length a head was trained on: it fades gradually
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,6 +76,32 @@ def show_settings(console: Console, chat: Chat) -> None:
     drafter = chat.session.drafter
     if isinstance(drafter, EagleDrafter) and drafter.head.fit is None:
         console.print(NO_NUMBERS, style="dim")
+
+
+class LengthNotice:
+    """Says once that a context is far longer than any that the head was trained on: the text stays right, and slow."""
+
+    def __init__(self, console: Console, chat: Chat):
+        self._console, self._chat, self._told = console, chat, False
+
+    def check(self, message: str) -> None:
+        """Before `message` is answered. The template's own few tokens are not counted."""
+        drafter, tokenizer = self._chat.session.drafter, self._chat.target.tokenizer
+        trained = drafter.head.trained_length if isinstance(drafter, EagleDrafter) else None
+        if self._told or trained is None or tokenizer is None:
+            return
+        texts = [*(said["content"] for said in self._chat.messages), message]
+        length = sum(len(tokenizer(text).input_ids) for text in texts) + self._chat.options.max_new_tokens
+        if length > FAR_BEYOND * trained:
+            self._console.print(fades(length, trained), style="dim")
+            self._told = True
+
+
+def fades(length: int, trained: int) -> str:
+    return (
+        f"prompt and answer may take {length:,} tokens, this head was trained on at most {trained:,}: fewer drafts are "
+        "accepted there, the text stays the target's; a head for long contexts is trained with a larger max_length"
+    )
 
 
 def stream_to(console: Console, pieces: Iterable[Piece]) -> None:

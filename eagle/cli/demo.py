@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eagle.chat import Chat
-from eagle.cli.common import add_decoding_flags, chat_from_flags, show_settings, stream_to
+from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
 
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show_settings(console, chat)
     chat.ask("Hi")  # warm-up: the first forward of a process pays for allocations
     chat.reset()
+    LengthNotice(console, chat).check(args.prompt)
     stats = answer_aloud(chat, args.prompt, console)
     plain = None
     if not (args.plain or args.no_comparison):

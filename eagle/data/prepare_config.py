@@ -30,7 +30,9 @@ class PrepareConfig:
     answers: str = option(
         "regenerate", "'regenerate' with the target, or keep the 'original' ones", choices=("regenerate", "original")
     )
-    system: str | None = option(None, "system prompt; none leaves it to the chat template. Serve with the same one")
+    system: str | None = option(
+        None, "system prompt; none leaves it to the chat template. Serve with the same one", may_be_empty=True
+    )
     temperature: float = option(1.0, "of the regenerated answers", at_least=0)
     greedy_share: float = option(
         0.3, "share of conversations answered at temperature 0 instead, in steps of 0.01", at_least=0, at_most=1

@@ -209,6 +209,7 @@ class DraftHead(nn.Module):
         super().__init__()
         self.config = config
         self.fit: HeadFit | None = None  # what was measured of these weights; `eagle.planner` reads it
+        self.trained_length: int | None = None  # tokens of the longest context it was trained on, where that is known
         self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
         self.midlayer = HeadLayer(config)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)

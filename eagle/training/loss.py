@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from eagle.options import check_options
 from eagle.training.signals import LawStates
 from eagle.training.target_snapshot import OutputLayer
 
@@ -43,6 +44,7 @@ class LossWeights:
     log_overlap: float = 0.0
 
     def __post_init__(self) -> None:
+        check_options(self)
         values = vars(self)
         if min(values.values()) < 0 or max(values.values()) == 0:
             raise ValueError(f"loss weights are {values}: none may be negative, one must be larger than 0")

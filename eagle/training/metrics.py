@@ -17,6 +17,7 @@ Both read the data's own continuation as the path, so they are estimates; decodi
 Letters: P positions, C positions of a chunk, J steps, Vd draft vocabulary, B batch, T positions of a conversation.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,7 +51,17 @@ class Evaluation:
 
     @property
     def mean_overlap(self) -> float:
-        return sum(self.overlap) / len(self.overlap)
+        """Over the steps that predicted something: with answers of three tokens a fifth step has nothing to predict."""
+        known = [value for value in self.overlap if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
+
+    def __str__(self) -> str:
+        overlap = " ".join(f"{value:.3f}" for value in self.overlap)
+        agreement = " ".join(f"{value:.3f}" for value in self.top1_agreement)
+        return (
+            f"held-out overlap {overlap}  top-1 agreement {agreement}  "
+            f"predicted tau: chain {self.tau_chain:.2f}, tree {self.tau_tree:.2f}"
+        )
 
 
 @torch.no_grad()
@@ -100,6 +111,11 @@ class EvaluationSums:
         self._runs.append(_runs(measured, at))
         self._covered_tokens += int(self._t2d[ids[loss_mask]].sum())
         self._num_tokens += int(loss_mask.sum())
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether all predictions are; steps and conversations without one do not count."""
+        return all(bool(v[e].isfinite().all()) for v, e in zip(self._values, self._exists, strict=True))
 
     def result(self) -> Evaluation:
         values, exists, runs = torch.cat(self._values), torch.cat(self._exists), torch.cat(self._runs)

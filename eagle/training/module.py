@@ -5,16 +5,19 @@ One forward for everything lets wrappers (distributed data parallel, fully shard
 Letters: B batch, T positions, J steps, P positions with a loss.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from eagle.data.batches import Example, collate, plan_epoch
 from eagle.drafters.head import DraftHead
 from eagle.training.loss import Laws, StepLosses, fused_loss
-from eagle.training.metrics import Measurements, measure_predictions
-from eagle.training.signals import Signals
-from eagle.training.steps import rows_for, unroll
+from eagle.training.metrics import EvaluationSums, Measurements, measure_predictions
+from eagle.training.signals import Signals, SignalSource
+from eagle.training.steps import law_positions, rows_for, unroll
 from eagle.training.target_snapshot import OutputLayer
-from eagle.training.train_config import Unrolling
+from eagle.training.train_config import Batching, Unrolling
 
 
 class TrainingTest(nn.Module):
@@ -44,3 +47,23 @@ class TrainingTest(nn.Module):
             return measure_predictions(rows, self.head.lm_head.weight, laws, exists, self.head.vocabulary.target_ids)
         decay = torch.tensor(unrolling.decay, device=rows.device)  # (J,)
         return fused_loss(rows, self.head.lm_head.weight, laws, exists * decay, unrolling.loss_weights)
+
+
+class HeldOut:
+    """The conversations that a run is measured on, in batches."""
+
+    def __init__(self, examples: Sequence[Example], signals: SignalSource, batching: Batching, device: torch.device):
+        lengths = [len(example) for example in examples]
+        self._batches = plan_epoch(lengths, batching.tokens_per_batch, batching.seed, epoch=0)
+        self._examples, self._signals, self._device = examples, signals, device
+
+    @torch.no_grad()
+    def measure(self, module: nn.Module, t2d: Tensor, num_batches: int | None = None) -> EvaluationSums:
+        """The predictions of `module`, a `TrainingTest` or what wraps one, for all batches or the first few."""
+        sums = EvaluationSums(t2d)
+        for rows in self._batches[:num_batches]:
+            batch = collate(self._examples, rows).to(self._device)
+            at = law_positions(batch.loss_mask)
+            measured = module(self._signals.read(batch, at), at, measure_only=True)
+            sums.add(measured, at, batch.ids, batch.loss_mask)
+        return sums

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from eagle.files import atomic_file
 from eagle.training.log import METRICS, read_metrics
 
 Records = Sequence[dict[str, Any]]
@@ -59,7 +60,8 @@ def _save(path: Path, title: str, draw: Callable[[Axes, Records], None], records
     axes.set_xlabel("million tokens seen")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     return path
 
 

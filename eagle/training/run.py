@@ -1,15 +1,16 @@
 """From a configuration to a trained head: what `eagle-hsd train` calls."""
 
+import hashlib
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from rich.progress import track
 
-from eagle.checkpoints.flat import stored_feature_layers
+from eagle.checkpoints.flat import head_fingerprint, stored_feature_layers
 from eagle.data.batches import (
     Example,
     apart_from,
@@ -22,8 +23,9 @@ from eagle.data.batches import (
 from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prepared import SETTINGS
+from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
-from eagle.files import check_same, read_json, write_json
+from eagle.files import check_same, only_writer, read_json, remove_leftovers, write_json
 from eagle.loading import choose_device, load_target
 from eagle.options import identity, load
 from eagle.training.feature_store import FeatureStore, StoredSignals, store_bytes
@@ -46,11 +48,16 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
     Raises ValueError when the run was started with something else, or when data, target and head do not fit.
     """
     accelerator = accelerator or make_accelerator(config.precision)
+    with sole_writer(accelerator, written_by(config)):
+        return _train(config, accelerator)
+
+
+def _train(config: TrainConfig, accelerator: Accelerator) -> Evaluation:
     material = open_material(config, accelerator)
-    if accelerator.is_main_process:
-        check_same_run(Path(config.output), run_identity(config, material))
-    accelerator.wait_for_everyone()
     head = make_head(config.initialisation, material.facts, material.target, material.examples).to(accelerator.device)
+    if accelerator.is_main_process:
+        check_same_run(Path(config.output), run_identity(config, material, head))
+    accelerator.wait_for_everyone()
     trainer = Trainer(config, head, make_signals(config.features, material, accelerator), material, accelerator)
     tokens, parameters = sum(map(len, material.examples)), sum(p.numel() for p in head.parameters())
     accelerator.print(
@@ -62,6 +69,26 @@ def train(config: TrainConfig, accelerator: Accelerator | None = None) -> Evalua
         for path in plot_run(Path(config.output)):
             accelerator.print(f"wrote {path}")
     return evaluation
+
+
+def written_by(config: TrainConfig) -> list[Path]:
+    """The directories that no other run may write to."""
+    filled = [Path(config.features)] if config.features is not None and config.fill_features else []
+    return [Path(config.output), *filled]
+
+
+@contextmanager
+def sole_writer(accelerator: Accelerator, directories: Sequence[Path]) -> Iterator[None]:
+    """Hold directories for the processes of this run, and clear up what killed ones have left there.
+
+    Raises ValueError that names the process that holds one already.
+    """
+    with ExitStack() as held:
+        for directory in directories if accelerator.is_main_process else ():
+            held.enter_context(only_writer(directory))
+            for part in (directory, directory / "best", directory / "last"):
+                remove_leftovers(part)
+        yield
 
 
 def leave() -> None:
@@ -77,6 +104,11 @@ def leave() -> None:
 def write_features(config: TrainConfig) -> None:
     """Store the features of all conversations of the run, held-out ones too; goes on where it was interrupted."""
     accelerator = make_accelerator(config.precision)
+    with sole_writer(accelerator, [Path(str(config.features))]):
+        _write_features(config, accelerator)
+
+
+def _write_features(config: TrainConfig, accelerator: Accelerator) -> None:
     material = open_material(config, accelerator)
     signals = make_signals(config.features, material, accelerator)
     examples = [*material.examples, *material.held_out]
@@ -139,7 +171,7 @@ def load_facts(features: str | None, target: Target | None) -> TargetFacts:
         return stored
     facts = TargetFacts.of(target)
     if stored is not None:
-        check_same(Path(str(features)), asdict(stored.sizes), asdict(facts.sizes), "use another directory")
+        check_same(Path(str(features)), stored.identity, facts.identity, "use another directory")
     return facts
 
 
@@ -204,6 +236,8 @@ def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) ->
     if accelerator.is_main_process and not path.is_file():
         write_json(path, [example.id for example in examples])
     wanted, found = read_json(path), {example.id: example for example in examples}
+    if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
+        raise ValueError(f"{path} is no list of conversations: restore it, or give another output")
     if lost := [name for name in wanted if name not in found]:
         raise ValueError(f"{len(lost)} conversations this run started with are gone, as {lost[0]}: restore the data")
     if len(found) > len(wanted):
@@ -211,11 +245,19 @@ def frozen(path: Path, examples: Sequence[Example], accelerator: Accelerator) ->
     return [found[name] for name in wanted]
 
 
-def run_identity(config: TrainConfig, material: Material) -> dict[str, object]:
-    """What must be the same when a run is resumed."""
+def run_identity(config: TrainConfig, material: Material, head: DraftHead | None = None) -> dict[str, object]:
+    """What must be the same when a run is resumed; of files and directories what they hold, not where they are.
+
+    head: as it was made, before any step.
+    """
+    known = {} if head is None else {"vocabulary_sha256": hashlib.sha256(head.d2t.cpu().numpy().tobytes()).hexdigest()}
+    if head is not None and config.initial_head is not None:
+        known["initial_head_sha256"] = head_fingerprint(head)
     return {
         **identity(config),
+        **known,
         "target_name": material.facts.sizes.name,
+        "target_sha256": material.facts.identity["weights_sha256"],
         "data_sha256": data_fingerprint(material.examples),
         "held_out_sha256": data_fingerprint(material.held_out),
     }

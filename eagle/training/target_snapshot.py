@@ -5,8 +5,10 @@ Small enough to be stored beside features, so that a head can be trained where t
 Letters: V vocabulary, Vd draft vocabulary, H hidden size, P positions.
 """
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +21,7 @@ from eagle.files import atomic_file, read_json, write_json
 
 FACTS, WEIGHTS = "target.json", "target.safetensors"
 NORMALISER_ROWS = 128  # more rows gain nothing, fewer read the output matrix too often
+DIGEST_ROWS = 256  # of every matrix: enough to tell targets apart, and quick for those of gigabytes
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,16 @@ class TargetFacts:
 
     def to(self, device: torch.device) -> "TargetFacts":
         return TargetFacts(self.sizes, {name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Sizes and a digest of the weights: what makes it this target, wherever it was loaded from."""
+        sizes = {name: value for name, value in asdict(self.sizes).items() if name != "name"}
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            rows = tensor[:: max(1, len(tensor) // DIGEST_ROWS)].detach().cpu().contiguous()
+            digest.update(name.encode() + rows.flatten().view(torch.uint8).numpy().tobytes())
+        return {**sizes, "weights_sha256": digest.hexdigest()}
 
     @property
     def output_layer(self) -> OutputLayer:

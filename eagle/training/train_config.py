@@ -11,6 +11,7 @@ from eagle.options import DTYPES, check_options, option
 from eagle.training.loss import LossWeights
 
 Part = TypeVar("Part")
+MOST_STEPS, MOST_TOKENS, MOST_WIDTH = 10**9, 10**8, 10**6
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,11 @@ class TrainConfig:
     )
 
     vocabulary: str | None = option(None, "a stored draft vocabulary; none: the data's most frequent answer tokens")
-    draft_vocab_size: int = option(8192, "how many of them", at_least=1)
-    intermediate_size: int | None = option(None, "of the head; none: the target's")
-    num_attention_heads: int | None = option(None, "of the head; none: the target's")
-    num_key_value_heads: int | None = option(None, "of the head; none: the target's")
-    head_dim: int | None = option(None, "of the head; none: the target's")
+    draft_vocab_size: int = option(8192, "how many of them", at_least=1, at_most=MOST_TOKENS)
+    intermediate_size: int | None = option(None, "of the head; none: the target's", at_least=1, at_most=MOST_WIDTH)
+    num_attention_heads: int | None = option(None, "of the head; none: the target's", at_least=1, at_most=MOST_WIDTH)
+    num_key_value_heads: int | None = option(None, "of the head; none: the target's", at_least=1, at_most=MOST_WIDTH)
+    head_dim: int | None = option(None, "of the head; none: the target's", at_least=1, at_most=MOST_WIDTH)
     initial_head: str | None = option(
         None, "a second stage: start from this head, with its vocabulary or the one given"
     )
@@ -153,24 +154,30 @@ class TrainConfig:
 
     condition_features: bool = option(True, "the optimizer sees each feature divided by its usual size")
 
-    num_steps: int = option(4, "J, draft steps of the training-time test", at_least=1)
+    num_steps: int = option(4, "J, draft steps of the training-time test", at_least=1, at_most=64)
     step_decay: float = option(0.8, "step j weighs step_decay ** j", above=0, at_most=1)
-    loss_cross_entropy: float = option(1.0, "weight of the soft cross-entropy on the draft vocabulary")
-    loss_kl: float = option(0.0, "weight of the KL divergence there")
-    loss_total_variation: float = option(0.0, "weight of 1 - overlap")
-    loss_log_overlap: float = option(0.0, "weight of -log overlap")
+    loss_cross_entropy: float = option(
+        1.0, "weight of the soft cross-entropy on the draft vocabulary", at_least=0, at_most=1e6
+    )
+    loss_kl: float = option(0.0, "weight of the KL divergence there", at_least=0, at_most=1e6)
+    loss_total_variation: float = option(0.0, "weight of 1 - overlap", at_least=0, at_most=1e6)
+    loss_log_overlap: float = option(0.0, "weight of -log overlap", at_least=0, at_most=1e6)
     loss_fraction: float = option(
         1.0, "share of the loss positions to use, chosen at random: saves output layers", above=0, at_most=1
     )
-    feature_noise: float = option(0.0, "half width of uniform noise on the features", at_least=0)
+    feature_noise: float = option(0.0, "half width of uniform noise on the features", at_least=0, at_most=1e6)
 
-    max_length: int = option(1024, "tokens; longer conversations are cut", at_least=4)
-    tokens_per_batch: int = option(4096, "of one forward, padding included", at_least=4)
+    max_length: int = option(1024, "tokens; longer conversations are cut", at_least=4, at_most=MOST_TOKENS)
+    tokens_per_batch: int = option(4096, "of one forward, padding included", at_least=4, at_most=MOST_TOKENS)
     packing: bool = option(False, "conversations of any length behind each other in one row, in place of padded rows")
-    batches_per_step: int = option(1, "forwards behind one optimizer step, over all processes together", at_least=1)
-    num_epochs: float = option(1.0, "passes over the data, fractions too", above=0)
-    max_steps: int | None = option(None, "stop after so many optimizer steps; the schedule ends there")
-    seed: int = option(0, "decides order, random weights and chosen positions")
+    batches_per_step: int = option(
+        1, "forwards behind one optimizer step, over all processes together", at_least=1, at_most=1024
+    )
+    num_epochs: float = option(1.0, "passes over the data, fractions too", above=0, at_most=10_000)
+    max_steps: int | None = option(
+        None, "stop after so many optimizer steps; the schedule ends there", at_least=1, at_most=MOST_STEPS
+    )
+    seed: int = option(0, "decides order, random weights and chosen positions", at_least=0)
 
     optimizer: str = option(
         "adamw",
@@ -178,22 +185,32 @@ class TrainConfig:
         choices=("adamw", "muon"),
     )
     learning_rate: float = option(5e-4, "at its peak", above=0)
-    final_learning_rate: float = option(0.1, "at the end of the cosine, as a share of the peak", at_most=1)
-    warmup_steps: int = option(50, "optimizer steps of linear warm-up", at_least=0)
-    weight_decay: float = option(0.0, "AdamW's", at_least=0)
-    adam_beta2: float = option(0.95, "AdamW's; its beta1 is 0.9", at_most=1)
-    clip_norm: float = option(0.5, "largest gradient norm", above=0)
+    final_learning_rate: float = option(0.1, "at the end of the cosine, as a share of the peak", at_least=0, at_most=1)
+    warmup_steps: int = option(50, "optimizer steps of linear warm-up", at_least=0, at_most=MOST_STEPS)
+    weight_decay: float = option(0.0, "AdamW's", at_least=0, at_most=1e3)
+    adam_beta2: float = option(0.95, "AdamW's; its beta1 is 0.9", at_least=0, below=1)
+    clip_norm: float = option(0.5, "largest gradient norm", above=0, at_most=1e6)
     precision: str = option(
         "bf16", "of the head's products, or 'no' for float32; master weights stay float32", choices=("bf16", "no")
     )
     gradient_checkpointing: bool = option(False, "compute every step again in the backward pass: less memory, slower")
 
-    num_held_out: int = option(64, "conversations kept out of training, for the evaluations", at_least=1)
+    num_held_out: int = option(
+        64, "conversations kept out of training, for the evaluations", at_least=1, at_most=MOST_TOKENS
+    )
     held_out_data: str | None = option(None, "take them from here instead")
-    evaluate_every: int = option(200, "optimizer steps", may_change=True, at_least=1)
-    save_every: int = option(200, "optimizer steps; writes last/ and a state", may_change=True, at_least=1)
-    keep_states: int = option(2, "newest states to keep", may_change=True, at_least=1)
-    log_every: int = option(10, "optimizer steps", may_change=True, at_least=1)
+    evaluate_every: int = option(200, "optimizer steps", may_change=True, at_least=1, at_most=MOST_STEPS)
+    save_every: int = option(
+        200, "optimizer steps; writes last/ and a state", may_change=True, at_least=1, at_most=MOST_STEPS
+    )
+    keep_states: int = option(
+        2,
+        "newest states to keep; older ones serve where the newest is damaged",
+        may_change=True,
+        at_least=2,
+        at_most=1000,
+    )
+    log_every: int = option(10, "optimizer steps", may_change=True, at_least=1, at_most=MOST_STEPS)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -1,6 +1,10 @@
 """`eagle-hsd`: it finds its commands, says what they do, and no mistake of a user ends in a traceback."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -171,6 +175,26 @@ def test_what_a_user_can_mend_is_one_line_and_two(error, line, capsys):
     assert ended.value.code == 2 and capsys.readouterr().err == line
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_want_of_memory_is_one_line(error, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_or_explain(fail_with(error))
+    assert_one_clear_line(ended.value.code, capsys.readouterr().err, "out of memory")
+
+
+def test_a_message_of_several_lines_is_one(capsys):
+    with pytest.raises(SystemExit):
+        run_or_explain(fail_with(OSError("no model\n\n  here")))
+    assert capsys.readouterr().err == "error: no model here\n"
+
+
 def test_our_own_mistakes_keep_their_traceback():
     with pytest.raises(ModuleNotFoundError):
         run_or_explain(fail_with(ModuleNotFoundError("No module named 'eagle.oak'", name="eagle.oak")))
@@ -182,3 +206,37 @@ def test_ctrl_c_is_130():
     with pytest.raises(SystemExit) as ended:
         run_or_explain(fail_with(KeyboardInterrupt()))
     assert ended.value.code == 130
+
+
+def test_an_error_that_ctrl_c_became_is_130():
+    """Extension modules turn the interrupt into an error of their own, and the user saw its traceback."""
+    error = ImportError("initialization failed")
+    error.__cause__ = RuntimeError()
+    error.__cause__.__context__ = KeyboardInterrupt()
+    with pytest.raises(SystemExit) as ended:
+        run_or_explain(fail_with(error))
+    assert ended.value.code == 130
+
+
+SLOW = {
+    "importing": "wait()\ndef main(_): ...",
+    "importing what swallows it": "try: wait()\nexcept BaseException: pass\ndef main(_): ...",
+    "running": "def main(_): wait()",
+    "running what clears up": "def main(_):\n  try: wait()\n  finally: raise RuntimeError",
+    "ended": "import atexit\natexit.register(wait)\ndef main(_): ...",
+}
+
+
+@pytest.mark.parametrize("moment", SLOW)
+def test_ctrl_c_shows_no_traceback_at_any_moment(tmp_path, moment):
+    """Importing torch and transformers takes seconds, in which an impatient Ctrl-C printed fifty lines."""
+    wait = "import time\ndef wait():\n  print('there', flush=True)\n  time.sleep(20 if moment != 'ended' else 1)\n"
+    (tmp_path / "slow.py").write_text(f"moment = {moment!r}\n{wait}{SLOW[moment]}\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-c", "from eagle.cli.dispatch import run_command; run_command('slow:main')"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert told.strip() == "" and process.returncode == (0 if moment == "ended" else 130)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from tests import tiny_text
 from tests.tiny import VOCAB_SIZE, tiny_target
 
 NUM_HELD_OUT = 4
+TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 
 
 def example(name: int, length: int, prompt: int = 5) -> Example:
@@ -70,9 +72,9 @@ def trained_head(config: TrainConfig, on: Material, stop_after: int | None = Non
     return run.accelerator.unwrap_model(run._module).head
 
 
-def save_target(directory: Path) -> Target:
+def save_target(directory: Path, seed: int = 0) -> Target:
     """A tiny target with a tokenizer on disk, as `load_target` reads it."""
-    model = tiny_text.target()
+    model = tiny_text.target(seed=seed)
     model.save_pretrained(directory)
     tiny_text.tokenizer().save_pretrained(directory)
     return Target(model)
@@ -86,3 +88,17 @@ def save_rows(path: Path, count: int, vocab_size: int = tiny_text.VOCAB_SIZE) ->
             ids = torch.randint(vocab_size, (24 + name % 9,), generator=generator).tolist()
             row = {"id": str(name), "source": "test", "temperature": 1.0, "seed": 0, "messages": [], "finish": ["stop"]}
             file.write(json.dumps(row | {"input_ids": ids, "assistant_spans": [[6, len(ids)]]}) + "\n")
+
+
+def script_flags(directory: Path) -> dict[str, Any]:
+    """Flags of a run of the script in `directory`, beside an empty file of options."""
+    save_target(directory / "target")
+    save_rows(directory / "rows.jsonl", 24)
+    (directory / "config.yaml").write_text("data: unused\n")
+    return {
+        "target": str(directory / "target"),
+        "data": str(directory / "rows.jsonl"),
+        "features": str(directory / "features"),
+        "fill_features": True,
+        "num_held_out": 4,
+    }
