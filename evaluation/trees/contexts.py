@@ -19,7 +19,7 @@ from eagle.data.prepare_config import PrepareConfig
 from eagle.engine.batched import Answered, AnswerLimits, BatchedDecoder, Job
 from eagle.engine.target import Target
 from eagle.files import JsonLines, claim
-from eagle.options import check_options, option
+from eagle.options import check_options, identity, option
 from eagle.prompting import encode_prompt, render_prompt
 from eagle.seeds import stable_number
 from evaluation.arms import weights_digest
@@ -85,8 +85,7 @@ def record_contexts(target: Target, config: RecordConfig) -> Iterator[Context]:
     Raises ValueError where the file holds contexts of another target or cut otherwise.
     """
     file = JsonLines(Path(config.output))
-    made_with = {name: getattr(config, name) for name in ("num_cuts", "max_new_tokens", "seed")}
-    made_with["target_weights"] = weights_digest(target.model)
+    made_with = {**identity(config), "target_weights": weights_digest(target.model)}
     claim(_made_with(file.path), made_with, "choose another --output")
     done = {context.answer for context in _drop_torn_answer(file, config.num_cuts)}
     jobs = [job for job in _jobs(target, config) if job.id not in done]
