@@ -172,12 +172,25 @@ def checked_file(kind: type[Config], path: Path) -> dict[str, Any]:
 
 
 def build(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A ``kind`` from plain values; refuses unknown keys and values of the wrong type, naming what would do."""
-    return kind(**checked_values(kind, values))
+    """A ``kind`` from plain values; refuses missing and unknown keys and values of the wrong type, naming all.
+
+    For any dataclass, whether its fields are options or not.
+    """
+    checked = checked_values(kind, values)
+    required = [field.name for field in dataclasses.fields(kind) if _is_required(field)]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in checked]:
+        raise ValueError(f"missing {', '.join(missing)}")
+    return kind(**checked)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def checked_values(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as the fields of ``kind`` have them. Raises ValueError for the first that is not, or is unknown."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"expected a table of fields, found a {type(values).__name__}")
     hints = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := [str(name) for name in values if name not in fields]:

@@ -210,6 +210,27 @@ def test_a_directory_is_no_file_of_options(tmp_path):
         load(Sample, tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"a": 1}, "missing b"),
+        ({"a": 1, "b": None}, "b is None, expected text"),
+        ([1], "expected a table of fields, found a list"),
+        (None, "expected a table of fields, found a NoneType"),
+    ],
+)
+def test_a_dataclass_is_built_whole_or_not(values, message):
+    @dataclass(frozen=True)
+    class Pair:
+        a: int
+        b: str
+        c: float = 0.0
+
+    assert build(Pair, {"a": 1, "b": "x"}) == Pair(1, "x")
+    with pytest.raises(ValueError, match=message):
+        build(Pair, values)
+
+
 def test_values_of_any_dataclass_are_checked(tmp_path):
     """What comes from JSON has types too: fields without limits are held to theirs."""
 

@@ -1,7 +1,6 @@
 """What a trained head says of itself: a card to read, `README.md`, and in `config.json` the length it was trained on.
 
-A head fades on contexts longer than those: the shipped one accepts 2.4 tokens a round at 200 tokens and 0.6 to 0.8 at
-3,500, three times its 1,024.
+A head fades on contexts longer than those; what the shipped one loses stands in its card.
 """
 
 from dataclasses import dataclass

@@ -115,7 +115,7 @@ class States:
 def _unreadable_progress(state: Path) -> str | None:
     try:
         build(RunProgress, read_json(state / PROGRESS))
-    except (ValueError, OSError, AttributeError):
+    except (ValueError, OSError):
         return f"{PROGRESS} cannot be read"
     return None
 

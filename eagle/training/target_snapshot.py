@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from eagle.engine.norms import mlp_norm, plain_weight
 from eagle.engine.shape import attention_shape, feed_forward_size
 from eagle.engine.target import Target
 from eagle.files import atomic_file, read_json, write_json
+from eagle.options import build
 
 FACTS, WEIGHTS = "target.json", "target.safetensors"
 NORMALISER_ROWS = 128  # more rows gain nothing, fewer read the output matrix too often
@@ -88,9 +90,14 @@ class TargetFacts:
 
     @classmethod
     def load(cls, directory: Path) -> "TargetFacts":
-        values = read_json(directory / FACTS)
-        tuples = {name: tuple(values[name]) for name in ("feature_layers", "end_token_ids")}
-        return cls(TargetSizes(**(values | tuples)), load_file(directory / WEIGHTS))
+        """Raises ValueError that names a file that is damaged."""
+        remedy = "write the features to another directory, or restore the file"
+        try:
+            sizes = build(TargetSizes, read_json(directory / FACTS, remedy))
+            return cls(sizes, load_file(directory / WEIGHTS))
+        except (ValueError, SafetensorError, OSError) as error:
+            told = str(error)
+            raise ValueError(told if remedy in told else f"{directory}: {told}; {remedy}") from error
 
     def save(self, directory: Path) -> None:
         with atomic_file(directory / WEIGHTS) as temporary:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from eagle.files import only_writer, read_json
 from eagle.training.log import METRICS, read_metrics
 from eagle.training.run import train
+from eagle.training.target_snapshot import TargetFacts
 from tests.files import limited_to
 from tests.training import runs
 
@@ -208,6 +209,17 @@ def test_stored_features_may_be_read_by_several_runs(config, tmp_path):
     train(config)
     with only_writer(tmp_path / "features"):
         train(runs.config(**{**vars(config), "output": str(tmp_path / "other"), "fill_features": False}))
+
+
+@pytest.mark.parametrize("name", ["target.json", "target.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"name": 3}'])
+def test_damaged_facts_beside_features_are_named(tmp_path, name, content):
+    runs.setting().facts.save(tmp_path)
+    TargetFacts.load(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"write the features to another directory, or restore") as raised:
+        TargetFacts.load(tmp_path)
+    assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_killed_run_leaves_no_temporary_files(config, tmp_path):
