@@ -90,7 +90,9 @@ def record_contexts(target: Target, config: RecordConfig) -> Iterator[Context]:
     done = {context.answer for context in _drop_torn_answer(file, config.num_cuts)}
     jobs = [job for job in _jobs(target, config) if job.id not in done]
     limits = AnswerLimits(config.max_new_tokens, config.max_prompt_tokens + config.max_new_tokens)
-    decoder = BatchedDecoder(target.model, target.end_ids_with(config.template), limits, config.num_lanes, config.num_lanes)
+    decoder = BatchedDecoder(
+        target.model, target.end_ids_with(config.template), limits, config.num_lanes, config.num_lanes
+    )
     for answered in decoder.answer(jobs) if jobs else ():
         contexts = _cut(answered, config, target.end_ids_with(config.template))
         file.append(*map(asdict, contexts))

@@ -43,9 +43,9 @@ def load(path) -> tuple[list[str], Counter]:
         PRETTY,
         LINES.encode("utf-16"),
         json.dumps(ROWS).encode("utf-32"),
-        gzip.compress(LINES.encode()),
-        gzip.compress(LINES[:90].encode()) + gzip.compress(LINES[90:].encode()),
-        gzip.compress(json.dumps(ROWS).encode()),
+        gzip.compress(LINES.encode(), mtime=0),
+        gzip.compress(LINES[:90].encode(), mtime=0) + gzip.compress(LINES[90:].encode(), mtime=0),
+        gzip.compress(json.dumps(ROWS).encode(), mtime=0),
     ],
 )
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "P.JSONL", "p.jsonl.gz", "prompts"])

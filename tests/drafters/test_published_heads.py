@@ -160,7 +160,7 @@ def test_own_embeddings_are_not_trained(target):
         ({"head_dim": 7}, "head_dim is 7, rotation needs an even number"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, it must be a number"),
         ({"rms_norm_eps": 0.0}, "larger than 0"),
-        ({"rope_theta": float("inf")}, "at most"),
+        ({"rope_theta": float("inf")}, "it must be a finite number"),
         ({"norm_output": 1}, "norm_output is 1, it must be true or false"),
         ({"draft_vocab_size": 98}, "draft_vocab_size is 98, it must lie in 1..97"),
         ({"feature_layers": (2, 4)}, "three different layers"),

@@ -71,7 +71,7 @@ def test_local_files_and_hub_rows_are_the_same_task(tmp_path, monkeypatch):
     rows = [{"question": "1 + 1?", "answer": "2\n#### 2"}, {"question": "2 + 2?", "answer": "#### 4"}]
     plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
     plain.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    packed.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, **kinds: asked.append((names, kinds)) or rows)
     task = TASKS["gsm8k"]
@@ -103,7 +103,7 @@ FORMS = {
     "line ends of Windows": lambda path: write(path, item(1) + "\r", item(2) + "\r", ""),
     "a byte order mark": lambda path: write(path, b"\xef\xbb\xbf" + item(1).encode(), item(2)),
     "one list": lambda path: write(path, f"[{item(1)},\n{item(2)}]"),
-    "a gzipped one": lambda path: write(path, gzip.compress(f"{item(1)}\n{item(2)}".encode())),
+    "a gzipped one": lambda path: write(path, gzip.compress(f"{item(1)}\n{item(2)}".encode(), mtime=0)),
 }
 
 
@@ -140,7 +140,7 @@ BAD: dict[str, tuple[str, list[Any], str]] = {
     "a number": ("gsm8k", ["3"], "line 1 holds a int where an object is expected"),
     "a cut list": ("gsm8k", [f"[{item(1)},"], "is no JSON"),
     "no text": ("gsm8k", [b"\xff\xfe\x00"], "cannot be read as UTF-8"),
-    "half a gzip": ("gsm8k", [gzip.compress(b"x" * 99)[:-9]], "cannot be read as UTF-8 text or gzip"),
+    "half a gzip": ("gsm8k", [gzip.compress(b"x" * 99, mtime=0)[:-9]], "cannot be read as UTF-8 text or gzip"),
     "nothing": ("gsm8k", [""], "holds no item for gsm8k"),
     "an empty list": ("gsm8k", ["[]"], "holds no item for gsm8k"),
     "two of one id": (

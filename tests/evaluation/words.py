@@ -5,9 +5,15 @@ class WordTokenizer:
     """What the runner asks of a tokenizer, for a vocabulary of 97."""
 
     chat_template = "words"
+    eos_token_id = bos_token_id = None
+    all_special_ids: tuple[int, ...] = ()
+
+    @property
+    def added_tokens_decoder(self) -> dict:
+        return {}
 
     def apply_chat_template(self, messages, add_generation_prompt: bool, tokenize: bool) -> str:
-        assert add_generation_prompt and not tokenize
+        assert not tokenize
         return " ".join(f"<{message['role']}> {message['content']}" for message in messages)
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
