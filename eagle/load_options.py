@@ -22,7 +22,7 @@ QUANTIZATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
 INSTALL = {"optimum.quanto": "optimum-quanto"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadOptions:
     """Options of `eagle.loading.load_target` beside name, dtype and device."""
 

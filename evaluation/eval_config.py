@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import hsd_verify
+from eagle.load_options import LoadOptions
 from eagle.options import DTYPES, check_options, option
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(LoadOptions):
     """Options of `eagle-hsd evaluate`. Raises ValueError at construction for values outside their range."""
 
     output: str = option("runs/evaluation", "directory of the rows, the summary and the report", may_change=True)

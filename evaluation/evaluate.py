@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eagle.checkpoints.flat import head_fingerprint
 from eagle.files import only_writer, remove_leftovers, write_json
+from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import identity, parse
 from evaluation.arms import DRAFTING, Models, drafting_spec, find_arm, weights_digest
@@ -100,7 +101,7 @@ def run_identity(config: EvalConfig, models: Models) -> dict[str, Any]:
 def load_models(config: EvalConfig) -> Models:
     """The target, and the head and the assistant where an arm needs them."""
     dtype = getattr(torch, config.dtype) if config.dtype else None
-    target = load_target(config.target, dtype, config.device)
+    target = load_target(config.target, dtype, config.device, **loading_options(config))
     head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.arms) else None
     return Models(target, head, load_target(config.assistant, dtype, config.device).model if config.assistant else None)
 

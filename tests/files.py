@@ -1,9 +1,12 @@
-"""A disk that is full, for one process."""
+"""Disks that are full or read-only, for one process."""
 
+import errno
+import os
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -17,3 +20,25 @@ def limited_to(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def read_only(directory: Path, monkeypatch) -> None:
+    """Nothing can be made below it. Told to Python and not to the disk: root may write everywhere."""
+    directory.mkdir(exist_ok=True)
+    make, opened = os.mkdir, os.open
+
+    def refuse(path) -> None:
+        if directory in Path(path).absolute().parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def refusing_mkdir(path, *args, **kwargs):
+        refuse(path)
+        return make(path, *args, **kwargs)
+
+    def refusing_open(path, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            refuse(path)
+        return opened(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", refusing_mkdir)
+    monkeypatch.setattr(os, "open", refusing_open)

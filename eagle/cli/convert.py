@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from eagle.checkpoints.conversion import LAYOUTS, convert
+from eagle.load_options import add_loading_flags, loading_options
 from eagle.loading import load_target
 from eagle.options import CommandParser
 
@@ -21,10 +22,13 @@ def convert_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("output", help="directory to write")
     parser.add_argument("--to", choices=LAYOUTS, required=True, help="layout to write")
     parser.add_argument("--target", help="directory or Hugging Face id of the target; 'default': the packaged SmolLM2")
+    add_loading_flags(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = convert_flags(argv)
-    target = load_target(None if args.target == "default" else args.target) if args.target else None
+    target = None
+    if args.target:
+        target = load_target(None if args.target == "default" else args.target, **loading_options(args))
     print(f"wrote {convert(args.source, args.output, args.to, target)}")

@@ -19,6 +19,7 @@ from eagle.data.preparation import prepare
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.token_counts import build_vocabulary, count_tokens, provenance_of, save_vocabulary
 from eagle.files import write_json
+from eagle.load_options import loading_options
 from eagle.loading import load_target
 from eagle.options import parse
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare_and_report(config: PrepareConfig) -> None:
     """Prepare what is missing; statistics and, where it is wanted, the draft vocabulary are stored beside the rows."""
-    target = load_target(config.target, config.torch_dtype, config.device)
+    target = load_target(config.target, config.torch_dtype, config.device, **loading_options(config))
     if target.tokenizer is None:
         raise ValueError(f"{target.name} has no tokenizer: name a target that has one")
     model = target.model if config.answers == "regenerate" else None

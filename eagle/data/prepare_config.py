@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
+from eagle.load_options import LoadOptions
 from eagle.options import DTYPES, check_options, option
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(LoadOptions):
     """What to prepare and how; every field is a flag of ``eagle-hsd prepare`` and a key of its YAML files."""
 
     output: str = option(

@@ -26,6 +26,7 @@ from eagle.data.prepared import SETTINGS
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.files import check_same, only_writer, read_json, remove_leftovers, write_json
+from eagle.load_options import loading_options
 from eagle.loading import choose_device, load_target
 from eagle.options import identity, load
 from eagle.training.feature_store import FeatureStore, StoredSignals, store_bytes
@@ -133,7 +134,8 @@ def open_material(config: TrainConfig, accelerator: Accelerator) -> Material:
     Path(config.output).mkdir(parents=True, exist_ok=True)
     sources, target = config.sources, None
     if sources.features is None or sources.fill_features:
-        target = load_target(sources.target, getattr(torch, sources.target_dtype), accelerator.device)
+        dtype = getattr(torch, sources.target_dtype)
+        target = load_target(sources.target, dtype, accelerator.device, **loading_options(config))
         if config.initial_head is not None:  # before the facts are taken: it decides what the features are
             target.read_layers(stored_feature_layers(config.initial_head, len(target.layers)))
     facts = load_facts(sources.features, target).to(accelerator.device)

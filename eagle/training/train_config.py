@@ -7,6 +7,7 @@ of the options, and `TrainConfig` hands the parts out.
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
+from eagle.load_options import LoadOptions
 from eagle.options import DTYPES, check_options, option
 from eagle.training.loss import LossWeights
 
@@ -112,7 +113,7 @@ class Intervals:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(LoadOptions):
     """Everything a run depends on; checked at construction, ValueError names the field, its value and the limit."""
 
     output: str = option("runs/head", "directory: best/ and last/ hold ready heads, states/ what resuming needs")

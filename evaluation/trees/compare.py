@@ -16,6 +16,7 @@ import hsd_verify
 from eagle.checkpoints.flat import head_fingerprint
 from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers
+from eagle.load_options import LoadOptions, add_loading_flags, loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import CommandParser, check_options, option
 from eagle.planner import plan as plan_tree
@@ -30,7 +31,7 @@ DEFAULT_ARMS = Path(__file__).parents[2] / "configs/trees/laboratory.yaml"
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(LoadOptions):
     """Options of `eagle-hsd trees compare`. Raises ValueError at construction for values outside their range."""
 
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
@@ -90,6 +91,7 @@ def compare_flags(argv: Sequence[str] | None) -> CompareConfig:
     )
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--verifiers", nargs="+", default=default.verifiers, help="in the printed table")
+    add_loading_flags(parser)
     return CompareConfig(**vars(parser.parse_args(argv)))
 
 
@@ -110,7 +112,7 @@ def chosen_contexts(config: CompareConfig) -> list[Context]:
 
 
 def target_and_draft(config: CompareConfig) -> tuple[Target, DraftSource]:
-    target = load_target(config.target)
+    target = load_target(config.target, **loading_options(config))
     if config.synthetic:
         return target, EarlyExit(target)
     return target, HeadSource(load_head(config.head, target), target)

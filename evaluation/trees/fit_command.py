@@ -19,6 +19,7 @@ from typing import Any
 from eagle.checkpoints.flat import head_fingerprint, read_head, write_fit
 from eagle.checkpoints.weights import local_directory
 from eagle.engine.target import Target
+from eagle.load_options import LoadOptions, add_loading_flags, loading_options
 from eagle.loading import SHIPPED_HEAD, load_head, load_target
 from eagle.options import CommandParser, check_options, option
 from evaluation.runner import versions
@@ -28,7 +29,7 @@ from evaluation.trees.shared import HeadSource
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(LoadOptions):
     """Options of `eagle-hsd trees fit`. Raises ValueError at construction for values outside their range."""
 
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
@@ -53,6 +54,7 @@ def fit_flags(argv: Sequence[str] | None) -> FitConfig:
     parser.add_argument("--rows", default=default.rows, help="keeps what has been measured")
     parser.add_argument("--num-draws", type=int, default=default.num_draws, help="trees a context of what draws")
     parser.add_argument("--max-contexts", type=int, help="the first ones only, for a quick look")
+    add_loading_flags(parser)
     return FitConfig(**vars(parser.parse_args(argv)))
 
 
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = fit_flags(argv)
     contexts = held_out_contexts(Path(config.contexts), config.max_contexts)
     Path(config.rows).mkdir(parents=True, exist_ok=True)  # what cannot be one is refused before anything is loaded
-    target = load_target(config.target)
+    target = load_target(config.target, **loading_options(config))
     check_vocabulary(contexts, target)
     source = config.head or SHIPPED_HEAD
     head, directory = load_head(config.head, target), Path(config.output or local_directory(source))

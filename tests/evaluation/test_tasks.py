@@ -15,10 +15,7 @@ from evaluation.tasks import TASKS, Question, load_questions, parse_sources
 
 
 def questions(name: str) -> list[Question]:
-    try:
-        return load_questions(TASKS[name])
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    return load_questions(TASKS[name])
 
 
 @pytest.mark.parametrize(("name", "count", "turns"), [("mt_bench", 80, 2), ("gsm8k", 100, 1), ("humaneval", 164, 1)])

@@ -1,7 +1,6 @@
 """Runs whose files were damaged, moved or written twice: they go back to what is whole, or say what to do."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from eagle.files import only_writer, read_json
 from eagle.training.log import METRICS, read_metrics
 from eagle.training.run import train
 from eagle.training.target_snapshot import TargetFacts
-from tests.files import limited_to
+from tests.files import limited_to, read_only
 from tests.training import runs
 
 
@@ -249,8 +248,7 @@ def test_an_output_that_cannot_be_made_is_named(config, tmp_path):
         train(runs.config(**{**vars(config), "output": str(tmp_path / "file" / "run")}))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_output_is_named(config, tmp_path):
-    (tmp_path / "run").mkdir(mode=0o500)
+def test_a_read_only_output_is_named(config, tmp_path, monkeypatch):
+    read_only(tmp_path / "run", monkeypatch)
     with pytest.raises(PermissionError, match="run"):
         train(config)
