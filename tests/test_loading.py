@@ -1,16 +1,28 @@
 """Loading targets and heads by name, and what a user is told when that fails."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from eagle import loading
 from eagle.chat import Chat
 from eagle.checkpoints.flat import save_head
+from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.engine.packing import pack
 from eagle.loading import choose_dtype, find_device, load_head, load_target
 from eagle.trees import EagleTree
-from tests.tiny import tiny_head, tiny_target
+from tests import tiny_text
+from tests.engine.families import family_target
+from tests.tiny import SIZES, random_ids, tiny_drafter, tiny_head, tiny_target
+
+TEN = DecodeOptions(max_new_tokens=10)
+
+
+def text(steps):
+    return [token for step in steps for token in step.tokens]
 
 
 def test_a_target_comes_from_a_local_directory(tmp_path, smollm2):
@@ -32,6 +44,89 @@ def test_unknown_models_and_files_are_named(tmp_path):
     # transformers 4.57 misses the weights first, 5.x the model's type
     with pytest.raises((FileNotFoundError, ValueError), match=r"empty' cannot be loaded|no model '.*empty'"):
         load_target(tmp_path / "empty")
+
+
+DISK = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+DISK |= {f"model.layers.{layer}": "disk" if layer % 3 == 1 else "cpu" for layer in range(9)}
+
+
+@pytest.mark.parametrize("device_map", ["auto", DISK], ids=["auto", "cpu and disk"])
+def test_a_target_may_be_spread_over_devices(tmp_path, device_map):
+    tiny, ids = tiny_target(), random_ids(12)
+    tiny.model.save_pretrained(tmp_path)
+    tiny_text.tokenizer().save_pretrained(tmp_path)
+    loaded = load_target(tmp_path, torch.float32, "cpu", device_map=device_map)
+    session = Session(loaded, tiny_drafter(loaded, EagleTree()))
+    assert text(session.decode(ids, TEN)) == text(autoregressive(tiny, ids, TEN))
+
+
+TEXT: dict[str, Any] = {name: size for name, size in SIZES.items() if name != "initializer_range"} | {"head_dim": 8}
+SEES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+}
+SEES |= {"patch_size": 8, "depth": 1, "num_heads": 2, "embed_dim": 16, "out_hidden_size": 32}
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llava", "qwen2_vl", "mistral3"])
+def test_the_text_part_of_a_model_that_reads_images_is_decoded(tmp_path, family):
+    """Their classes are no causal language models by name, and were refused."""
+    default: Any = AutoConfig.for_model(family)
+    told = {name: value for name, value in TEXT.items() if hasattr(default.text_config, name)}
+    if "vl" in family:
+        told |= {"rope_parameters" if hasattr(default.text_config, "rope_parameters") else "rope_scaling": ROPE}
+    if getattr(default.text_config, "layer_types", None):
+        told["layer_types"] = None
+    sees: dict[str, Any] = {name: value for name, value in SEES.items() if hasattr(default.vision_config, name)}
+    ids_of = [name for name in vars(default) if name.endswith(("token_id", "token_index"))]
+    images: dict[str, Any] = {name: 90 + number for number, name in enumerate(ids_of)}
+    config = type(default)(
+        text_config=type(default.text_config)(**told).to_dict(),
+        vision_config=type(default.vision_config)(**sees).to_dict(),
+        **images,
+    )
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    tiny_text.tokenizer().save_pretrained(tmp_path)
+    target, ids = load_target(tmp_path, torch.float32, "cpu"), random_ids(12, vocab_size=80)
+    given = torch.tensor([ids])
+    expected = target.model.generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=10, do_sample=False, eos_token_id=None
+    )
+    endless = replace(TEN, ignore_end=True)
+    session = Session(target, tiny_drafter(target, EagleTree()))
+    assert text(session.decode(ids, endless)) == expected[0, len(ids) :].tolist()
+
+
+def test_quantisations_are_known_or_told(monkeypatch):
+    with pytest.raises(ValueError, match="quantization is 'int3', choose one of bnb-8bit"):
+        load_target(quantization="int3")
+    monkeypatch.setattr("eagle.load_options.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"'quanto-int8' needs optimum\.quanto: pip install optimum-quanto"):
+        load_target(quantization="quanto-int8")
+
+
+def test_weights_of_another_kind_are_not_packed():
+    """torchao keeps its own tensors in stock layers: packing them crashed."""
+
+    class Other(torch.nn.Parameter):
+        pass
+
+    layer = torch.nn.Linear(8, 8, bias=False, dtype=torch.bfloat16)
+    layer.weight = Other(layer.weight.data)
+    assert pack(torch.nn.Sequential(layer)) == 0
+
+
+def test_attention_is_eager_where_the_family_has_no_other(tmp_path):
+    """gemma2 and gpt_oss could not be loaded by any command."""
+    family_target("gpt_oss", {}).model.save_pretrained(tmp_path)
+    tiny_text.tokenizer().save_pretrained(tmp_path)
+    target = load_target(tmp_path, torch.float32, "cpu")
+    assert target.config._attn_implementation == "eager" and target.suitability.trees is None
 
 
 def test_no_head_is_guessed_for_another_target():
