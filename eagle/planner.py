@@ -11,11 +11,11 @@ Letters: N tree nodes including the root.
 """
 
 import hashlib
-import json
 import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -103,22 +103,27 @@ def _plan_budgeted(policy: BudgetedTree, fit: HeadFit | None, costs: CostModel) 
 def load_costs(target: Target, head: DraftHead | None = None, directory: Path | None = None) -> CostModel:
     """The cost model of this machine, target and dtype; measured and written down where there is none yet.
 
-    `directory` holds the files, by default a folder of the user's cache. A file that cannot be read is replaced.
+    `directory` holds the files, by default a folder of the user's cache. A file that cannot be read is replaced; a
+    folder that cannot be written is named in a warning, and the next start measures again.
     """
     path = (directory or cache_dir() / "costs") / f"{_key(target, head)}.json"
     try:
         return CostModel(**read_json(path))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, ValueError):
+    except (OSError, TypeError, ValueError):
         costs = measure_costs(target, head)
+    try:
         write_json(path, asdict(costs))
-        return costs
+    except OSError as error:
+        warnings.warn(f"costs cannot be kept at {path} ({error}): set EAGLE_HSD_CACHE to another folder", stacklevel=2)
+    return costs
 
 
 @torch.inference_mode()
 def measure_costs(target: Target, head: DraftHead | None = None) -> CostModel:
     """Medians of a few passes each. Without a head the draft step is not counted. Changes neither model."""
     deadline = time.perf_counter() + MAX_SECONDS
-    prefix = torch.arange(min(PREFIX_TOKENS, target.context_limit - max(NUM_NODES)), device=target.device)
+    sizes = tuple(num_nodes for num_nodes in NUM_NODES if num_nodes < target.context_limit)  # all but for toys
+    prefix = torch.arange(min(PREFIX_TOKENS, target.context_limit - max(sizes)), device=target.device)
     cache = target.new_cache()
     features = target.prefill(prefix % target.vocab_size, cache).features  # (T, 3H)
 
@@ -127,12 +132,12 @@ def measure_costs(target: Target, head: DraftHead | None = None) -> CostModel:
         target.forward_tree(tokens, ancestor_matrix(chain_parents(num_nodes, target.device)), cache)
         cache.keep(tokens[:0])
 
-    target_ms = [_milliseconds(partial(score, n), target.device, deadline) for n in NUM_NODES]
+    target_ms = [_milliseconds(partial(score, n), target.device, deadline) for n in sizes]
     rising = tuple(max(target_ms[: i + 1]) for i in range(len(target_ms)))  # noise must not make nodes free
     if head is None:
-        return CostModel(NUM_NODES, rising)
+        return CostModel(sizes, rising)
     step_ms = _draft_step_ms(target, head, features, lambda: score(1), deadline)
-    return CostModel(NUM_NODES, tuple(round(ms, 3) for ms in rising), round(step_ms, 3))
+    return CostModel(sizes, tuple(round(ms, 3) for ms in rising), round(step_ms, 3))
 
 
 def best_budget(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> int:

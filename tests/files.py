@@ -1,6 +1,7 @@
 """Disks that are full or read-only, for one process."""
 
 import errno
+import io
 import os
 import resource
 import signal
@@ -25,7 +26,7 @@ def limited_to(size: int) -> Iterator[None]:
 def read_only(directory: Path, monkeypatch) -> None:
     """Nothing can be made below it. Told to Python and not to the disk: root may write everywhere."""
     directory.mkdir(exist_ok=True)
-    make, opened = os.mkdir, os.open
+    make, opened, stream = os.mkdir, os.open, io.open
 
     def refuse(path) -> None:
         if directory in Path(path).absolute().parents:
@@ -40,5 +41,11 @@ def read_only(directory: Path, monkeypatch) -> None:
             refuse(path)
         return opened(path, flags, *args, **kwargs)
 
+    def refusing_stream(path, mode="r", *args, **kwargs):
+        if not isinstance(path, int) and set(mode) & set("wax+"):
+            refuse(path)
+        return stream(path, mode, *args, **kwargs)
+
     monkeypatch.setattr(os, "mkdir", refusing_mkdir)
+    monkeypatch.setattr(io, "open", refusing_stream)
     monkeypatch.setattr(os, "open", refusing_open)

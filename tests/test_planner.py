@@ -10,7 +10,8 @@ from eagle.sampling import Sampling
 from eagle.trees import Acceptance, AutoTree, BudgetedTree, CostModel, SampledChain
 from eagle.trees.automatic import partly_sampled, placed
 from eagle.trees.fitted import Expected, HeadFit
-from tests.tiny import tiny_head
+from tests.files import read_only
+from tests.tiny import tiny_head, tiny_target
 
 
 @pytest.fixture
@@ -138,3 +139,19 @@ def test_a_chat_drafts_with_the_planned_tree(target, measured, tmp_path, monkeyp
     head = fitted_head(target, eagle_0={6: (1.0, 1)})
     drafter: Any = Chat(target, head).session.drafter
     assert drafter.policy.choose(Sampling()) == placed(6)
+
+
+@pytest.mark.parametrize("place", ["a directory", "a read-only folder"])
+def test_costs_that_cannot_be_kept_are_used_and_told(target, tmp_path, monkeypatch, place):
+    """A full or read-only cache ended chat and demo, which need no file."""
+    if place == "a directory":
+        (tmp_path / f"{planner._key(target, None)}.json").mkdir()
+    else:
+        read_only(tmp_path / "costs", monkeypatch)
+    with pytest.warns(UserWarning, match="costs cannot be kept at .*set EAGLE_HSD_CACHE"):
+        costs = planner.load_costs(target, directory=tmp_path / ("" if place == "a directory" else "costs"))
+    assert costs.num_nodes == planner.NUM_NODES
+
+
+def test_costs_of_a_short_context_are_measured_where_it_reaches():
+    assert planner.measure_costs(tiny_target(max_position_embeddings=40)).num_nodes == (1, 8, 16, 32)
