@@ -78,6 +78,12 @@ def load_target(
     quantisation whose package is missing.
     """
     device = find_device(device) if device else choose_device()
+    if source is not None and not str(source).strip():
+        raise ValueError("target is empty: name a model, or leave it out for the packaged one")
+    if revision is not None and (source is None or Path(source).expanduser().exists()):
+        raise ValueError(
+            f"revision is '{revision}', but {source or DEFAULT_TARGET} is no model of the hub: leave it out"
+        )
     name = str(source) if source else DEFAULT_TARGET
     directory = convert_gguf(SMOLLM2.path()) if source is None else _as_directory(source)
     dtype = dtype or choose_dtype(device)

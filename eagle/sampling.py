@@ -10,6 +10,9 @@ from torch import Tensor
 
 from hsd_verify.draw import draw_index
 
+HOTTEST = 1e6  # all tokens are as probable as each other long before
+COLD, COLDEST = 1e-3, 1e-30  # the second is still a number in float32
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -23,8 +26,10 @@ class Sampling:
     top_p: float = 1.0  # keep the smallest set of most probable tokens with at least this mass; 1: all
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature is {self.temperature}, it must be 0 (greedy) or larger")
+        if not 0 <= self.temperature <= HOTTEST:
+            raise ValueError(f"temperature is {self.temperature}, it must be 0 (greedy) or larger, at most {HOTTEST:g}")
+        if not isinstance(self.top_k, int):
+            raise ValueError(f"top_k is {self.top_k!r}, it must be a whole number")
         if self.top_k < 0:
             raise ValueError(f"top_k is {self.top_k}, it must be 0 (off) or larger")
         if not 0 < self.top_p <= 1:
@@ -43,7 +48,9 @@ class Sampling:
         if self.greedy:
             return one_hot(greedy_tokens(logits), logits.shape[-1])
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        if self.temperature != 1:  # a pass over all logits
+        if self.temperature < COLD:  # quotients would overflow: the best token's is 0 then, all others' very low
+            logits = (logits.to(dtype) - logits.amax(-1, keepdim=True)) / max(self.temperature, COLDEST)
+        elif self.temperature != 1:  # a pass over all logits
             logits = logits.to(dtype) / self.temperature
         if 0 < self.top_k < logits.shape[-1]:
             kept = logits.topk(self.top_k).indices
@@ -84,5 +91,7 @@ def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | 
 
 
 def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator on the device of the laws it will draw from."""
+    """A generator on the device of the laws it will draw from. Raises ValueError for seeds beyond 64 bits."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed is {seed}, it must lie in -2^63..2^64 - 1")
     return torch.Generator(device).manual_seed(seed)

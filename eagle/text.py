@@ -15,7 +15,13 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> frozenset[int]:
-    """Stop strings that are one special token: they are left out of text, so that only their ids can be seen."""
+    """Stop strings that are one special token: they are left out of text, so that only their ids can be seen.
+
+    Raises ValueError for a stop string that no text can hold.
+    """
+    for stop in stops:
+        if any("\ud800" <= letter <= "\udfff" for letter in stop):
+            raise ValueError(f"stop string {stop!a} holds half a character: write it anew")
     ids = (tokenizer(stop, add_special_tokens=False)["input_ids"] for stop in stops if stop)
     return frozenset(found[0] for found in ids if len(found) == 1) & special_ids(tokenizer)
 

@@ -77,3 +77,30 @@ def test_draws_follow_the_generator_and_the_support():
     drawn = [[next_token(logits, Sampling(1.0), generator) for _ in range(50)] for generator in (seeded(1), seeded(1))]
     assert drawn[0] == drawn[1]
     assert set(drawn[0]) == {1, 3}
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-40, 1e-300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_very_cold_laws_are_laws(temperature, dtype):
+    """Logits divided by 1e-300 are infinite: the law was nan, and drawing ended in an IndexError."""
+    logits = torch.tensor([[3.0, 90.0, -torch.inf, 89.0], [0.0, 0.0, -1.0, 0.0]], dtype=dtype)
+    law = Sampling(temperature).law(logits)
+    torch.testing.assert_close(law, torch.tensor([[0.0, 1.0, 0.0, 0.0], [1 / 3, 1 / 3, 0.0, 1 / 3]]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": float("inf")}, "temperature is inf, it must be 0"),
+        ({"temperature": 1e308}, r"temperature is 1e\+308, .* at most 1e\+06"),
+        ({"top_k": 2.5}, "top_k is 2.5, it must be a whole number"),
+    ],
+)
+def test_numbers_that_make_no_law_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**fields)
+
+
+def test_seeds_beyond_64_bits_are_named():
+    with pytest.raises(ValueError, match=r"seed is 1000000000000000000000, it must lie in"):
+        seeded(10**21)

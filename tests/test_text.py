@@ -88,3 +88,5 @@ def test_a_special_token_between_words_leaves_their_space():
 def test_a_stop_string_that_is_a_special_token_is_an_id():
     """It is never part of the text, so the string could not match."""
     assert stop_ids(tiny_text.tokenizer(), ["<|im_start|>", "a", "stop", ""]) == {256}
+    with pytest.raises(ValueError, match=r"stop string '\\udcff' holds half a character"):
+        stop_ids(tiny_text.tokenizer(), ["\udcff"])

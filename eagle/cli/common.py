@@ -14,6 +14,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
 from eagle.load_options import add_loading_flags, loading_options
 from eagle.loading import load_head, load_target
+from eagle.prompting import encode_prompt
 from eagle.sampling import Sampling
 from eagle.trees import POLICIES, parse_policy
 
@@ -91,7 +92,7 @@ class LengthNotice:
         if self._told or trained is None or tokenizer is None:
             return
         texts = [*(said["content"] for said in self._chat.messages), message]
-        length = sum(len(tokenizer(text).input_ids) for text in texts) + self._chat.options.max_new_tokens
+        length = sum(len(encode_prompt(tokenizer, text)) for text in texts) + self._chat.options.max_new_tokens
         if length > FAR_BEYOND * trained:
             self._console.print(fades(length, trained), style="dim")
             self._told = True

@@ -6,6 +6,7 @@ import torch
 
 from eagle.load_options import LoadOptions
 from eagle.options import DTYPES, check_options, option
+from eagle.sampling import COLD
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class PrepareConfig(LoadOptions):
     system: str | None = option(
         None, "system prompt; none leaves it to the chat template. Serve with the same one", may_be_empty=True
     )
-    temperature: float = option(1.0, "of the regenerated answers", at_least=0)
+    temperature: float = option(1.0, "of the regenerated answers", at_least=0, at_most=100)
     greedy_share: float = option(
         0.3, "share of conversations answered at temperature 0 instead, in steps of 0.01", at_least=0, at_most=1
     )
@@ -71,6 +72,8 @@ class PrepareConfig(LoadOptions):
 
     def __post_init__(self) -> None:
         check_options(self)
+        if 0 < self.temperature < COLD:
+            raise ValueError(f"temperature is {self.temperature}, it must be 0 (greedy) or at least {COLD}")
         if self.num_lanes % self.group_size:
             raise ValueError(f"num_lanes {self.num_lanes} must be a multiple of group_size {self.group_size}")
         index, count = self.parts

@@ -13,6 +13,7 @@ Letters: F nodes of a frontier, C children of a level.
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import NoneType
 
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ class BudgetedTree:
         for name, kind in (("valued", ValuedTree), ("cost", CostModel)):
             if isinstance(getattr(self, name), dict):  # from YAML
                 object.__setattr__(self, name, kind(**getattr(self, name)))
-        if self.valued.threshold is None:
+            if not isinstance(getattr(self, name), kind | NoneType):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, give fields of it, such as {name}.num_nodes=16")
+        if self.valued is None or self.valued.threshold is None:
             raise ValueError("valued has no threshold: a budgeted tree needs one, such as 0.005, to end its search at")
         for name, value in (("rate", self.rate), ("promise", self.promise)):
             if value is not None:

@@ -96,6 +96,8 @@ class ValuedTree:
     def __post_init__(self) -> None:
         if isinstance(self.acceptance, dict):  # from YAML
             object.__setattr__(self, "acceptance", Acceptance(**self.acceptance))
+        if not isinstance(self.acceptance, Acceptance):
+            raise ValueError(f"acceptance is {self.acceptance!r}, give fields of it, such as acceptance.placed=0.7")
         check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), max_read=(self.max_read, 1))
         check_counts(max_placed=(self.max_placed, 0), max_sampled=(self.max_sampled, 0))
         check_number("descendants", self.descendants, at_least=0)

@@ -266,6 +266,8 @@ def test_a_chain_is_the_simplest_sampled_tree():
         ("mixed:covered=1e400", "covered is inf, it must be a finite number"),
         ("budgeted:rate=1e999", "rate is inf, it must be a finite number"),
         ("budgeted:cost.num_nodes=1+2,cost.target_ms=0+1", "target_ms is 0, it must be larger than 0"),
+        ("budgeted:cost=3", r"cost is 3, give fields of it, such as cost\.num_nodes=16"),
+        ("mixed:acceptance=3", "acceptance is 3, give fields of it"),
         ("auto:sampled_from=-1", "sampled_from is -1, it must be at least 0"),
         ("auto:num_nodes=0.5", "num_nodes is 0.5, it must be a whole number"),
     ],
