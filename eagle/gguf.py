@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from eagle.files import naming, read_json, remove_leftovers
-from eagle.loaded import check_files, load_checked
+from eagle.model_files import check_files, load_checked
 from eagle.packages import need
 from eagle.whole import damage, list_files
 

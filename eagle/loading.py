@@ -13,7 +13,7 @@ from eagle.engine.packing import pack
 from eagle.engine.target import Target
 from eagle.gguf import convert_gguf
 from eagle.load_options import quantization_config
-from eagle.loaded import first_line, load_checked
+from eagle.model_files import first_line, load_checked
 from eagle.packages import SMOLLM2
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
