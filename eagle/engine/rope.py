@@ -65,5 +65,5 @@ def forget_growth(model: nn.Module) -> None:
     modules: Iterator[Any] = model.modules()
     for module in modules:
         if getattr(module, "rope_type", None) == "dynamic" and module.max_seq_len_cached > module.original_max_seq_len:
-            module.inv_freq.data = module.original_inv_freq.to(module.inv_freq.device)
+            module.inv_freq = module.original_inv_freq.to(module.inv_freq.device, copy=True)
             module.max_seq_len_cached = module.original_max_seq_len

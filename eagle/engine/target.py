@@ -293,7 +293,9 @@ def _turn_of(model: PreTrainedModel) -> RLock:
 def _decoder(model: PreTrainedModel) -> nn.Module:
     """The part below the output layer."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    return getattr(model, "model", decoder) if decoder is model else decoder  # Llama 4 calls itself its decoder
+    if decoder is not model:
+        return decoder
+    return getattr(model, "model", model.base_model)  # Llama 4 calls itself its decoder, as most do in transformers 4
 
 
 def _decoder_layers(model: PreTrainedModel, num_layers: int) -> nn.ModuleList:
