@@ -14,7 +14,7 @@ from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
 from eagle.trees import EagleTree, SampledChain, TreePolicy
-from tests.tiny import random_ids, tiny_drafter, tiny_target
+from tests.tiny import random_ids, tiny_drafter, tiny_target, tokens_of
 
 POLICIES: list[TreePolicy] = [
     EagleTree(num_nodes=12, depth=4, top_k=3),
@@ -22,10 +22,6 @@ POLICIES: list[TreePolicy] = [
     SampledChain(3),
 ]
 NAMES = ["tree", "greedy chain", "sampled chain"]
-
-
-def tokens_of(steps):
-    return [token for step in steps for token in step.tokens]
 
 
 def session(target, policy=POLICIES[0]):

@@ -16,13 +16,9 @@ from eagle.loading import choose_dtype, find_device, load_head, load_target
 from eagle.trees import EagleTree
 from tests import tiny_text
 from tests.engine.families import family_target
-from tests.tiny import SIZES, random_ids, tiny_drafter, tiny_head, tiny_target
+from tests.tiny import SIZES, generated, random_ids, tiny_drafter, tiny_head, tiny_target, tokens_of
 
 TEN = DecodeOptions(max_new_tokens=10)
-
-
-def text(steps):
-    return [token for step in steps for token in step.tokens]
 
 
 def test_a_target_comes_from_a_local_directory(tmp_path, smollm2):
@@ -57,7 +53,7 @@ def test_a_target_may_be_spread_over_devices(tmp_path, device_map):
     tiny_text.tokenizer().save_pretrained(tmp_path)
     loaded = load_target(tmp_path, torch.float32, "cpu", device_map=device_map)
     session = Session(loaded, tiny_drafter(loaded, EagleTree()))
-    assert text(session.decode(ids, TEN)) == text(autoregressive(tiny, ids, TEN))
+    assert tokens_of(session.decode(ids, TEN)) == tokens_of(autoregressive(tiny, ids, TEN))
 
 
 TEXT: dict[str, Any] = {name: size for name, size in SIZES.items() if name != "initializer_range"} | {"head_dim": 8}
@@ -93,13 +89,9 @@ def test_the_text_part_of_a_model_that_reads_images_is_decoded(tmp_path, family)
     AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
     tiny_text.tokenizer().save_pretrained(tmp_path)
     target, ids = load_target(tmp_path, torch.float32, "cpu"), random_ids(12, vocab_size=80)
-    given = torch.tensor([ids])
-    expected = target.model.generate(
-        given, attention_mask=torch.ones_like(given), max_new_tokens=10, do_sample=False, eos_token_id=None
-    )
     endless = replace(TEN, ignore_end=True)
     session = Session(target, tiny_drafter(target, EagleTree()))
-    assert text(session.decode(ids, endless)) == expected[0, len(ids) :].tolist()
+    assert tokens_of(session.decode(ids, endless)) == generated(target, ids, 10)
 
 
 def test_quantisations_are_known_or_told(monkeypatch):

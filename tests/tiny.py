@@ -1,10 +1,15 @@
 """Tiny random models. Targets have nine layers: with fewer, L // 2 and L - 3 may coincide and hide a mix-up."""
 
+from collections.abc import Iterable
+from typing import Any, cast
+
 import torch
 from transformers import AutoConfig
 
+from eagle.decode import Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.engine.rope import forget_growth
 from eagle.engine.target import Target
 from eagle.trees import TreePolicy
 from eagle.vocab import DraftVocabulary
@@ -49,3 +54,18 @@ def tiny_drafter(target: Target, policy: TreePolicy, seed: int = 0) -> EagleDraf
 
 def random_ids(length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> list[int]:
     return torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def tokens_of(steps: Iterable[Step]) -> list[int]:
+    """All that a decode emitted."""
+    return [token for step in steps for token in step.tokens]
+
+
+def generated(target: Target, ids: list[int], num_tokens: int) -> list[int]:
+    """Transformers' own greedy text behind ids, whatever an earlier and longer one left in the model."""
+    forget_growth(target.model)
+    given, model = torch.tensor([ids]), cast(Any, target.model)
+    output = model.generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=num_tokens, do_sample=False, eos_token_id=None
+    )
+    return output[0, len(ids) :].tolist()

@@ -3,20 +3,17 @@
 Letters: B batch, T tokens, N tree nodes including the root, V vocabulary, H hidden size, L layers.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property, partial
-from threading import Lock, RLock
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, StockCache, TargetCache, cache_argument
 from eagle.engine.ends import end_token_ids, template_end_ids
 from eagle.engine.feature_layers import check_feature_layers, default_feature_layers
+from eagle.engine.layers import decoder_layers, decoder_of, inputs_of, turn_of
 from eagle.engine.protocol import TargetOutput
 from eagle.engine.rope import context_limit, forget_growth, rope_switch
 from eagle.engine.shape import attention_shape
@@ -42,11 +39,11 @@ class Target:
         self.model = model.eval()
         self._cache_argument = cache_argument(model)
         self.tokenizer = tokenizer
-        self._turn = _turn_of(model)
+        self._turn = turn_of(model)
         self.config = model.config.get_text_config(decoder=True)
         self._switch = rope_switch(self.config)
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-        self.layers = _decoder_layers(model, self.config.num_hidden_layers)
+        self.layers = decoder_layers(model, self.config.num_hidden_layers)
         self.read_layers(default_feature_layers(len(self.layers)) if feature_layers is None else feature_layers)
 
     def read_layers(self, layers: tuple[int, int, int]) -> None:
@@ -171,7 +168,7 @@ class Target:
         logits_to_keep: an int64 tensor of positions, or the number of last ones (0: all).
         Returns logits (B, kept, V) and features (B, T, 3H).
         """
-        with self._captured_features() as captured:
+        with inputs_of([self.layers[i] for i in self.feature_layers], self._turn) as captured:
             output = self.model(ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=logits_to_keep)
         return TargetOutput(output.logits, self._joined(captured))
 
@@ -181,8 +178,8 @@ class Target:
 
         Rows padded on the right need no mask: attention is causal. The results may take part in autograd.
         """
-        with self._captured_features() as captured:
-            output = _decoder(self.model)(ids, attention_mask=attention_mask, use_cache=False)
+        with inputs_of([self.layers[i] for i in self.feature_layers], self._turn) as captured:
+            output = decoder_of(self.model)(ids, attention_mask=attention_mask, use_cache=False)
         return self._joined(captured), output.last_hidden_state
 
     def check_scores_trees(self) -> None:
@@ -230,7 +227,7 @@ class Target:
         cache: TargetCache,
         logits_to_keep: int = 0,
     ) -> TargetOutput:
-        with self._captured_features() as captured:
+        with inputs_of([self.layers[i] for i in self.feature_layers], self._turn) as captured:
             if self._switch is not None and self._switch.keeps_changing:
                 forget_growth(self.model)
             own = {self._cache_argument: cache.transformers_cache}
@@ -262,48 +259,3 @@ class Target:
     def _joined(self, captured: list[Tensor]) -> Tensor:
         """Features side by side, (.., 3H), on the target's device: layers may lie on others."""
         return torch.cat([states.to(self.device) for states in captured], dim=-1)
-
-    @contextmanager
-    def _captured_features(self) -> Iterator[list[Tensor]]:
-        """Collect the inputs of the feature layers, low to high, during one forward, which no other can disturb."""
-        captured: list[Tensor] = []
-
-        def capture(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            captured.append(args[0] if args else kwargs["hidden_states"])
-
-        with self._turn:
-            handles = [self.layers[i].register_forward_pre_hook(capture, with_kwargs=True) for i in self.feature_layers]
-            try:
-                yield captured
-            finally:
-                for handle in handles:
-                    handle.remove()
-
-
-_turns: WeakKeyDictionary[PreTrainedModel, RLock] = WeakKeyDictionary()
-_turns_lock = Lock()
-
-
-def _turn_of(model: PreTrainedModel) -> RLock:
-    """The one lock of a model, however many targets were made of it."""
-    with _turns_lock:
-        return _turns.setdefault(model, RLock())
-
-
-def _decoder(model: PreTrainedModel) -> nn.Module:
-    """The part below the output layer."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    if decoder is not model:
-        return decoder
-    return getattr(model, "model", model.base_model)  # Llama 4 calls itself its decoder, as most do in transformers 4
-
-
-def _decoder_layers(model: PreTrainedModel, num_layers: int) -> nn.ModuleList:
-    """The model's stack of decoder layers, found by its shape and not by the family's name."""
-    stacks = [m for m in _decoder(model).children() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
-    if len(stacks) != 1:
-        raise ValueError(
-            f"{type(model).__name__}: expected one list of {num_layers} decoder layers, found {len(stacks)}: "
-            "this architecture needs an entry of its own in eagle/engine/target.py"
-        )
-    return stacks[0]

@@ -3,14 +3,13 @@
 from typing import Any
 
 import pytest
-import torch
 from transformers import BloomConfig, MptConfig
 
 from eagle.decode import DecodeOptions, Session, autoregressive
-from eagle.engine.rope import NO_LIMIT, RopeSwitch, context_limit, forget_growth, rope_switch
+from eagle.engine.rope import NO_LIMIT, RopeSwitch, context_limit, rope_switch
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, parse_policy
-from tests.tiny import random_ids, tiny_drafter, tiny_target
+from tests.tiny import generated, random_ids, tiny_drafter, tiny_target, tokens_of
 
 AT = 64
 FACTORS = {"short_factor": [1.0] * 4, "long_factor": [4.0, 3.0, 2.0, 1.5]}
@@ -35,27 +34,14 @@ def stretched(request):
     return tiny_target(family, **changes)
 
 
-def generated(target, ids, num_tokens=NUM_TOKENS):
-    forget_growth(target.model)  # `generate` goes on with what a longer text left behind
-    given = torch.tensor([ids])
-    output = target.model.generate(
-        given, attention_mask=torch.ones_like(given), max_new_tokens=num_tokens, do_sample=False, eos_token_id=None
-    )
-    return output[0, len(ids) :].tolist()
-
-
-def text(steps):
-    return [token for step in steps for token in step.tokens]
-
-
 @pytest.mark.parametrize("length", [AT - 20, AT - 5, AT - 1, AT, AT + 1, AT + 8])
 def test_greedy_text_is_that_of_generate_on_both_sides_of_the_change(stretched, length):
     """One deep node turned the root and all siblings by other angles, and beyond the change 20 of 20 texts differed."""
     ids, options = random_ids(length), DecodeOptions(max_new_tokens=NUM_TOKENS)
-    expected = generated(stretched, ids)
-    assert text(autoregressive(stretched, ids, options)) == expected
-    assert text(Session(stretched, tiny_drafter(stretched, TREE)).decode(ids, options)) == expected
-    assert text(Session(stretched).decode(ids, options)) == expected
+    expected = generated(stretched, ids, NUM_TOKENS)
+    assert tokens_of(autoregressive(stretched, ids, options)) == expected
+    assert tokens_of(Session(stretched, tiny_drafter(stretched, TREE)).decode(ids, options)) == expected
+    assert tokens_of(Session(stretched).decode(ids, options)) == expected
 
 
 def test_turns_that_share_a_prefix_across_the_change(stretched):
@@ -63,7 +49,7 @@ def test_turns_that_share_a_prefix_across_the_change(stretched):
     session, options = Session(stretched, tiny_drafter(stretched, TREE)), DecodeOptions(max_new_tokens=8)
     ids = random_ids(AT + 40)
     for length in (AT - 30, AT - 4, AT + 20, AT + 30, AT - 10, AT + 25):
-        assert text(session.decode(ids[:length], options)) == generated(stretched, ids[:length], 8)
+        assert tokens_of(session.decode(ids[:length], options)) == generated(stretched, ids[:length], 8)
 
 
 def test_sampled_rounds_end_before_the_change_and_go_on_behind_it(stretched):

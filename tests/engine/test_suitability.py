@@ -11,7 +11,7 @@ from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.engine import suitability
 from eagle.trees import EagleTree
 from tests.engine.families import REFUSED, RIGHT, UNREADABLE, family_target
-from tests.tiny import random_ids, tiny_drafter, tiny_target
+from tests.tiny import generated, random_ids, tiny_drafter, tiny_target, tokens_of
 
 NUM_TOKENS = 12
 GREEDY = DecodeOptions(max_new_tokens=NUM_TOKENS)
@@ -22,26 +22,13 @@ def known(families):
     return [family for family in families if family in CONFIG_MAPPING_NAMES]
 
 
-def generated(target, ids):
-    """Transformers' own greedy text."""
-    given = torch.tensor([ids])
-    output = target.model.generate(
-        given, attention_mask=torch.ones_like(given), max_new_tokens=NUM_TOKENS, do_sample=False, eos_token_id=None
-    )
-    return output[0, len(ids) :].tolist()
-
-
-def text(steps):
-    return [token for step in steps for token in step.tokens]
-
-
 @pytest.mark.parametrize("family", known(RIGHT))
 def test_trees_equal_paths_and_greedy_text_equals_generate(family):
     target = family_target(family, RIGHT[family])
     assert target.suitability == suitability.Suitability()
     ids = random_ids(20)
-    drafted = text(Session(target, tiny_drafter(target, EagleTree(num_nodes=8, depth=3))).decode(ids, GREEDY))
-    assert drafted == text(autoregressive(target, ids, GREEDY)) == generated(target, ids)
+    drafted = tokens_of(Session(target, tiny_drafter(target, EagleTree(num_nodes=8, depth=3))).decode(ids, GREEDY))
+    assert drafted == tokens_of(autoregressive(target, ids, GREEDY)) == generated(target, ids, NUM_TOKENS)
 
 
 @pytest.mark.parametrize("family", known(REFUSED))
@@ -53,8 +40,14 @@ def test_what_cannot_score_trees_says_why_and_is_decoded_plainly(family):
         Session(target, tiny_drafter(tiny_target(), EagleTree()))
     ids = random_ids(20)
     session = Session(target)
-    assert text(session.decode(ids, GREEDY)) == text(autoregressive(target, ids, GREEDY)) == generated(target, ids)
-    assert text(session.decode([*ids, 5], GREEDY)) == generated(target, [*ids, 5])  # from its start again
+    assert (
+        tokens_of(session.decode(ids, GREEDY))
+        == tokens_of(autoregressive(target, ids, GREEDY))
+        == generated(target, ids, NUM_TOKENS)
+    )
+    assert tokens_of(session.decode([*ids, 5], GREEDY)) == generated(
+        target, [*ids, 5], NUM_TOKENS
+    )  # from its start again
 
 
 @pytest.mark.parametrize("family", known(UNREADABLE))
