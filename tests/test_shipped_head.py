@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.loading import SHIPPED_HEAD, load_head
+from eagle.engine.batched import AnswerLimits, BatchedDecoder
+from eagle.loading import SHIPPED_HEAD, load_head, load_target
 from eagle.packages import MT_BENCH
 from eagle.prompting import encode_prompt, render_prompt
 from eagle.trees import EagleTree
@@ -65,3 +67,10 @@ def test_the_readmes_python_lines_run():
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.split()) > 3
+
+
+def test_the_real_target_in_bfloat16_is_found_right():
+    """A deep model's rounding is larger than a tiny one's: regenerating was refused for it."""
+    target = load_target(dtype=torch.bfloat16, device="cpu")
+    assert target.suitability.trees is None
+    BatchedDecoder(target.model, target.end_token_ids, AnswerLimits(8, 64), num_lanes=4, group_size=2)

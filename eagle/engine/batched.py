@@ -20,11 +20,12 @@ from eagle.engine.cache import cache_argument
 from eagle.engine.lanes import BLOCK, LaneCache, PromptView, StepView, check_rope, lanes_in
 from eagle.engine.masks import additive, by_kind, in_sight
 from eagle.engine.shape import attention_shape
-from eagle.engine.suitability import HALF_TOLERANCE, spread_apart
+from eagle.engine.suitability import TOLERANCE, spread_apart
 from hsd_verify.draw import draw_indices
 
 PROMPT_BLOCK = 32
 TRIAL = 12  # tokens of the text that is tried at the start
+HALF_TOLERANCE = 0.5  # of its logits' spread in half precision: SmolLM2 in bfloat16 differs by 0.19, a wrong mask by 1
 DRAW_ROWS = 8  # drawn together: their laws stay in a cache, those of all lanes would be a third of a step's time
 
 
@@ -119,7 +120,8 @@ class BatchedDecoder:
             raise ValueError(f"{self._refused} ({type(error).__name__}: {first})") from error
         finally:
             self.cache.lengths.zero_()
-        if bool(wanted.isfinite().all()) and spread_apart(got, wanted) > HALF_TOLERANCE:
+        tolerance = TOLERANCE.get(got.dtype, HALF_TOLERANCE)
+        if bool(wanted.isfinite().all()) and spread_apart(got, wanted) > tolerance:
             raise ValueError(f"{self._refused} (other logits than the same text alone)")
 
     @property

@@ -55,11 +55,13 @@ def lane_attention(
     attention_mask: Tensor,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,  # attention sinks, as gpt_oss has them
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over what the views below return: one tensor while a prompt is read, a tuple of groups in a step."""
-    if softcap is not None:
-        raise ValueError(f"lane attention knows no logit softcap, the model asks for {softcap}: use another target")
+    unknown = {name: value for name, value in {"softcap": softcap, "s_aux": s_aux}.items() if value is not None}
+    if unknown:
+        raise ValueError(f"lane attention knows no {' and no '.join(unknown)}, which the model asks for")
     if isinstance(key, Tensor) and isinstance(value, Tensor):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     rows, outputs = 0, []
