@@ -20,7 +20,7 @@ from eagle.engine.cache import cache_argument
 from eagle.engine.lanes import BLOCK, LaneCache, PromptView, StepView, check_rope, lanes_in
 from eagle.engine.masks import additive, by_kind, in_sight
 from eagle.engine.shape import attention_shape
-from eagle.engine.suitability import TOLERANCE, spread_apart
+from eagle.engine.suitability import TOLERANCE, first_line, spread_apart
 from hsd_verify.draw import draw_indices
 
 PROMPT_BLOCK = 32
@@ -116,8 +116,7 @@ class BatchedDecoder:
                 got = self._step_logits(ids[-1:].expand(len(self.lanes)))[:1]  # (1, V)
             wanted = self.model(ids[None], use_cache=False).logits[:, -1]
         except Exception as error:  # whatever a foreign model raises: it is the answer
-            first = next(iter(str(error).strip().splitlines()), "")
-            raise ValueError(f"{self._refused} ({type(error).__name__}: {first})") from error
+            raise ValueError(f"{self._refused} ({type(error).__name__}: {first_line(error)})") from error
         finally:
             self.cache.lengths.zero_()
         tolerance = TOLERANCE.get(got.dtype, HALF_TOLERANCE)

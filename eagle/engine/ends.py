@@ -29,13 +29,11 @@ def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return own | (_behind_answers(tokenizer, None, template) if isinstance(template, str) else frozenset())
 
 
-def template_end_ids(tokenizer: PreTrainedTokenizerBase, name: str | None) -> frozenset[int]:
-    """The same of a FastChat template that stands in for the tokenizer's own; none without a name.
+def template_end_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> frozenset[int]:
+    """The same of a FastChat template that stands in for the tokenizer's own.
 
     Raises ValueError for a name FastChat does not know.
     """
-    if name is None:
-        return frozenset()
     strings, ids = fastchat_stops(name)
     return _behind_answers(tokenizer, name, "") | stop_ids(tokenizer, strings) | ids
 

@@ -124,7 +124,7 @@ class _Trial:
         except ArithmeticError:
             raise
         except Exception as error:  # whatever a foreign model raises: it is the answer
-            return f"its forward ends in {type(error).__name__} ({next(iter(str(error).strip().splitlines()), '')})"
+            return f"its forward ends in {type(error).__name__} ({first_line(error)})"
         wrong = [(what, size) for what, size in errors if not size <= tolerance]  # nan is wrong too
         return next(
             (f"{what} differ by {size:.2g} of their spread from the same text read alone" for what, size in wrong), None
@@ -167,6 +167,11 @@ def _running_state(target: Reader) -> str | None:
     if getattr(target.model, "_is_stateful", False):
         return "its layers keep a running state, which cannot be taken back"
     return None
+
+
+def first_line(error: Exception) -> str:
+    """What a foreign model says, which may be a page."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def spread_apart(got: Tensor, wanted: Tensor) -> float:

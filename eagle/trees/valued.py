@@ -105,9 +105,7 @@ class ValuedTree:
             check_number("threshold", self.threshold, above=0, at_most=1)  # a value is a probability
         for name in ("draft_temperature", "value_temperature"):
             check_number(name, getattr(self, name), above=0)
-        check_number("covered", self.covered, at_least=0)
-        if self.covered >= 1:
-            raise ValueError(f"covered is {self.covered}, it must be smaller than 1")
+        check_number("covered", self.covered, at_least=0, below=1)
 
     def grow(
         self,
