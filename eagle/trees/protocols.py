@@ -3,7 +3,6 @@
 Letters: F nodes of a frontier, V target vocabulary, Vd draft vocabulary.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -80,6 +79,6 @@ def check_counts(**limits: tuple[Any, int]) -> None:
 
 def check_number(name: str, value: Any, **limits: Any) -> None:
     """Raises ValueError unless the value is a finite number within `eagle.options.Limits`."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}, it must be a finite number")
     Limits(**limits).check(value, f"{name} is {value!r}")
