@@ -16,16 +16,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-import hsd_verify
+from eagle.chance import Chance
 from eagle.drafters.protocol import Drafter
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TreeCache
-from eagle.sampling import Sampling, greedy_tokens, next_token
+from eagle.judging import Judge, check_verifier, judge
+from eagle.sampling import Sampling
 from eagle.timing import no_clock
-from hsd_verify import DraftTree, Verdict
+from hsd_verify import DraftTree
 
-Generator = torch.Generator | None
 Finish = Literal["stop", "length", "context"]
 Clock = Callable[[str], AbstractContextManager[None]]
 
@@ -36,7 +36,7 @@ class DecodeOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 512
-    verifier: str = "hsd"  # a name in hsd_verify.VERIFIERS
+    verifier: str = "hsd"  # a name in eagle.judging.VERIFIERS
     ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
     stop_ids: frozenset[int] = frozenset()  # tokens that end an answer beside the target's own
 
@@ -45,8 +45,7 @@ class DecodeOptions:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, it must be a whole number")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}, it must be at least 1")
-        if self.verifier not in hsd_verify.VERIFIERS:
-            raise ValueError(f"unknown verifier '{self.verifier}': choose one of {', '.join(hsd_verify.VERIFIERS)}")
+        check_verifier(self.verifier)
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,13 @@ class Round:
 
     tree: DraftTree
     logits: Tensor  # (N, V), row v = the target's after node v
-    sampling: Sampling
+    judge: Judge  # by which it was decided
     path: tuple[int, ...]  # accepted nodes below the root
 
     @cached_property
     def target_probs(self) -> Tensor:
         """(N, V), row v = the target's law after node v; formed when asked for."""
-        return self.sampling.law(self.logits)
+        return self.judge.sampling.law(self.logits)
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,8 @@ class Session:
         """
         options, self._answer = options or DecodeOptions(), (answer := object())
         emitter = _Emitter(options, self.target.end_token_ids)
-        token = self._prefill(prompt_ids, options, generator, clock)
+        judged = judge(options.sampling, options.verifier, generator, self.target.device)
+        token = self._prefill(prompt_ids, judged, clock)
         step = emitter.step((token,), num_accepted=0)
         yield step
         while step.finish is None:
@@ -118,14 +118,14 @@ class Session:
                 yield Step((), 0, finish="context")
                 return
             read = self._read_again if self.cache.is_stale else self._round
-            step = read(token, emitter, options, generator, clock)
+            step = read(token, emitter, judged, clock)
             token = step.tokens[-1]
             if step.finish is not None:
                 self._watch.settle()
             yield step
 
     @torch.inference_mode()
-    def _prefill(self, prompt_ids: list[int], options: DecodeOptions, generator: Generator, clock: Clock) -> int:
+    def _prefill(self, prompt_ids: list[int], judged: Judge, clock: Clock) -> int:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
         start = self._reuse(prompt_ids)
@@ -135,7 +135,7 @@ class Session:
             output = self.target.prefill(torch.tensor(prompt_ids[start:], device=device), self.cache)
             self._ids = list(prompt_ids)
             self._watch.look(output.logits)
-            token = next_token(output.logits[0], options.sampling, generator)
+            token = judged.token(output.logits[0], len(self._ids))
             if self.drafter is not None:
                 new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
                 known = torch.tensor([*prompt_ids[new_from:], token], device=device)
@@ -161,9 +161,7 @@ class Session:
         return start
 
     @torch.inference_mode()
-    def _read_again(
-        self, token: int, emitter: "_Emitter", options: DecodeOptions, generator: Generator, clock: Clock
-    ) -> Step:
+    def _read_again(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
         """One token from a fresh pass over the whole text, where plain decoding makes one; the drafter goes on."""
         with clock("target"):
             self.cache.truncate(0)
@@ -171,23 +169,22 @@ class Session:
             output = self.target.prefill(torch.tensor(self._ids, device=self.target.device), self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
-            following = next_token(output.logits[0], options.sampling, generator)
+            following = judged.token(output.logits[0], len(self._ids))
         if self.drafter is not None:
             with clock("draft"):
                 self.drafter.observe(torch.tensor([following], device=self.target.device), output.features[-1:])
         return emitter.step((following,), num_accepted=0)
 
     @torch.inference_mode()
-    def _round(
-        self, token: int, emitter: "_Emitter", options: DecodeOptions, generator: Generator, clock: Clock
-    ) -> Step:
+    def _round(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
+        position = len(self._ids) + 1  # of the token behind the root
         with clock("draft"):
-            tree = self._propose(token, emitter.num_left, options.sampling, generator)
+            tree = self._propose(token, emitter.num_left, judged.chance(position))
         with clock("target"):
             output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
-            verdict = self._verdict(tree, output.logits, options, generator)
+            verdict = judged.verdict(tree, output.logits, position)
             path, bonus = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
             kept = torch.tensor([0, *path], device=tree.tokens.device)
@@ -198,21 +195,16 @@ class Session:
             with clock("draft"):
                 known = torch.tensor([*accepted, bonus], device=tree.tokens.device)
                 self.drafter.observe(known, output.features[kept])
-        seen = Round(tree, output.logits, options.sampling, tuple(path))
+        seen = Round(tree, output.logits, judged, tuple(path))
         return emitter.step((*accepted, bonus), len(path), seen)
 
-    def _verdict(self, tree: DraftTree, logits: Tensor, options: DecodeOptions, generator: Generator) -> Verdict:
-        if options.sampling.greedy:  # every verifier comes to this, and no law needs to be formed
-            return hsd_verify.verify_greedy(tree, greedy_tokens(logits))
-        return hsd_verify.verify(tree, lambda nodes: options.sampling.law(logits[nodes]), options.verifier, generator)
-
-    def _propose(self, token: int, num_left: int, sampling: Sampling, generator: Generator) -> DraftTree:
+    def _propose(self, token: int, num_left: int, chance: Chance) -> DraftTree:
         # the bonus token needs no node, and a node needs a position in the context
         max_depth = min(num_left - 1, self.cache.max_depth)
         if self.drafter is None or max_depth <= 0:
             device = self.target.device
             return DraftTree(torch.tensor([-1], device=device), torch.tensor([token], device=device))
-        return self.drafter.propose(sampling, max_depth, generator)
+        return self.drafter.propose(chance, max_depth)
 
 
 class _Emitter:
@@ -242,9 +234,14 @@ def autoregressive(
     generator: torch.Generator | None = None,
     clock: Clock = no_clock,
 ) -> Iterator[Step]:
-    """The reference: plain decoding, one token a forward, no tree, no mask, no verifier. Yields a step a token."""
+    """The reference: plain decoding, one token a forward, no tree, no mask. Yields a step a token.
+
+    Of `options.verifier` only matters whether it is `coupled`: tokens are then drawn with the answer's noise, and
+    `Session.decode` with an equal generator gives the same ones, whatever it drafts with.
+    """
     options = options or DecodeOptions()
     emitter = _Emitter(options, target.end_token_ids)
+    judged = judge(options.sampling, options.verifier, generator, target.device)
     cache, text, ids = target.new_cache(), list(prompt_ids), list(prompt_ids)
     watch = FiniteWatch(lambda: target.explain_bad_logits(text))
     while True:
@@ -258,7 +255,7 @@ def autoregressive(
             output = target.prefill(torch.tensor(ids, device=target.device), cache)
         with clock("verify"):
             watch.look(output.logits)
-            ids = [next_token(output.logits[0], options.sampling, generator)]
+            ids = [judged.token(output.logits[0], len(text))]
         text += ids
         step = emitter.step((ids[0],), num_accepted=0)
         if step.finish is not None:

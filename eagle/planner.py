@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from eagle.chance import Chance
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.masks import ancestor_matrix, chain_parents
@@ -172,7 +173,7 @@ def _draft_step_ms(
     def propose(depth: int) -> float:
         draws = seeded(0, target.device)
         return _milliseconds(
-            lambda: drafter.propose(Sampling(1.0), depth, draws), target.device, deadline, before=read_target
+            lambda: drafter.propose(Chance(Sampling(1.0), draws), depth), target.device, deadline, before=read_target
         )
 
     return max(0.0, (propose(DRAFT_LEVELS + 1) - propose(1)) / DRAFT_LEVELS)

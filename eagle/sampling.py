@@ -47,6 +47,21 @@ class Sampling:
         """Logits (..., V) -> probabilities (..., V), in float32 or better whatever the logits' dtype."""
         if self.greedy:
             return one_hot(greedy_tokens(logits), logits.shape[-1])
+        scores = self._heated(logits)
+        probs = scores.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return keep_top_p(probs, self.top_p) if self.top_p < 1 else probs
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) -> scores (..., V) whose softmax is the law: `logits / temperature`, -inf for those left out.
+
+        In float32 or better. Not at temperature 0, where quotients have no end.
+        """
+        assert not self.greedy, "a greedy law has no scores"
+        scores = self._heated(logits).to(torch.promote_types(logits.dtype, torch.float32))
+        return scores.masked_fill(self.law(logits) == 0, -torch.inf) if self.top_p < 1 else scores
+
+    def _heated(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) over the temperature, -inf beyond `top_k`; still in their own dtype where nothing changes."""
         dtype = torch.promote_types(logits.dtype, torch.float32)
         if self.temperature < COLD:  # quotients would overflow: the best token's is 0 then, all others' very low
             logits = (logits.to(dtype) - logits.amax(-1, keepdim=True)) / max(self.temperature, COLDEST)
@@ -55,8 +70,7 @@ class Sampling:
         if 0 < self.top_k < logits.shape[-1]:
             kept = logits.topk(self.top_k).indices
             logits = torch.full_like(logits, -torch.inf).scatter(-1, kept, logits.gather(-1, kept))
-        probs = logits.softmax(-1, dtype=dtype)
-        return keep_top_p(probs, self.top_p) if self.top_p < 1 else probs
+        return logits
 
 
 def greedy_tokens(logits: Tensor) -> Tensor:
@@ -79,15 +93,13 @@ def keep_top_p(probs: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probs).scatter(-1, tokens, kept / kept.sum(-1, keepdim=True))
 
 
-def next_token(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> int:
-    """One token from logits (V,): how plain decoding and every first token are drawn.
+def drawn_token(law: Tensor, generator: torch.Generator | None = None) -> int:
+    """One token from a law (V,), as plain decoding draws it.
 
     By one number and a cumulative sum: `multinomial` draws a number a token, which takes longer than the softmax.
     """
-    if sampling.greedy:
-        return int(greedy_tokens(logits))
-    uniform = torch.rand((), dtype=torch.float64, generator=generator, device=logits.device)
-    return draw_index(sampling.law(logits), uniform)
+    uniform = torch.rand((), dtype=torch.float64, generator=generator, device=law.device)
+    return draw_index(law, uniform)
 
 
 def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:

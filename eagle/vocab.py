@@ -4,6 +4,7 @@ Letters: V target vocabulary, Vd draft vocabulary.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class DraftVocabulary:
                 f"{(draft_vocab_size, vocab_size)}: use the map this head was trained with"
             )
 
-    @property
+    @cached_property
     def target_ids(self) -> Tensor:
         """Target id of every draft id: (Vd,) int64."""
         return self.d2t + torch.arange(self.d2t.numel(), device=self.d2t.device)

@@ -3,10 +3,13 @@
 Letters: N nodes including the root, V vocabulary.
 
 On a deterministic tree no lossless verifier accepts more: it attains `Pr(v accepted) <= p(v)` at every node at once.
-With one-hot target rows (temperature 0) it is greedy verification, for any tree.
+With one-hot target rows (temperature 0) it is greedy verification, for any tree. Where the target's token after every
+node is settled before (temperature 0, or noise that is fixed for the answer) no law is needed: `verify_chosen`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -44,21 +47,25 @@ def greedy_law(tree: DraftTree, target_probs: Tensor, totals: Tensor) -> Law:
     return walk_law(tree, target_probs, totals)
 
 
-def verify_greedy(tree: DraftTree, best: Tensor) -> Verdict:
-    """`verify` at temperature 0 from the target's best tokens, `best` (N,), without forming N one-hot rows of V.
+def verify_chosen(tree: DraftTree, chosen: Tensor | Callable[[int], int]) -> Verdict:
+    """Descend while the token that was chosen after a node is a child of it; the one that is none follows the path.
 
-    What every verifier does with those rows: descend while the best token is a child. Raises `ValueError` unless there
-    is one token a node.
+    `chosen`: after every node the one token that the target takes there, decided before and whatever was drafted,
+    (N,) or a function node -> token, asked along the path only. At temperature 0 that is its best token, and all
+    verifiers come to this; under coupled decoding its best token with the answer's noise. The text is the target's own,
+    token for token. Raises `ValueError` unless there is one token a node.
     """
-    if best.shape != tree.parents.shape:
-        raise ValueError(
-            f"best has shape {tuple(best.shape)}, the tree has {tree.num_nodes} nodes: pass logits.argmax(-1), "
-            "entry v being the target's best token after node v"
-        )
-    wanted, node = best.tolist(), 0
-    while (child := next((c for c in tree.children[node] if tree.token_list[c] == wanted[node]), None)) is not None:
-        node = child
-    return verdict_of(tree, node, wanted[node])
+    if not callable(chosen):
+        if chosen.shape != tree.parents.shape:
+            raise ValueError(
+                f"chosen has shape {tuple(chosen.shape)}, the tree has {tree.num_nodes} nodes: pass "
+                "logits.argmax(-1), entry v being the token that the target takes after node v"
+            )
+        chosen = chosen.tolist().__getitem__
+    node, token = 0, chosen(0)
+    while (child := next((c for c in tree.children[node] if tree.token_list[c] == token), None)) is not None:
+        node, token = child, chosen(child)
+    return verdict_of(tree, node, token)
 
 
 def _descend_probs(tree: DraftTree, target_probs: Tensor) -> list[float]:

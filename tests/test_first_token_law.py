@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 import hsd_verify
+from eagle.chance import Chance
 from eagle.engine.masks import ancestor_matrix
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
-from eagle.trees.protocols import draw_rows
 from hsd_verify.draw import draw
 from tests.tiny import random_ids, tiny_drafter
 
@@ -45,8 +45,8 @@ class Rounds:
         self.memory, self.laws = {}, {}
         self.law = SAMPLING.law(target.read(torch.tensor([ids]), logits_to_keep=1).logits[0, 0]).double()
 
-    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
-        return self.policy.grow(Replay(proposer, self.memory), sampling, max_depth, generator, draw)
+    def grow(self, proposer, chance, max_depth):
+        return self.policy.grow(Replay(proposer, self.memory), chance, max_depth)
 
     def verdict_law(self, tree) -> hsd_verify.Law:
         key = tree.token_list
@@ -57,7 +57,7 @@ class Rounds:
         return self.laws[key]
 
     def first_token(self, generator) -> int:
-        tree = self.drafter.propose(SAMPLING, 2, generator)
+        tree = self.drafter.propose(Chance(SAMPLING, generator), 2)
         node, next_token = draw(self.verdict_law(tree), generator)  # what `verify` does, with the law remembered
         return int(tree.tokens[tree.path(node)[0]]) if node else next_token
 
@@ -93,7 +93,7 @@ def chi_square_quantile(degrees: int, normal_quantile: float = 4.265) -> float:
 def test_the_check_would_notice_a_verifier_that_always_accepts(target):
     """The negative control: accepting every draft token of the sampled chain draws from the draft's law instead."""
     rounds, generator = Rounds(target, SampledChain(1)), seeded(0)
-    drafted = [rounds.drafter.propose(SAMPLING, 1, generator).token_list[1] for _ in range(2_000)]
+    drafted = [rounds.drafter.propose(Chance(SAMPLING, generator), 1).token_list[1] for _ in range(2_000)]
     observed = torch.bincount(torch.tensor(drafted), minlength=len(rounds.law)).double()
     statistic, degrees = chi_square(observed, 2_000 * rounds.law)
     assert statistic > chi_square_quantile(degrees)

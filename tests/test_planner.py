@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from eagle import planner
+from eagle.chance import Chance
 from eagle.chat import Chat
 from eagle.sampling import Sampling
 from eagle.trees import Acceptance, AutoTree, BudgetedTree, CostModel, SampledChain
@@ -131,7 +132,7 @@ def test_a_budgeted_tree_takes_the_numbers_of_the_machine_and_of_the_head(target
 
 def test_a_budgeted_tree_without_costs_says_where_they_come_from(target):
     with pytest.raises(ValueError, match=r"needs cost, the milliseconds of this machine: see eagle\.planner\.plan"):
-        BudgetedTree().grow(None, Sampling(1.0), 3)
+        BudgetedTree().grow(None, Chance(Sampling(1.0)), 3)
 
 
 def test_a_chat_drafts_with_the_planned_tree(target, measured, tmp_path, monkeypatch):

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from eagle.chance import Chance
 from eagle.drafters.head import DraftHead, Embed
 from eagle.drafters.reader import HeadReader
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
-from eagle.sampling import Sampling
 from eagle.trees import Proposer, TreePolicy
 from hsd_verify import DraftTree
 
@@ -65,10 +65,10 @@ class EagleDrafter:
         return self._reader.read(hidden, tokens, positions, tree_mask(causal, start, hidden.dtype))
 
     @torch.inference_mode()
-    def propose(self, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None) -> DraftTree:
+    def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
         with self.open_round() as proposer:
-            return self.policy.grow(proposer, sampling, max_depth, generator)
+            return self.policy.grow(proposer, chance, max_depth)
 
     @contextmanager
     def open_round(self) -> Iterator[Proposer]:

@@ -5,10 +5,9 @@ Letters: A newly known tokens, Ht target hidden size.
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from eagle.sampling import Sampling
+from eagle.chance import Chance
 from hsd_verify import DraftTree
 
 
@@ -21,7 +20,7 @@ class Drafter(Protocol):
         """Newly known tokens (A,) and features (.., 3Ht); in total, one more token is known than features."""
         ...
 
-    def propose(self, sampling: Sampling, max_depth: int, generator: torch.Generator | None = None) -> DraftTree:
+    def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """A tree whose root is the newest known token. Does not change what is known."""
         ...
 

@@ -18,16 +18,13 @@ class HeadReader:
 
     def __init__(self, head: DraftHead, embed: Embed):
         self._head, self._embed = head, head.embedding(embed)
+        self.vocabulary: DraftVocabulary = head.vocabulary
         self._cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
 
     @property
     def length(self) -> int:
         """Entries in the cache."""
         return self._cache.length
-
-    @property
-    def vocabulary(self) -> DraftVocabulary:
-        return self._head.vocabulary
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` entries."""

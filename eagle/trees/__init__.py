@@ -9,7 +9,7 @@ from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
 from eagle.trees.deterministic import EagleTree, rerank
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
-from eagle.trees.protocols import Draw, Proposer, TreePolicy, draw_rows
+from eagle.trees.protocols import Proposer, TreePolicy
 from eagle.trees.valued import Acceptance, ValuedTree
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "AutoTree",
     "BudgetedTree",
     "CostModel",
-    "Draw",
     "EagleTree",
     "IidPaths",
     "Proposer",
@@ -26,7 +25,6 @@ __all__ = [
     "TreePolicy",
     "ValuedTree",
     "WithoutReplacement",
-    "draw_rows",
     "hybrid",
     "make_policy",
     "mixed",

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
+from eagle.chance import Chance
 from eagle.sampling import Sampling
 from eagle.trees.budgeted import BudgetedTree
+from eagle.trees.coupled import CoupledTree
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
-from eagle.trees.protocols import Draw, Proposer, TreePolicy, check_counts, check_number, draw_rows
+from eagle.trees.protocols import Proposer, TreePolicy, check_counts, check_number
 from eagle.trees.valued import Acceptance, ValuedTree
 from hsd_verify import DraftTree
 
@@ -73,20 +73,14 @@ class AutoTree:
             return placed(self.greedy_nodes or self.num_nodes or DEFAULT_NUM_NODES)
         return partly_sampled(self.num_nodes or DEFAULT_NUM_NODES)
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
-        return self.choose(sampling).grow(proposer, sampling, max_depth, generator, draw)
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+        return self.choose(chance.sampling).grow(proposer, chance, max_depth)
 
 
 POLICIES: Mapping[str, Callable[..., TreePolicy]] = {
     "auto": AutoTree,
     "eagle": EagleTree,
+    "coupled": CoupledTree,
     "chain": SampledChain,
     "iid": IidPaths,
     "without_replacement": WithoutReplacement,

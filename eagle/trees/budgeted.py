@@ -11,17 +11,17 @@ largest, and an unsure one stops before it.
 Letters: F nodes of a frontier, C children of a level.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import NoneType
 
 import torch
 from torch import Tensor
 
-from eagle.sampling import Sampling
+from eagle.chance import Chance
 from eagle.trees.costs import CostModel
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Draw, Proposer, check_number, draw_rows
+from eagle.trees.protocols import Proposer, check_number
 from eagle.trees.sapling import Families, Frontier
 from eagle.trees.valued import ValuedTree
 from hsd_verify import DraftTree
@@ -50,20 +50,13 @@ class BudgetedTree:
             if value is not None:
                 check_number(name, value, above=0)
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
         if self.cost is None:
             raise ValueError("a budgeted tree needs cost, the milliseconds of this machine: see eagle.planner.plan")
-        valued, drawing, predicting = self.valued.settled(sampling)
+        valued, drawing, predicting = self.valued.settled(chance.sampling)
         rate = self.rate or 1 / float(self.cost.target_at(torch.tensor(1)))
         rule = _Ledger(valued, self.cost, rate, self.promise)
-        growth = Growth(rule, proposer, drawing, draw, generator, predicting)
+        growth = Growth(rule, proposer, replace(chance, sampling=drawing), predicting)
         return growth.tree(min(valued.depth, max_depth))
 
 

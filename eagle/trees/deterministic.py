@@ -3,14 +3,15 @@
 Letters: N nodes including the root, F nodes of a frontier, C candidates of all levels, Vd draft vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from eagle.sampling import Sampling
-from eagle.trees.protocols import Draw, Proposer, bare_root, check_counts, check_number, draw_rows
+from eagle.chance import Chance
+from eagle.trees.protocols import Proposer, bare_root, check_counts, check_number
 from hsd_verify import DraftTree
 
 
@@ -36,52 +37,66 @@ class EagleTree:
         if self.draft_temperature is not None:
             check_number("draft_temperature", self.draft_temperature, above=0)
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
-        depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
-        temperature = self.draft_temperature or sampling.temperature or 1.0
-        if depth == 0:
-            return bare_root(proposer)
-        levels = list(self._levels(proposer, depth, temperature))
-        tokens, parents, scores = (torch.cat(parts) for parts in zip(*levels, strict=True))  # (C,)
-        return rerank(proposer.root_token, tokens, parents, scores, self.num_nodes - 1)
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+        temperature = self.draft_temperature or chance.sampling.temperature or 1.0
 
-    def _levels(self, proposer: Proposer, depth: int, temperature: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Level by level: tokens, parents (index among all candidates, -1 the root) and joint log probabilities."""
-        parents = torch.full((1,), -1, device=proposer.root_logits.device)  # of the candidates: the expanded nodes
-        scores = torch.zeros_like(parents, dtype=torch.float32)
-        rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
-        log_laws = _log_laws(proposer.root_logits[None], temperature)  # (1, Vd)
-        num_candidates = num_rows = 0
-        pool = scores[:0]  # the scores that would stay if growth ended here
-        for level in range(depth):
-            best = log_laws.topk(min(self.top_k, log_laws.shape[-1]))  # (F, top_k)
-            tokens = proposer.vocabulary.target_ids[best.indices].flatten()
-            joint = (scores[:, None] + best.values).flatten()
-            yield tokens, parents.repeat_interleave(best.indices.shape[1]), joint
-            if level == depth - 1:
-                return
-            pool = torch.cat([pool, joint])
-            pool = pool.topk(min(self.num_nodes - 1, len(pool))).values
-            chosen = joint.topk(min(self.top_k, joint.numel())).indices.sort().values  # (F,)
-            if len(pool) == self.num_nodes - 1:  # full: a child scores at most what its parent does
-                chosen = chosen[joint[chosen] > pool[-1]]
-            if not len(chosen):
-                return
-            logits = proposer.expand(tokens[chosen], rows[chosen // best.indices.shape[1]])  # (F, Vd)
-            log_laws, scores, parents = _log_laws(logits, temperature), joint[chosen], chosen + num_candidates
-            rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
-            num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
+        def log_values(logits: Tensor, depth: int) -> Tensor:
+            return (logits.float() / temperature).log_softmax(-1)
+
+        return grow_best(self, proposer, min(self.depth, max_depth), log_values)
 
 
-def _log_laws(logits: Tensor, temperature: float) -> Tensor:
-    return (logits.float() / temperature).log_softmax(-1)
+class Shape(Protocol):
+    """The sizes of a tree that is grown by joint values and re-ranked at the end."""
+
+    @property
+    def num_nodes(self) -> int: ...
+
+    @property
+    def top_k(self) -> int: ...
+
+
+LogValues = Callable[[Tensor, int], Tensor]
+"""Draft logits (F, Vd) after nodes of a depth -> log probability (F, Vd) that each token is the accepted one there."""
+
+
+def grow_best(shape: Shape, proposer: Proposer, depth: int, log_values: LogValues) -> DraftTree:
+    """The tree of `EagleTree` for any values, no deeper than `depth`."""
+    if depth == 0 or shape.num_nodes == 1:
+        return bare_root(proposer)
+    levels = list(_levels(shape, proposer, depth, log_values))
+    tokens, parents, scores = (torch.cat(parts) for parts in zip(*levels, strict=True))  # (C,)
+    return rerank(proposer.root_token, tokens, parents, scores, shape.num_nodes - 1)
+
+
+def _levels(
+    shape: Shape, proposer: Proposer, depth: int, log_values: LogValues
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Level by level: tokens, parents (index among all candidates, -1 the root) and joint log values."""
+    parents = torch.full((1,), -1, device=proposer.root_logits.device)  # of the candidates: the expanded nodes
+    scores = torch.zeros_like(parents, dtype=torch.float32)
+    rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
+    values = log_values(proposer.root_logits[None], 0)  # (1, Vd)
+    num_candidates = num_rows = 0
+    pool = scores[:0]  # the scores that would stay if growth ended here
+    for level in range(depth):
+        best = values.topk(min(shape.top_k, values.shape[-1]))  # (F, top_k)
+        tokens = proposer.vocabulary.target_ids[best.indices].flatten()
+        joint = (scores[:, None] + best.values).flatten()
+        yield tokens, parents.repeat_interleave(best.indices.shape[1]), joint
+        if level == depth - 1:
+            return
+        pool = torch.cat([pool, joint])
+        pool = pool.topk(min(shape.num_nodes - 1, len(pool))).values
+        chosen = joint.topk(min(shape.top_k, joint.numel())).indices.sort().values  # (F,)
+        if len(pool) == shape.num_nodes - 1:  # full: a child scores at most what its parent does
+            chosen = chosen[joint[chosen] > pool[-1]]
+        if not len(chosen):
+            return
+        logits = proposer.expand(tokens[chosen], rows[chosen // best.indices.shape[1]])  # (F, Vd)
+        values, scores, parents = log_values(logits, level + 1), joint[chosen], chosen + num_candidates
+        rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
+        num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
 
 
 def rerank(root_token: int, tokens: Tensor, parents: Tensor, scores: Tensor, budget: int) -> DraftTree:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from eagle.trees.protocols import Draw
+from eagle.chance import Draw
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 from hsd_verify.exact.processes import Text

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eagle.chance import Chance
 from eagle.options import freeze_lists
-from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Draw, Proposer, check_counts, draw_rows
+from eagle.trees.protocols import Proposer, check_counts
 from eagle.trees.sapling import Families, Frontier
 from hsd_verify import DraftTree
 
@@ -45,15 +45,8 @@ class SampledChain:
     def __post_init__(self) -> None:
         check_counts(depth=(self.depth, 0))
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
-        return _grow((1,) * self.depth, False, proposer, sampling, max_depth, draw, generator)
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+        return _grow((1,) * self.depth, False, proposer, chance, max_depth)
 
 
 @dataclass(frozen=True)
@@ -67,16 +60,9 @@ class IidPaths:
         check_counts(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
         check_counts(**{"num_paths * depth": (self.num_paths * self.depth, 0)})
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
         branching = (self.num_paths, *(1,) * self.depth)[: self.depth]
-        return _grow(branching, True, proposer, sampling, max_depth, draw, generator)
+        return _grow(branching, True, proposer, chance, max_depth)
 
 
 @dataclass(frozen=True)
@@ -96,25 +82,16 @@ class WithoutReplacement:
             check_counts(**{f"branching[{level}]": (width, 1)})
             check_counts(**{f"nodes of level {level + 1}": (math.prod(self.branching[: level + 1]), 1)})
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
-        return _grow(self.branching, False, proposer, sampling, max_depth, draw, generator)
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+        return _grow(self.branching, False, proposer, chance, max_depth)
 
 
 def _grow(
     branching: tuple[int, ...],
     replacement: bool,
     proposer: Proposer,
-    sampling: Sampling,
+    chance: Chance,
     max_depth: int,
-    draw: Draw,
-    generator: torch.Generator | None,
 ) -> DraftTree:
     rule = FixedBranching(branching, replacement)
-    return Growth(rule, proposer, sampling, draw, generator).tree(min(len(branching), max_depth))
+    return Growth(rule, proposer, chance).tree(min(len(branching), max_depth))

@@ -22,8 +22,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eagle.chance import Chance
 from eagle.sampling import Sampling
-from eagle.trees.protocols import Draw, Proposer, bare_root
+from eagle.trees.protocols import Proposer, bare_root
 from eagle.trees.sapling import Children, Families, Frontier, Sapling
 from hsd_verify import DraftTree
 
@@ -51,10 +52,8 @@ class Growth:
 
     rule: Rule
     proposer: Proposer
-    sampling: Sampling
-    draw: Draw
-    generator: torch.Generator | None = None
-    predicting: Sampling | None = None  # of the laws that values are read off; None: the sampling's
+    chance: Chance  # its sampling is that of the laws that are drawn from
+    predicting: Sampling | None = None  # of the laws that values are read off; None: those
 
     def tree(self, depth: int) -> DraftTree:
         """A tree no deeper than `depth`, every family of which was decided by the rule before it was drawn."""
@@ -84,8 +83,8 @@ class Growth:
 
     def _laws(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """What is drawn from and what values are read off, (F, Vd) each."""
-        laws = self.sampling.law(logits)
-        return laws, laws if self.predicting in (None, self.sampling) else self.predicting.law(logits)
+        laws = self.chance.sampling.law(logits)
+        return laws, laws if self.predicting in (None, self.chance.sampling) else self.predicting.law(logits)
 
     def _fill(self, families: Families, frontier: Frontier, sapling: Sapling) -> Children:
         """Tokens for all slots of a level."""
@@ -110,7 +109,7 @@ class Growth:
         sapling.record(frontier.nodes[parents], weights / weights.sum(-1, keepdim=True))
         for rank in range(int(counts.max()) if len(counts) else 0):
             rows = (counts > rank).nonzero()[:, 0]
-            ids = self.draw(weights[rows], self.generator)
+            ids = self.chance.draw(weights[rows], self.chance.generator)
             if not self.rule.replacement:
                 weights[rows, ids] = 0.0
             yield ids, parents[rows], families.sampled_values[parents[rows], rank]

@@ -1,25 +1,19 @@
-"""What a tree policy is, what it asks of a drafter, and how it draws.
+"""What a tree policy is, and what it asks of a drafter.
 
 Letters: F nodes of a frontier, V target vocabulary, Vd draft vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from eagle.chance import Chance
 from eagle.options import Limits
-from eagle.sampling import Sampling
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
-from hsd_verify.draw import draw_indices
 
 MOST = 4096  # of nodes, levels, children: a tree that large is a typing error
-Draw = Callable[[Tensor, torch.Generator | None], Tensor]
-"""Weights (F, Vd), not necessarily normalised -> one draft id a row, (F,), rows independent.
-
-The only random call of a policy, and an argument of `grow`: who lists every branch passes another one."""
 
 
 class Proposer(Protocol):
@@ -37,27 +31,11 @@ class Proposer(Protocol):
         ...
 
 
-def draw_rows(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One id a row (F,) from weights (F, Vd) that need not sum to 1. Never an id of weight 0.
-
-    One uniform number a row instead of one a token, which matters for Vd in the thousands.
-    """
-    uniforms = torch.rand(len(weights), dtype=torch.float64, generator=generator, device=weights.device)
-    return draw_indices(weights, uniforms)
-
-
 class TreePolicy(Protocol):
     """Decides which nodes exist and by which law each was proposed."""
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
-        """A tree no deeper than `max_depth` (0: the root alone), its sampled tokens drawn by `draw`."""
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+        """A tree no deeper than `max_depth` (0: the root alone), its sampled tokens drawn as `chance` says."""
         ...
 
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from eagle.chance import Chance
 from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Draw, Proposer, check_counts, check_number, draw_rows
+from eagle.trees.protocols import Proposer, check_counts, check_number
 from eagle.trees.sapling import Families, Frontier
 from hsd_verify import DraftTree
 
@@ -107,18 +108,11 @@ class ValuedTree:
             check_number(name, getattr(self, name), above=0)
         check_number("covered", self.covered, at_least=0, below=1)
 
-    def grow(
-        self,
-        proposer: Proposer,
-        sampling: Sampling,
-        max_depth: int,
-        generator: torch.Generator | None = None,
-        draw: Draw = draw_rows,
-    ) -> DraftTree:
-        rule, drawing, predicting = self.settled(sampling)
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+        rule, drawing, predicting = self.settled(chance.sampling)
         depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
         rule = replace(rule, depth=depth)
-        return Growth(rule, proposer, drawing, draw, generator, predicting).tree(depth)
+        return Growth(rule, proposer, replace(chance, sampling=drawing), predicting).tree(depth)
 
     def settled(self, sampling: Sampling) -> tuple["ValuedTree", Sampling, Sampling]:
         """This policy for a sampling, the law it draws from and the law its values are read off.

@@ -11,8 +11,9 @@ import zlib
 import torch
 from torch import Tensor
 
+from eagle.chance import Chance, Draw
 from eagle.sampling import Sampling, one_hot, seeded
-from eagle.trees import Draw, TreePolicy
+from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, TooManyTreesError, all_trees
 from eagle.vocab import DraftVocabulary
 from evaluation.arms import TreeAndVerifier
@@ -60,7 +61,7 @@ def trees_after(
     logits = functools.partial(_table_logits, vocab_size, 2)
 
     def grow(draw: Draw) -> DraftTree:
-        return policy.grow(TableProposer(vocabulary, logits, prefix), sampling, max_depth, draw=draw)
+        return policy.grow(TableProposer(vocabulary, logits, prefix), Chance(sampling, draw=draw), max_depth)
 
     return list(all_trees(grow, MAX_TREES))
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eagle.chance import Chance
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.cache import TargetCache
@@ -74,7 +75,8 @@ def grow_all(growing: Iterable[Growing], proposer: Proposer, max_depth: int) -> 
     """All trees, from one round's reads."""
     reads, device = SharedReads(proposer), proposer.root_logits.device
     return [
-        one.policy.grow(SharedProposer(reads), one.sampling, max_depth, seeded(one.seed, device)) for one in growing
+        one.policy.grow(SharedProposer(reads), Chance(one.sampling, seeded(one.seed, device)), max_depth)
+        for one in growing
     ]
 
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from eagle.chance import Chance
 from eagle.chat import Chat
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
-from eagle.trees.protocols import draw_rows
 from tests.tiny import random_ids, tiny_drafter, tiny_head, tiny_target
 
 
@@ -45,12 +45,12 @@ def plain_pass(head, target, hidden, tokens):
 class Recorder:
     """A policy that expands a fixed tree and keeps what the proposer answered."""
 
-    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
+    def grow(self, proposer, chance, max_depth):
         first = proposer.expand(torch.tensor([3, 4]), torch.tensor([0, 0]))
         second = proposer.expand(torch.tensor([5, 6, 7]), torch.tensor([1, 2, 2]))
         self.logits = {(): proposer.root_logits, (3,): first[0], (4,): first[1]}
         self.logits |= {(3, 5): second[0], (4, 6): second[1], (4, 7): second[2]}
-        return EagleTree(num_nodes=1).grow(proposer, sampling, 0)
+        return EagleTree(num_nodes=1).grow(proposer, chance, 0)
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def test_tree_expansion_equals_one_path_at_a_time(target):
     drafter.observe(ids[8:9], features[7:8])
     drafter.observe(ids[9:], features[8:11])
     for _ in range(2):  # proposing must not change what is known
-        drafter.propose(Sampling(), max_depth=3)
+        drafter.propose(Chance(Sampling()), 3)
         for path, logits in policy.logits.items():
             expected = head_over(head, target, features[:11], ids[1:], path)
             torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)  # float32, other summation order
@@ -77,7 +77,7 @@ def test_truncating_the_drafter_equals_a_fresh_one(target):
     used.truncate(5)
     used.observe(ids[5:9], features[4:8])
     fresh.observe(ids[:9], features[:8])
-    trees = [drafter.propose(Sampling(), 3) for drafter in (used, fresh)]
+    trees = [drafter.propose(Chance(Sampling()), 3) for drafter in (used, fresh)]
     assert torch.equal(trees[0].tokens, trees[1].tokens) and torch.equal(trees[0].parents, trees[1].parents)
 
 
@@ -89,7 +89,7 @@ def test_features_of_another_target_are_refused(target):
 
 def test_proposing_before_observing_is_refused(target):
     with pytest.raises(ValueError, match="nothing observed yet"):
-        tiny_drafter(target, EagleTree()).propose(Sampling(), 3)
+        tiny_drafter(target, EagleTree()).propose(Chance(Sampling()), 3)
 
 
 def test_the_dynamic_tree_keeps_the_best_joint_probabilities(target):
@@ -99,7 +99,7 @@ def test_the_dynamic_tree_keeps_the_best_joint_probabilities(target):
         features = target.prefill(ids, target.new_cache()).features[:-1]
         drafter = EagleDrafter(head, target.embed, EagleTree(num_nodes=10, depth=2, top_k=4))
         drafter.observe(ids, features)
-        tree = drafter.propose(Sampling(), 2)
+        tree = drafter.propose(Chance(Sampling()), 2)
         token_of = head.vocabulary.target_ids.tolist()
         joint = {}
         first = head_over(head, target, features, ids[1:], []).softmax(-1).tolist()
@@ -118,7 +118,7 @@ def test_trees_respect_the_depth_limit(target, policy, max_depth):
     ids = torch.tensor(random_ids(9))
     drafter = tiny_drafter(target, policy)
     drafter.observe(ids, target.prefill(ids, target.new_cache()).features[:-1])
-    tree = drafter.propose(Sampling(temperature=1.0), max_depth, seeded(0))
+    tree = drafter.propose(Chance(Sampling(temperature=1.0), seeded(0)), max_depth)
     assert max(tree.depth) == max_depth
     assert tree.tokens[0] == ids[-1]
 

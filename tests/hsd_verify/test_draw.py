@@ -66,7 +66,7 @@ def test_greedy_verification_needs_no_laws(seed):
     for node in range(0, tree.num_nodes, 2):
         if tree.children[node]:
             best[node] = tree.tokens[tree.children[node][-1]]
-    found = hsd_verify.verify_greedy(tree, best)
+    found = hsd_verify.verify_chosen(tree, best)
     rows = torch.nn.functional.one_hot(best, target.shape[1]).double()
     for verifier in ("greedy", "walk", "tokenwise", "hsd"):
         expected = hsd_verify.verify(tree, rows, verifier)
@@ -75,8 +75,8 @@ def test_greedy_verification_needs_no_laws(seed):
 
 def test_greedy_verification_wants_a_token_a_node():
     tree = hsd_verify.DraftTree(torch.tensor([-1, 0]), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match=r"best has shape \(3,\), the tree has 2 nodes: pass logits.argmax"):
-        hsd_verify.verify_greedy(tree, torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"chosen has shape \(3,\), the tree has 2 nodes: pass logits.argmax"):
+        hsd_verify.verify_chosen(tree, torch.tensor([0, 1, 2]))
 
 
 def test_a_verdict_names_the_path_from_the_root():

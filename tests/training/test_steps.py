@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from eagle.chance import Chance
 from eagle.data.batches import Example, collate
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.sampling import Sampling
 from eagle.training.signals import OnlineSignals
 from eagle.training.steps import ahead, law_positions, rows_for, unroll
 from eagle.training.target_snapshot import TargetFacts
-from eagle.trees.protocols import draw_rows
 from hsd_verify import DraftTree
 from tests.tiny import random_ids, tiny_head
 
@@ -26,7 +26,7 @@ class FollowText:
     tokens: list[int]
     logits: list[torch.Tensor]
 
-    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows) -> DraftTree:
+    def grow(self, proposer, chance, max_depth) -> DraftTree:
         self.logits.append(proposer.root_logits)
         for row, token in enumerate(self.tokens):
             self.logits.append(proposer.expand(torch.tensor([token]), torch.tensor([row]))[0])
@@ -39,7 +39,7 @@ def drafted(target, head, ids, index):
     drafter = EagleDrafter(head, target.embed, policy)
     features = target.read(torch.tensor([ids])).features[0]
     drafter.observe(torch.tensor(ids[: index + 2]), features[: index + 1])
-    drafter.propose(Sampling(), STEPS)
+    drafter.propose(Chance(Sampling()), STEPS)
     return torch.stack(policy.logits)
 
 

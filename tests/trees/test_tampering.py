@@ -9,7 +9,6 @@ import torch
 from eagle.sampling import Sampling
 from eagle.trees import Acceptance, EagleTree, SampledChain, TreePolicy, ValuedTree, WithoutReplacement
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import draw_rows
 from eagle.trees.sapling import Children, Families
 from hsd_verify import DraftTree
 from tests.trees.toy import policy_error
@@ -84,8 +83,8 @@ def test_tampered_policies_are_caught(name):
 class ValueOfTheToken(ValuedTree):
     """Grows the sampled child's slot only after a look at its token: an unlikely one is left out."""
 
-    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
-        return _Peeking(self, proposer, sampling, draw, generator).tree(min(self.depth, max_depth))
+    def grow(self, proposer, chance, max_depth):
+        return _Peeking(self, proposer, chance).tree(min(self.depth, max_depth))
 
 
 class _Peeking(Growth):
@@ -105,16 +104,16 @@ class LateSampledChild:
     """Best-first growth across levels: the root's sampled child exists only if what was drawn below its placed child
     left room for it. No token decides about itself, yet the output is off, since the late child is tested first."""
 
-    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
-        law = sampling.law(proposer.root_logits)  # (V,)
+    def grow(self, proposer, chance, max_depth):
+        law = chance.sampling.law(proposer.root_logits)  # (V,)
         placed = int(law.argmax())
-        below = sampling.law(proposer.expand(torch.tensor([placed]), torch.tensor([0])))  # (1, V)
-        drawn = int(draw(below))
+        below = chance.sampling.law(proposer.expand(torch.tensor([placed]), torch.tensor([0])))  # (1, V)
+        drawn = int(chance.draw(below, None))
         rest = law.clone().index_fill(0, torch.tensor([placed]), 0)
         if drawn == 0:
             rows = torch.stack([torch.zeros_like(law), below[0], torch.zeros_like(law)])
             return DraftTree(torch.tensor([-1, 0, 1]), torch.tensor([0, placed, drawn]), torch.arange(3) == 2, rows)
-        late = int(draw(rest[None]))
+        late = int(chance.draw(rest[None], None))
         rows = torch.stack([rest / rest.sum(), below[0], torch.zeros_like(law), torch.zeros_like(law)])
         parents, tokens = torch.tensor([-1, 0, 1, 0]), torch.tensor([0, placed, drawn, late])
         return DraftTree(parents, tokens, torch.tensor([False, False, True, True]), rows)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import hsd_verify
+from eagle.chance import Chance
 from eagle.sampling import Sampling
 from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, all_trees
@@ -58,7 +59,7 @@ def toy_trees(
     policy: TreePolicy, sampling: Sampling, draft_ids: list[int], size: int, depth: int
 ) -> Iterator[tuple[float, DraftTree]]:
     """Every tree the policy can draw from a fresh `toy_proposer`."""
-    return all_trees(lambda draw: policy.grow(toy_proposer(draft_ids, size, 2), sampling, depth, draw=draw))
+    return all_trees(lambda draw: policy.grow(toy_proposer(draft_ids, size, 2), Chance(sampling, draw=draw), depth))
 
 
 def policy_error(policy: TreePolicy, sampling: Sampling, draft_ids: list[int], size: int, depth: int) -> float:

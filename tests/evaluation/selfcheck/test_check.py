@@ -9,7 +9,6 @@ import hsd_verify
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
 from eagle.trees import SampledChain, TreePolicy
-from eagle.trees.protocols import draw_rows
 from evaluation.arms import TreeAndVerifier, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
@@ -76,8 +75,8 @@ def test_a_lossless_arm_passes_the_counting(fewer_texts):
 class LyingChain:
     """Draws sharper than it says: the tree states the law at the sampling temperature."""
 
-    def grow(self, proposer, sampling, max_depth, generator=None, draw=draw_rows):
-        return SampledChain(2).grow(proposer, sampling, max_depth, generator, lambda weights, g: draw(weights**2, g))
+    def grow(self, proposer, chance, max_depth):
+        return SampledChain(2).grow(proposer, replace(chance, draw=lambda w, g: chance.draw(w**2, g)), max_depth)
 
 
 def test_a_policy_that_states_other_laws_than_it_draws_from_is_caught():

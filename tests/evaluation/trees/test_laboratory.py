@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import hsd_verify
+from eagle.chance import Chance
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.masks import ancestor_matrix
 from eagle.files import JsonLines
@@ -59,7 +60,7 @@ def test_trees_on_shared_reads_equal_trees_grown_alone(target, source):
     for seed, (policy, tree) in enumerate(zip(policies, trees, strict=True)):
         drafter = EagleDrafter(source.head, target.embed, policy)
         drafter.observe(torch.tensor(ids), features)
-        alone = drafter.propose(WARM, 5, seeded(seed))
+        alone = drafter.propose(Chance(WARM, seeded(seed)), 5)
         assert tree.token_list == alone.token_list and tree.parent_list == alone.parent_list
 
 

@@ -1,0 +1,117 @@
+"""How an answer's tokens are decided: the plain ones, those of a tree, and what a drafter may know of the chance.
+
+    IndependentDraws   laws of the target, a rule of `hsd_verify` with random numbers of its own
+    ChosenTokens       after every text one token is settled: the target's best, with the answer's noise (coupled
+                       decoding) or without (temperature 0); a tree is followed as far as it holds those tokens
+
+The decode loop knows a `Judge` and not which. Positions count from the start of the sequence.
+
+Letters: N tree nodes including the root, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+import hsd_verify
+from eagle.chance import Chance, Noise
+from eagle.noise import NoiseField, answer_key
+from eagle.sampling import Sampling, drawn_token, greedy_tokens, seeded
+from hsd_verify import DraftTree, Verdict
+
+COUPLED = "coupled"
+VERIFIERS = (*hsd_verify.VERIFIERS, COUPLED)
+
+
+class Judge(Protocol):
+    """Decides the tokens of one answer."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+
+    def token(self, logits: Tensor, position: int) -> int:
+        """The token at `position`, from the target's logits (V,) before it."""
+        ...
+
+    def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
+        """How much of a tree is kept; logits (N, V), `position` is the one behind the root."""
+        ...
+
+    def chance(self, position: int) -> Chance:
+        """What a drafter may know below a root whose successor stands at `position`."""
+        ...
+
+
+def judge(
+    sampling: Sampling, verifier: str, generator: torch.Generator | None, device: torch.device | str = "cpu"
+) -> Judge:
+    """The judge of the next answer. Raises ValueError for a verifier that does not exist.
+
+    Coupled answers take their key from the generator: one number each, so that no two answers share their noise.
+    """
+    check_verifier(verifier)
+    if sampling.greedy:  # every verifier comes to this
+        return ChosenTokens(sampling, None, generator)
+    if verifier == COUPLED:
+        key = answer_key(generator)
+        return ChosenTokens(sampling, NoiseField(key, device), seeded(key, device))
+    return IndependentDraws(sampling, verifier, generator)
+
+
+def check_verifier(verifier: str) -> None:
+    """Raises ValueError for a verifier that does not exist."""
+    if verifier not in VERIFIERS:
+        raise ValueError(f"unknown verifier '{verifier}': choose one of {', '.join(VERIFIERS)}")
+
+
+@dataclass(frozen=True)
+class IndependentDraws:
+    """Draft and target draw on their own; a rule redistributes what the draft drew."""
+
+    sampling: Sampling
+    verifier: str  # a name in hsd_verify.VERIFIERS
+    generator: torch.Generator | None
+
+    def token(self, logits: Tensor, position: int) -> int:
+        return drawn_token(self.sampling.law(logits), self.generator)
+
+    def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
+        laws = lambda nodes: self.sampling.law(logits[nodes])  # noqa: E731
+        return hsd_verify.verify(tree, laws, self.verifier, self.generator)
+
+    def chance(self, position: int) -> Chance:
+        return Chance(self.sampling, self.generator)
+
+
+@dataclass(frozen=True)
+class ChosenTokens:
+    """`argmax z / T + g` after every text, g the answer's noise; at temperature 0 `argmax z`."""
+
+    sampling: Sampling
+    field: NoiseField | None  # None at temperature 0
+    generator: torch.Generator | None  # of trees that are drawn: nothing that the field is made of
+
+    def token(self, logits: Tensor, position: int) -> int:
+        return int(self._best(logits, position))
+
+    def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
+        if self.field is None:
+            return hsd_verify.verify_chosen(tree, greedy_tokens(logits))
+        if logits.is_cpu:  # along the path only
+            depth = tree.depth
+            return hsd_verify.verify_chosen(tree, lambda node: self.token(logits[node], position + depth[node]))
+        depths = tree.depth
+        noise = self.field.rows([position + d for d in range(max(depths) + 1)], logits.shape[-1])  # (D + 1, V)
+        perturbed = self.sampling.scores(logits) + noise[torch.tensor(depths, device=noise.device)]  # (N, V)
+        return hsd_verify.verify_chosen(tree, perturbed.argmax(-1))
+
+    def chance(self, position: int) -> Chance:
+        noise = Noise(self.field, position) if self.field is not None else None
+        return Chance(self.sampling, self.generator, noise=noise)
+
+    def _best(self, logits: Tensor, position: int) -> Tensor:
+        if self.field is None:
+            return greedy_tokens(logits)
+        return self.field.best(self.sampling.scores(logits), position)

@@ -1,0 +1,91 @@
+"""The tree of coupled decoding: EAGLE's, on draft logits that carry the noise of the target's own tokens.
+
+The target takes `argmax z_p + T g`, and the draft knows g. With z_q its guess of z_p, a token is that argmax with about
+
+    value = (1 - plain) * softmax(sharpness * (z_q + T g)) + plain * softmax(z_q)
+
+The first part is exact if what z_q misses is itself Gumbel noise of scale 1 / sharpness. The second one is what is left
+where the target is surer than the draft: noise then flips the draft's order and not the target's.
+
+The noise is fixed before drafting, so growth may look at tokens, go best first and re-rank at the end: nothing that is
+forbidden for drawn nodes is forbidden here.
+
+Letters: F nodes of a frontier, Vd draft vocabulary.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from eagle.chance import Chance
+from eagle.options import freeze_lists
+from eagle.trees.deterministic import grow_best
+from eagle.trees.protocols import Proposer, check_counts, check_number
+from hsd_verify import DraftTree
+
+
+@dataclass(frozen=True)
+class CoupledValues:
+    """How much the draft's perturbed order says of the target's, by temperature; in between linear, the ends beyond."""
+
+    temperatures: tuple[float, ...] = (1.0,)  # ascending
+    sharpness: tuple[float, ...] = (1.0,)
+    plain: tuple[float, ...] = (0.3,)  # the share of the draft's plain law
+
+    def __post_init__(self) -> None:
+        freeze_lists(self)
+        sizes = {len(self.temperatures), len(self.sharpness), len(self.plain)}
+        if sizes != {len(self.temperatures)} or not self.temperatures:
+            raise ValueError(
+                f"temperatures {self.temperatures}, sharpness {self.sharpness} and plain {self.plain} must have one "
+                "length, at least 1: fit again with `eagle-hsd trees fit`"
+            )
+        for low, high in zip(self.temperatures, self.temperatures[1:], strict=False):
+            if not low < high:
+                raise ValueError(f"temperatures are {self.temperatures}, they must ascend")
+        for temperature, sharpness, plain in zip(self.temperatures, self.sharpness, self.plain, strict=True):
+            check_number("temperatures", temperature, at_least=0)
+            check_number("sharpness", sharpness, above=0)
+            check_number("plain", plain, at_least=0, below=1)
+
+    def at(self, temperature: float) -> tuple[float, float]:
+        """Sharpness and plain share."""
+        sharpness, plain = (float(np.interp(temperature, self.temperatures, y)) for y in (self.sharpness, self.plain))
+        return sharpness, plain
+
+
+@dataclass(frozen=True)
+class CoupledTree:
+    """EAGLE's dynamic tree on perturbed draft logits. Only for the verifier `coupled`, whose noise it reads."""
+
+    num_nodes: int = 16  # with the root
+    depth: int = 8  # levels below the root
+    top_k: int = 8  # children per node and nodes expanded per level
+    values: CoupledValues = field(default_factory=CoupledValues)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.values, dict):  # from YAML
+            object.__setattr__(self, "values", CoupledValues(**self.values))
+        if not isinstance(self.values, CoupledValues):
+            raise ValueError(f"values are {self.values!r}, give fields of it, such as values.plain=0.3")
+        check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
+
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+        """Raises ValueError above temperature 0 without shared noise: another verifier decides then."""
+        noise, temperature = chance.noise, chance.sampling.temperature
+        if noise is None and not chance.sampling.greedy:
+            raise ValueError(
+                "tree 'coupled' reads the noise that verifier 'coupled' shares with it, and this verifier draws on its "
+                "own: choose --verifier coupled, or another tree such as 'auto'"
+            )
+        sharpness, plain = self.values.at(temperature)
+
+        def log_values(logits: Tensor, depth: int) -> Tensor:
+            if noise is None:
+                return logits.log_softmax(-1)
+            perturbed = logits + temperature * noise.below(depth, proposer.vocabulary.target_ids)  # (F, Vd)
+            values = (sharpness * perturbed).softmax(-1).mul_(1 - plain)
+            return values.add_(logits.softmax(-1), alpha=plain).log_()
+
+        return grow_best(self, proposer, min(self.depth, max_depth), log_values)
