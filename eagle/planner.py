@@ -31,7 +31,7 @@ from eagle.engine.target import Target
 from eagle.files import read_json, write_json
 from eagle.gguf import cache_dir
 from eagle.sampling import Sampling, seeded
-from eagle.trees.automatic import AutoTree, partly_sampled, placed
+from eagle.trees.automatic import AutoTree, partly_sampled, perturbed, placed
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
 from eagle.trees.fitted import Expected, HeadFit
@@ -70,7 +70,12 @@ def plan_reference(target: Target, head: DraftHead, directory: Path | None = Non
 def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
     """At every measured temperature the tree with the most tokens a second; sizes that the policy names stay."""
     trees = tuple((temperature, _best_tree(policy, fit, temperature, costs)) for temperature in fit.temperatures)
-    return replace(policy, trees=trees)
+    coupled = tuple(
+        (temperature, perturbed(policy.num_nodes or best_budget(costs, kinds["coupled"].by_size), fit.coupled))
+        for temperature in fit.temperatures
+        if "coupled" in (kinds := fit.at(temperature))
+    )
+    return replace(policy, trees=trees, coupled_trees=coupled)
 
 
 def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:

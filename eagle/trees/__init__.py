@@ -7,6 +7,7 @@ of a token still to be drawn: that would change its law and break losslessness (
 from eagle.trees.automatic import POLICIES, AutoTree, hybrid, make_policy, mixed, parse_policy, sampled
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
+from eagle.trees.coupled import CoupledTree, CoupledValues
 from eagle.trees.deterministic import EagleTree, rerank
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
 from eagle.trees.protocols import Proposer, TreePolicy
@@ -18,6 +19,8 @@ __all__ = [
     "AutoTree",
     "BudgetedTree",
     "CostModel",
+    "CoupledTree",
+    "CoupledValues",
     "EagleTree",
     "IidPaths",
     "Proposer",

@@ -8,7 +8,7 @@ from typing import Any
 from eagle.chance import Chance
 from eagle.sampling import Sampling
 from eagle.trees.budgeted import BudgetedTree
-from eagle.trees.coupled import CoupledTree
+from eagle.trees.coupled import CoupledTree, CoupledValues
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
 from eagle.trees.protocols import Proposer, TreePolicy, check_counts, check_number
@@ -45,9 +45,16 @@ def partly_sampled(num_nodes: int = DEFAULT_NUM_NODES, acceptance: Acceptance | 
     return mixed(num_nodes, max_sampled=6, covered=0.8, descendants=0.3, acceptance=acceptance or Acceptance())
 
 
+def perturbed(num_nodes: int = DEFAULT_NUM_NODES, values: CoupledValues | None = None) -> CoupledTree:
+    """The tree of coupled decoding, as the default has it; `values` of the head, None: neutral numbers."""
+    return CoupledTree(num_nodes, values=values or CoupledValues())
+
+
 @dataclass(frozen=True)
 class AutoTree:
     """The policy measured best for the temperature: deterministic where it is low, partly sampled above.
+
+    Under coupled decoding it is the tree on perturbed logits at every temperature but 0.
 
     `eagle.planner.plan` fills in trees from the numbers of the head and of the machine. Without them every size is
     `DEFAULT_NUM_NODES` and trees are partly sampled from temperature `SAMPLED_FROM` on.
@@ -58,6 +65,7 @@ class AutoTree:
     sampled_from: float | None = None  # temperature from which part of the tree is sampled; None: where it pays
     # temperature, its tree; the nearest temperature serves. Never written by hand, so no field of `auto:field=value`
     trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)
+    coupled_trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)  # for shared noise
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "greedy_nodes"):
@@ -66,15 +74,19 @@ class AutoTree:
         if self.sampled_from is not None:
             check_number("sampled_from", self.sampled_from, at_least=0)
 
-    def choose(self, sampling: Sampling) -> TreePolicy:
-        if self.trees:
-            return min(self.trees, key=lambda entry: abs(entry[0] - sampling.temperature))[1]
+    def choose(self, sampling: Sampling, coupled: bool = False) -> TreePolicy:
+        """The tree for a sampling; `coupled`: for a target whose noise is shared."""
+        trees = self.coupled_trees if coupled and not sampling.greedy else self.trees
+        if trees:
+            return min(trees, key=lambda entry: abs(entry[0] - sampling.temperature))[1]
+        if coupled and not sampling.greedy:
+            return perturbed(self.num_nodes or DEFAULT_NUM_NODES)
         if sampling.temperature < (SAMPLED_FROM if self.sampled_from is None else self.sampled_from):
             return placed(self.greedy_nodes or self.num_nodes or DEFAULT_NUM_NODES)
         return partly_sampled(self.num_nodes or DEFAULT_NUM_NODES)
 
     def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
-        return self.choose(chance.sampling).grow(proposer, chance, max_depth)
+        return self.choose(chance.sampling, coupled=chance.noise is not None).grow(proposer, chance, max_depth)
 
 
 POLICIES: Mapping[str, Callable[..., TreePolicy]] = {

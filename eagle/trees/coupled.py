@@ -15,11 +15,9 @@ Letters: F nodes of a frontier, Vd draft vocabulary.
 
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor
 
 from eagle.chance import Chance
-from eagle.options import freeze_lists
 from eagle.trees.deterministic import grow_best
 from eagle.trees.protocols import Proposer, check_counts, check_number
 from hsd_verify import DraftTree
@@ -27,32 +25,14 @@ from hsd_verify import DraftTree
 
 @dataclass(frozen=True)
 class CoupledValues:
-    """How much the draft's perturbed order says of the target's, by temperature; in between linear, the ends beyond."""
+    """How much the draft's perturbed order says of the target's. The same at all temperatures: docs/trees.md."""
 
-    temperatures: tuple[float, ...] = (1.0,)  # ascending
-    sharpness: tuple[float, ...] = (1.0,)
-    plain: tuple[float, ...] = (0.3,)  # the share of the draft's plain law
+    sharpness: float = 1.25
+    plain: float = 0.3  # share of the draft's plain law
 
     def __post_init__(self) -> None:
-        freeze_lists(self)
-        sizes = {len(self.temperatures), len(self.sharpness), len(self.plain)}
-        if sizes != {len(self.temperatures)} or not self.temperatures:
-            raise ValueError(
-                f"temperatures {self.temperatures}, sharpness {self.sharpness} and plain {self.plain} must have one "
-                "length, at least 1: fit again with `eagle-hsd trees fit`"
-            )
-        for low, high in zip(self.temperatures, self.temperatures[1:], strict=False):
-            if not low < high:
-                raise ValueError(f"temperatures are {self.temperatures}, they must ascend")
-        for temperature, sharpness, plain in zip(self.temperatures, self.sharpness, self.plain, strict=True):
-            check_number("temperatures", temperature, at_least=0)
-            check_number("sharpness", sharpness, above=0)
-            check_number("plain", plain, at_least=0, below=1)
-
-    def at(self, temperature: float) -> tuple[float, float]:
-        """Sharpness and plain share."""
-        sharpness, plain = (float(np.interp(temperature, self.temperatures, y)) for y in (self.sharpness, self.plain))
-        return sharpness, plain
+        check_number("sharpness", self.sharpness, above=0)
+        check_number("plain", self.plain, at_least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -68,7 +48,7 @@ class CoupledTree:
         if isinstance(self.values, dict):  # from YAML
             object.__setattr__(self, "values", CoupledValues(**self.values))
         if not isinstance(self.values, CoupledValues):
-            raise ValueError(f"values are {self.values!r}, give fields of it, such as values.plain=0.3")
+            raise ValueError(f"values are {self.values!r}, give fields of it, such as values.sharpness=1.25")
         check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
 
     def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
@@ -79,7 +59,7 @@ class CoupledTree:
                 "tree 'coupled' reads the noise that verifier 'coupled' shares with it, and this verifier draws on its "
                 "own: choose --verifier coupled, or another tree such as 'auto'"
             )
-        sharpness, plain = self.values.at(temperature)
+        sharpness, plain = self.values.sharpness, self.values.plain
 
         def log_values(logits: Tensor, depth: int) -> Tensor:
             if noise is None:

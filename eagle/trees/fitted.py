@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eagle.options import freeze_lists
+from eagle.trees.coupled import CoupledValues
 from eagle.trees.protocols import check_number
 from eagle.trees.valued import Acceptance
 
@@ -21,7 +22,7 @@ class Expected:
     """Rounds of one kind of tree at one temperature, a number a node budget."""
 
     temperature: float
-    tree: str  # "eagle" or "mixed", as in `eagle.trees.automatic`
+    tree: str  # "eagle", "mixed" or "coupled", as in `eagle.trees.automatic`
     num_nodes: tuple[int, ...]  # node budgets with the root, ascending
     tau: tuple[float, ...]  # accepted tokens of a round, without the bonus token
     tau_low: tuple[float, ...]  # the same at the lower end of its 95 % interval over the deterministic tree
@@ -59,6 +60,7 @@ class HeadFit:
     expected: tuple[Expected, ...]
     head: str  # fingerprint of the weights that were measured
     provenance: Mapping[str, Any] = field(default_factory=dict)  # contexts, draws, machine, versions, command
+    coupled: CoupledValues | None = None  # None: measured by a version without it
 
     def at(self, temperature: float) -> dict[str, Expected]:
         """The trees measured at one temperature, by name."""
@@ -76,14 +78,15 @@ class HeadFit:
         """Raises ValueError for another format and for missing or unknown fields, naming them."""
         if values.get("format") != FORMAT:
             raise ValueError(f"format is {values.get('format')}, this version reads {FORMAT}: fit again")
-        for part in ("acceptance", "expected"):
-            _check_numbers(part, values.get(part, ()))
+        for part in ("acceptance", "expected", "coupled"):
+            _check_numbers(part, values.get(part) or ())
         try:
             return cls(
                 acceptance=Acceptance(**values["acceptance"]),
                 expected=tuple(Expected(**rounds) for rounds in values["expected"]),
                 head=values["head"],
                 provenance=values["provenance"],
+                coupled=CoupledValues(**values["coupled"]) if values.get("coupled") else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a field is missing, unknown or of another type: {error}") from None

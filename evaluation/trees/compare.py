@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import hsd_verify
 from eagle.checkpoints.flat import head_fingerprint
 from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers
+from eagle.judging import COUPLED, VERIFIERS
 from eagle.load_options import LoadOptions, add_loading_flags, loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import CommandParser, check_options, option
@@ -50,7 +50,7 @@ class CompareConfig(LoadOptions):
     synthetic: bool = option(False, "draft with the target's own early exit, before a head exists")
     report_only: bool = option(False, "the table of what has been measured")
     verifiers: tuple[str, ...] = option(
-        ("walk", "hsd"), "in the printed table", choices=tuple(hsd_verify.VERIFIERS), each_once=True
+        ("walk", "hsd", COUPLED), "in the printed table", choices=VERIFIERS, each_once=True
     )
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eagle.files import atomic_file
+from eagle.judging import COUPLED
 from evaluation.report.bootstrap import Array, Interval, Resamples, interval
 from evaluation.trees.contexts import HELD_OUT
 
@@ -235,9 +236,15 @@ def plot(table: list[TreeCell], source: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+def own_verifier(table: list[TreeCell], tree: str) -> str:
+    """The verifier a tree is shown with: the best that applies to it."""
+    found = {cell.verifier for cell in table if cell.tree == tree}
+    return REFERENCE_VERIFIER if tree == REFERENCE else COUPLED if COUPLED in found else "hsd"
+
+
 def _plot_panel(axis: "Axes", table: list[TreeCell]) -> None:
     for tree in sorted({cell.tree for cell in table}, key=lambda tree: (tree == REFERENCE, tree)):  # it lies on top
-        verifier = REFERENCE_VERIFIER if tree == REFERENCE else "hsd"
+        verifier = own_verifier(table, tree)
         curve = sorted((c for c in table if (c.tree, c.verifier) == (tree, verifier)), key=lambda cell: cell.nodes)
         style: dict[str, Any] = {"color": "black", "linestyle": "--"} if tree == REFERENCE else {}
         axis.plot([c.nodes for c in curve], [c.tau for c in curve], marker="o", label=f"{tree}, {verifier}", **style)

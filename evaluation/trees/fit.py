@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 import hsd_verify
+from eagle.chance import Chance
 from eagle.engine.target import Target
+from eagle.sampling import seeded
 from eagle.trees import Acceptance, WithoutReplacement
 from evaluation.trees.contexts import Context
 from evaluation.trees.laboratory import SAMPLINGS
@@ -130,7 +132,8 @@ def add_rounds(
         cache = target.new_cache()
         features = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache).features
         scores = PathScores(target, cache, context.ids[-1])
-        draws = [Growing(WithoutReplacement(BRANCHING), drafting, NUM_DRAWS * seed + i) for i in range(NUM_DRAWS)]
+        chances = (Chance(drafting, seeded(NUM_DRAWS * seed + i, target.device)) for i in range(NUM_DRAWS))
+        draws = [Growing(WithoutReplacement(BRANCHING), chance) for chance in chances]
         with source.open_round(context.ids, features, scores) as proposer:
             trees = grow_all(draws, proposer, len(BRANCHING))
         scores.score(trees)

@@ -1,7 +1,8 @@
 """Measure one head on held-out contexts and write its `drafting.json`: what `eagle.planner` chooses trees by.
 
     contexts -> how often slots are accepted (`evaluation.trees.fit`), all levels and temperatures together
-             -> exact tau of both kinds of default tree at every size and temperature (`evaluation.trees.laboratory`)
+             -> how sharp the perturbed order is (`evaluation.trees.fit_coupled`)
+             -> expected tau of all kinds of default tree at every size and temperature (`evaluation.trees.laboratory`)
              -> one file beside the head
 
 Stopped at any moment, it goes on with the laboratory's rows; the acceptance is measured again.
@@ -14,19 +15,21 @@ from pathlib import Path
 
 from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers
-from eagle.trees import Acceptance
-from eagle.trees.automatic import partly_sampled, placed
+from eagle.judging import COUPLED
+from eagle.trees import Acceptance, CoupledValues
+from eagle.trees.automatic import partly_sampled, perturbed, placed
 from eagle.trees.fitted import Expected, HeadFit
 from evaluation.trees.comparison import TreeCell, tree_cells
 from evaluation.trees.contexts import Context
 from evaluation.trees.fit import AcceptanceSums, add_rounds
+from evaluation.trees.fit_coupled import SharpnessSums, add_contexts
 from evaluation.trees.laboratory import SAMPLINGS, Plan, TreeArm, belongs, read_rows, run
 from evaluation.trees.shared import DraftSource
 
 SIZES = (4, 6, 8, 12, 16, 32, 60)  # N
 LABELS = ("0", "0.3", "0.6", "0.8", "1")
 FITTED_AT = ("0.6", "1")  # contexts are recorded at these temperatures
-VERIFIER = {"eagle": "walk", "mixed": "hsd"}
+VERIFIER = {"eagle": "walk", "mixed": "hsd", "coupled": COUPLED}
 Say = Callable[[str], None]
 
 
@@ -35,13 +38,15 @@ def fit_head(
 ) -> HeadFit:
     """All numbers of one head; `head` is its fingerprint, `folder` keeps the rows. Provenance is the caller's."""
     acceptance = fit_acceptance(target, source, contexts, say)
-    plan = plan_of(acceptance, num_draws)
+    coupled = fit_coupled(target, source, contexts, say)
+    plan = plan_of(acceptance, coupled, num_draws)
     rows_path = folder / f"fit-{head}-{plan.name}" / "rows.jsonl"
     with only_writer(rows_path.parent):
         remove_leftovers(rows_path.parent)
         for left, context in run(target, source, list(contexts), plan, rows_path):
             say(f"trees: {context.id}, {left} contexts left")
-    return HeadFit(acceptance, tuple(expected_rounds(tree_cells(read_rows([rows_path], contexts)))), head)
+    expected = expected_rounds(tree_cells(read_rows([rows_path], contexts)))
+    return HeadFit(acceptance, tuple(expected), head, coupled=coupled)
 
 
 def fit_acceptance(target: Target, source: DraftSource, contexts: Sequence[Context], say: Say) -> Acceptance:
@@ -54,11 +59,23 @@ def fit_acceptance(target: Target, source: DraftSource, contexts: Sequence[Conte
     return sums.pooled()
 
 
-def plan_of(acceptance: Acceptance, num_draws: int) -> Plan:
-    """Both kinds of tree at every size, as `eagle.planner` would make them."""
+def fit_coupled(target: Target, source: DraftSource, contexts: Sequence[Context], say: Say) -> CoupledValues:
+    """How sharp the head's perturbed order is, at all temperatures together."""
+    sums = SharpnessSums()
+    for label in FITTED_AT:
+        sampling = SAMPLINGS[label]
+        chosen = [context for context in contexts if belongs(context.temperature, sampling.temperature)]
+        for number, _ in enumerate(add_contexts(sums, target, source, chosen, sampling), start=1):
+            say(f"shared noise at temperature {label}: {number} of {len(chosen)} contexts")
+    return sums.fitted()
+
+
+def plan_of(acceptance: Acceptance, values: CoupledValues, num_draws: int) -> Plan:
+    """All kinds of tree at every size, as `eagle.planner` would make them."""
     eagle = [TreeArm("eagle", size, placed(size)) for size in SIZES]
     mixed = [TreeArm("mixed", size, partly_sampled(size, acceptance)) for size in SIZES]
-    return Plan((*eagle, *mixed), LABELS, tuple(VERIFIER.values()), num_draws)
+    coupled = [TreeArm("coupled", size, perturbed(size, values)) for size in SIZES]
+    return Plan((*eagle, *mixed, *coupled), LABELS, ("walk", "hsd"), num_draws)
 
 
 def expected_rounds(cells: Iterable[TreeCell]) -> Iterable[Expected]:

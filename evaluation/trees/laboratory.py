@@ -2,6 +2,9 @@
 
     context -> prefill -> every policy grows its trees -> all paths scored by the target -> exact law -> one row a tree
 
+A tree that was grown on an answer's noise is followed with that noise: its row is one draw, and the mean over draws
+estimates the expectation.
+
 A context's rows are written together, so that a stopped run goes on behind the last whole context.
 
 Letters: N tree nodes including the root, T context tokens, V vocabulary.
@@ -20,9 +23,10 @@ from torch import Tensor
 import hsd_verify
 from eagle.engine.target import Target
 from eagle.files import JsonLines, read_text
-from eagle.sampling import Sampling
+from eagle.judging import COUPLED, Judge, judge
+from eagle.sampling import Sampling, seeded
 from eagle.seeds import stable_number
-from eagle.trees import TreePolicy, make_policy
+from eagle.trees import CoupledTree, TreePolicy, make_policy
 from evaluation.expected import counted_nodes, path_probs
 from evaluation.rows import read_as
 from evaluation.trees.contexts import Context
@@ -38,6 +42,7 @@ SAMPLINGS = {
     "1, top-p 0.9": Sampling(1.0, top_p=0.9),
 }
 ROW = ("context", "source", "question", "sampling", "tree", "budget", "draw", "nodes", "depth", "tau", "bound")
+NOISES_A_DRAW = 3  # an outcome says less of a tree than a law does
 USUAL = tuple(label for label in SAMPLINGS if label != "0.8")
 
 
@@ -48,6 +53,11 @@ class TreeArm:
     name: str
     budget: int
     policy: TreePolicy
+
+    @property
+    def coupled(self) -> bool:
+        """Verified by the noise it shares; else by the plan's verifiers, each with its exact law."""
+        return isinstance(self.policy, CoupledTree)
 
 
 @dataclass(frozen=True)
@@ -114,11 +124,12 @@ def _arm(name: str, fields: dict[str, Any], budget: int) -> TreeArm | None:
 
 def measure_context(target: Target, source: DraftSource, context: Context, plan: Plan) -> list[dict[str, Any]]:
     """One row a tree: the arms' trees on one context at the samplings that belong to its temperature."""
-    jobs = list(_jobs(context, plan))
+    jobs = list(_jobs(context, plan, target))
     cache = target.new_cache()
     output = target.prefill(torch.tensor(context.ids[:-1], device=target.device), cache)
     scores = PathScores(target, cache, context.ids[-1])
-    growing = [Growing(arm.policy, SAMPLINGS[label], seed) for arm, label, _, seed in jobs]
+    position = len(context.ids)  # of the token behind the root
+    growing = [Growing(job.arm.policy, job.judge.chance(position)) for job in jobs]
     with torch.inference_mode():
         with source.open_round(context.ids, output.features, scores) as proposer:
             trees = grow_all(growing, proposer, plan.max_depth)
@@ -126,21 +137,34 @@ def measure_context(target: Target, source: DraftSource, context: Context, plan:
         return [
             {"context": context.id, "digest": context.digest, "source": context.source}
             | {"question": f"{context.source}/{context.question}"}
-            | {"sampling": label, "tree": arm.name, "budget": arm.budget, "draw": draw}
-            | _outcome(tree, SAMPLINGS[label], scores.logits(tree), plan, target.end_token_ids)
-            for (arm, label, draw, _), tree in zip(jobs, trees, strict=True)
+            | {"sampling": job.label, "tree": job.arm.name, "budget": job.arm.budget, "draw": job.draw}
+            | _outcome(job, tree, scores.logits(tree), plan.verifiers, position, target.end_token_ids)
+            for job, tree in zip(jobs, trees, strict=True)
         ]
 
 
-def _jobs(context: Context, plan: Plan) -> Iterator[tuple[TreeArm, str, int, int]]:
-    """TreeArm, sampling, number of the draw and its seed."""
+@dataclass(frozen=True)
+class _Job:
+    """One tree of a context."""
+
+    arm: TreeArm
+    label: str  # of the sampling
+    draw: int
+    judge: Judge
+
+
+def _jobs(context: Context, plan: Plan, target: Target) -> Iterator[_Job]:
     for label in plan.samplings:
-        if not belongs(context.temperature, SAMPLINGS[label].temperature):
+        sampling = SAMPLINGS[label]
+        if not belongs(context.temperature, sampling.temperature):
             continue
         for arm in plan.arms:
-            is_drawn = SAMPLINGS[label].temperature > 0 and not arm.name.startswith("eagle")
-            for draw in range(plan.num_draws if is_drawn else 1):
-                yield arm, label, draw, stable_number(plan.seed, context.id, draw)
+            is_drawn = sampling.temperature > 0 and not arm.name.startswith("eagle")
+            num_draws = plan.num_draws * (NOISES_A_DRAW if arm.coupled else 1)
+            for draw in range(num_draws if is_drawn else 1):
+                own = seeded(stable_number(plan.seed, context.id, draw), target.device)
+                verifier = COUPLED if arm.coupled else plan.verifiers[0]
+                yield _Job(arm, label, draw, judge(sampling, verifier, own, target.device))
 
 
 def belongs(recorded: float, temperature: float, all_recorded: tuple[float, ...] = (0.0, 0.6, 1.0)) -> bool:
@@ -149,24 +173,22 @@ def belongs(recorded: float, temperature: float, all_recorded: tuple[float, ...]
 
 
 def _outcome(
-    tree: DraftTree, sampling: Sampling, logits: Tensor, plan: Plan, end_token_ids: frozenset[int]
+    job: _Job, tree: DraftTree, logits: Tensor, verifiers: tuple[str, ...], position: int, end_token_ids: frozenset[int]
 ) -> dict[str, Any]:
-    probs = sampling.law(logits)  # (N, V)
     counted = counted_nodes(tree, end_token_ids)  # (N,)
+    shape = {"nodes": tree.num_nodes, "depth": max(tree.depth), "sampled": sum(tree.sampled_list)}
+    if job.arm.coupled:  # the noise of the draw settles what is accepted: a mean over draws is the expectation
+        path = job.judge.verdict(tree, logits, position).path
+        return {**shape, "tau": {COUPLED: float(counted[path].sum())}, "bound": None}
+    probs = job.judge.sampling.law(logits)  # (N, V)
     tau = {}
-    for verifier in plan.verifiers:
+    for verifier in verifiers:
         try:
             tau[verifier] = float(hsd_verify.law(tree, probs, verifier).reach.double()[counted].sum())
         except ValueError:
             continue  # this verifier does not apply to this tree, and says so
     bound = _bound(tree, probs)
-    return {
-        "nodes": tree.num_nodes,
-        "depth": max(tree.depth),
-        "sampled": sum(tree.sampled_list),
-        "tau": tau,
-        "bound": None if bound is None else float(bound[counted].sum()),
-    }
+    return {**shape, "tau": tau, "bound": None if bound is None else float(bound[counted].sum())}
 
 
 def _bound(tree: DraftTree, probs: Tensor) -> Tensor | None:

@@ -17,7 +17,6 @@ from eagle.drafters.head import DraftHead
 from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.target import Target
-from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, Proposer, TreePolicy
 from hsd_verify import DraftTree
 
@@ -30,8 +29,7 @@ class Growing:
     """One tree to grow."""
 
     policy: TreePolicy
-    sampling: Sampling
-    seed: int
+    chance: Chance
 
 
 class SharedReads:
@@ -73,11 +71,8 @@ class SharedProposer:
 @torch.inference_mode()
 def grow_all(growing: Iterable[Growing], proposer: Proposer, max_depth: int) -> list[DraftTree]:
     """All trees, from one round's reads."""
-    reads, device = SharedReads(proposer), proposer.root_logits.device
-    return [
-        one.policy.grow(SharedProposer(reads), Chance(one.sampling, seeded(one.seed, device)), max_depth)
-        for one in growing
-    ]
+    reads = SharedReads(proposer)
+    return [one.policy.grow(SharedProposer(reads), one.chance, max_depth) for one in growing]
 
 
 class PathScores:

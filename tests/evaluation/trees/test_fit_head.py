@@ -2,11 +2,13 @@
 
 import pytest
 
-from eagle.trees.automatic import partly_sampled, placed
+from eagle.trees import CoupledValues
+from eagle.trees.automatic import partly_sampled, perturbed, placed
 from evaluation.trees import fit_head
 from evaluation.trees.comparison import TreeCell
 from evaluation.trees.contexts import HELD_OUT, Context
 from evaluation.trees.fit import CONFIDENCE
+from evaluation.trees.fit_coupled import SHARPNESSES
 from evaluation.trees.shared import HeadSource
 from tests.tiny import random_ids, tiny_head
 
@@ -32,7 +34,8 @@ def test_a_head_is_measured_at_every_size_and_temperature(target, tmp_path, monk
     assert [len(level) for level in fit.acceptance.sampled] == [len(CONFIDENCE) + 1]
     for rounds in fit.expected:
         assert rounds.num_nodes == (4, 6) and all(0 <= tau <= 5 for tau in rounds.tau) and min(rounds.steps) > 0
-    assert {rounds.tree for rounds in fit.expected} == {"eagle", "mixed"}
+    assert {rounds.tree for rounds in fit.expected} == {"coupled", "eagle", "mixed"}
+    assert fit.coupled is not None and fit.coupled.sharpness in SHARPNESSES
     assert fit.at(1.0)["eagle"].tau_low == fit.at(1.0)["eagle"].tau
     before = len(told)
     again = fit_head.fit_head(target, source, contexts, "abc", tmp_path, 1, told.append)
@@ -41,8 +44,9 @@ def test_a_head_is_measured_at_every_size_and_temperature(target, tmp_path, monk
 
 def test_the_planner_makes_the_trees_that_were_measured(target):
     acceptance = partly_sampled(8).acceptance
-    arms = {(arm.name, arm.budget): arm.policy for arm in fit_head.plan_of(acceptance, 1).arms}
+    arms = {(arm.name, arm.budget): arm.policy for arm in fit_head.plan_of(acceptance, CoupledValues(1.1), 1).arms}
     assert arms["eagle", 12] == placed(12) and arms["mixed", 60] == partly_sampled(60, acceptance)
+    assert arms["coupled", 16] == perturbed(16, CoupledValues(1.1))
 
 
 def test_a_sampled_tree_counts_at_the_lower_end_of_its_gain():

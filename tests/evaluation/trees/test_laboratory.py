@@ -56,7 +56,9 @@ def test_trees_on_shared_reads_equal_trees_grown_alone(target, source):
     policies: list[TreePolicy] = [EagleTree(12, 4, 3), hybrid(12), sampled(12)]
     features, scores = scored(target, ids)
     with source.open_round(ids, features, scores) as proposer:
-        trees = grow_all([Growing(policy, WARM, seed) for seed, policy in enumerate(policies)], proposer, 5)
+        trees = grow_all(
+            [Growing(policy, Chance(WARM, seeded(seed))) for seed, policy in enumerate(policies)], proposer, 5
+        )
     for seed, (policy, tree) in enumerate(zip(policies, trees, strict=True)):
         drafter = EagleDrafter(source.head, target.embed, policy)
         drafter.observe(torch.tensor(ids), features)
@@ -69,7 +71,7 @@ def test_shared_scores_equal_one_pass_over_the_tree(target, source, monkeypatch)
     ids = context(1).ids
     features, scores = scored(target, ids)
     with source.open_round(ids, features, scores) as proposer:
-        (tree,) = grow_all([Growing(hybrid(16), WARM, 0)], proposer, 5)
+        (tree,) = grow_all([Growing(hybrid(16), Chance(WARM, seeded(0)))], proposer, 5)
     scores.score([tree])
     _, alone = scored(target, ids)
     whole = target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), alone._cache)
