@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import hsd_verify
+from eagle import judging
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
 from eagle.trees import SampledChain, TreePolicy
 from evaluation.arms import TreeAndVerifier, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
-from evaluation.selfcheck.counting import check_by_chi_square, check_greedy, chi_square_tail
+from evaluation.selfcheck.counting import check_by_chi_square, check_equality, chi_square_tail
 from evaluation.selfcheck.enumeration import check_by_enumeration, trees_after
 from hsd_verify import DraftTree, Law
 
@@ -29,6 +30,7 @@ def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Te
 @pytest.fixture
 def planted(monkeypatch) -> TreeAndVerifier:
     monkeypatch.setitem(hsd_verify.VERIFIERS, "over_accepting", over_accepting)
+    monkeypatch.setattr(judging, "VERIFIERS", (*judging.VERIFIERS, "over_accepting"))
     return parse_drafting("eagle:num_nodes=4,depth=3,top_k=1+over_accepting")
 
 
@@ -39,7 +41,7 @@ def fewer_texts(monkeypatch):
 
 @pytest.fixture
 def fewer_prompts(monkeypatch):
-    monkeypatch.setattr(counting, "NUM_GREEDY_PROMPTS", 4)
+    monkeypatch.setattr(counting, "NUM_PROMPTS", 4)
 
 
 BUDGETED = "budgeted:cost.num_nodes=1+64,cost.target_ms=20+40,cost.draft_step_ms=3+hsd"
@@ -92,9 +94,9 @@ def test_a_policy_with_too_many_trees_is_left_undecided():
 def test_greedy_equality_catches_a_cache_that_keeps_the_wrong_nodes(monkeypatch, fewer_prompts):
     """What the enumeration cannot see, because it has no cache."""
     drafting, keep = parse_drafting("eagle+walk"), KeyValueCache.keep
-    assert check_greedy(drafting, 0.0)[0]
+    assert check_equality(drafting, 0.0)[0]
     monkeypatch.setattr(KeyValueCache, "keep", lambda cache, nodes: keep(cache, torch.zeros_like(nodes)))
-    assert check_greedy(drafting, 0.0)[0] is False
+    assert check_equality(drafting, 0.0)[0] is False
 
 
 @pytest.mark.parametrize(
