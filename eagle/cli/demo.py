@@ -74,7 +74,7 @@ def show_agreement(drafted: Chat, plain: Chat, seed: int, console: Console) -> b
 def _told(parted: Parting, plain: Chat, seed: int) -> str:
     """Where two texts part, with the gap of the two tokens that the target chose between."""
     words = [_word(token, plain) for token in (parted.expected, parted.found)]
-    text = f"different at token {parted.position}: plain {words[0]}, drafted {words[1]}"
+    text = f"equal for {parted.position} tokens, then different: plain {words[0]}, drafted {words[1]}"
     if parted.expected is None or parted.found is None:
         return text
     ids = [*plain.prompt_ids, *plain.tokens[: parted.position]]
@@ -87,7 +87,7 @@ def _told(parted: Parting, plain: Chat, seed: int) -> str:
 
 def _word(token: int | None, chat: Chat) -> str:
     if token is None:
-        return "ends"
+        return "ends here"
     assert chat.target.tokenizer is not None, "it answered"
     return f"{chat.target.tokenizer.decode([token])!r} ({token})"
 
