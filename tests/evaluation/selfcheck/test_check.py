@@ -15,7 +15,7 @@ from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.selfcheck.counting import check_by_chi_square, check_equality, chi_square_tail
 from evaluation.selfcheck.enumeration import check_by_enumeration, trees_after
-from hsd_verify import DraftTree, Law
+from hsd_verify import DraftTree, Law, Verdict
 
 
 def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Tensor) -> Law:
@@ -126,3 +126,47 @@ def test_both_checks_are_made_of_an_arm(fewer_prompts):
 def test_the_tail_of_chi_square_is_the_tabulated_one():
     assert chi_square_tail(3.841, 1) == pytest.approx(0.05, abs=1e-4)
     assert chi_square_tail(40.113, 27) == pytest.approx(0.05, abs=1e-4)
+
+
+COUPLED_SPECS = [
+    "coupled:num_nodes=8,depth=4,top_k=2+coupled",
+    "eagle+coupled",
+    "auto+coupled",
+    "chain:depth=2+coupled",
+]
+
+
+@pytest.mark.parametrize("spec", COUPLED_SPECS)
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_coupled_arms_are_compared_with_plain_decoding_and_counted(spec, temperature, fewer_prompts, fewer_texts):
+    checks = check_lossless(spec, parse_drafting(spec), temperature)
+    assert [check.name for check in checks] == ["equality"] + ["counting"] * (temperature > 0)
+    assert all(check.passed for check in checks) and "4 of 4 texts equal" in checks[0].finding
+
+
+BROKEN_FIELDS = {
+    "indexed by depth instead of position": lambda position: 1,
+    "the bonus token has the noise of the one before it": lambda position: position - 1,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_FIELDS)
+def test_a_broken_field_is_caught(broken, monkeypatch, fewer_prompts):
+    """Each round alone draws from the target's law: only the text as a whole shows it."""
+    verdict, place = judging.ChosenTokens.verdict, BROKEN_FIELDS[broken]
+
+    def misplaced(judged: judging.ChosenTokens, tree: DraftTree, logits: torch.Tensor, position: int) -> Verdict:
+        return verdict(judged, tree, logits, place(position))
+
+    monkeypatch.setattr(judging.ChosenTokens, "verdict", misplaced)
+    check = check_lossless(COUPLED_SPECS[0], parse_drafting(COUPLED_SPECS[0]), 1.0)[0]
+    assert (check.name, check.passed) == ("equality", False), check.finding
+    with pytest.raises(ValueError, match=r"temperature 1, equality: \d of 4 texts equal plain decoding"):
+        refuse_failed([check])
+
+
+def test_one_key_for_all_answers_is_caught(monkeypatch, fewer_texts):
+    """Every answer alone is plain decoding's: only many of them show it."""
+    monkeypatch.setattr(judging, "answer_key", lambda _: 7)
+    passed, finding = check_by_chi_square(parse_drafting(COUPLED_SPECS[0]), 1.0)
+    assert passed is False, finding
