@@ -128,12 +128,7 @@ def test_the_tail_of_chi_square_is_the_tabulated_one():
     assert chi_square_tail(40.113, 27) == pytest.approx(0.05, abs=1e-4)
 
 
-COUPLED_SPECS = [
-    "coupled:num_nodes=8,depth=4,top_k=2+coupled",
-    "eagle+coupled",
-    "auto+coupled",
-    "chain:depth=2+coupled",
-]
+COUPLED_SPECS = ["coupled:num_nodes=8,depth=4,top_k=2+coupled", "auto+coupled", "chain:depth=2+coupled"]
 
 
 @pytest.mark.parametrize("spec", COUPLED_SPECS)
@@ -159,10 +154,10 @@ def test_a_broken_field_is_caught(broken, monkeypatch, fewer_prompts):
         return verdict(judged, tree, logits, place(position))
 
     monkeypatch.setattr(judging.ChosenTokens, "verdict", misplaced)
-    check = check_lossless(COUPLED_SPECS[0], parse_drafting(COUPLED_SPECS[0]), 1.0)[0]
-    assert (check.name, check.passed) == ("equality", False), check.finding
+    outcome = check_equality(parse_drafting(COUPLED_SPECS[0]), 1.0)
+    assert outcome[0] is False
     with pytest.raises(ValueError, match=r"temperature 1, equality: \d of 4 texts equal plain decoding"):
-        refuse_failed([check])
+        refuse_failed([Check(COUPLED_SPECS[0], 1.0, "equality", *outcome)])
 
 
 def test_one_key_for_all_answers_is_caught(monkeypatch, fewer_texts):
