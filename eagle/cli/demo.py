@@ -81,7 +81,7 @@ def _told(parted: Parting, plain: Chat, seed: int) -> str:
     judged = chosen_tokens(plain.options.sampling, seed, plain.target)
     gap = tie_gap(plain.target, ids, judged, parted.expected, parted.found)
     dtype = str(plain.target.dtype).removeprefix("torch.")
-    told = f"a gap of {gap:.2g}" if math.isfinite(gap) else "one of which top-k or top-p leaves out"
+    told = f"a gap of {abs(gap):.2g}" if math.isfinite(gap) else "one of which top-k or top-p leaves out"
     return f"{text}, {told} in {dtype} ({'perturbed logits z + T g' if judged.field else 'logits'})"
 
 
