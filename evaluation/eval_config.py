@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import hsd_verify
+from eagle.judging import VERIFIERS
 from eagle.load_options import LoadOptions
 from eagle.options import DTYPES, check_options, option
 
@@ -53,7 +53,7 @@ class EvalConfig(LoadOptions):
     tree: str = option(
         "auto", "tree policy of hsd, as chain:depth=4; 'auto' or 'budgeted' alone takes what was measured here"
     )
-    verifier: str = option("hsd", "verifier of hsd", choices=tuple(hsd_verify.VERIFIERS))
+    verifier: str = option("hsd", "verifier of hsd", choices=VERIFIERS)
     max_new_tokens: int = option(256, "cap on every answer", at_least=1, at_most=1 << 20)
     prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round", at_least=1, at_most=1024)
     system: str | None = option(None, "system prompt; the chat template's own by default", may_be_empty=True)

@@ -7,13 +7,14 @@ import torch
 from rich.console import Console
 from rich.text import Text as RichText
 
-import hsd_verify
 from eagle.chat import Chat, Piece
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
+from eagle.judging import VERIFIERS
 from eagle.load_options import add_loading_flags, loading_options
 from eagle.loading import load_head, load_target
+from eagle.pairing import check_pair
 from eagle.prompting import encode_prompt
 from eagle.sampling import Sampling
 from eagle.trees import POLICIES, parse_policy
@@ -41,7 +42,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=sampling.top_p, help="1: off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--verifier", choices=list(hsd_verify.VERIFIERS), default=options.verifier, help="verifier")
+    parser.add_argument("--verifier", choices=VERIFIERS, help=f"how trees are decided (default: {options.verifier})")
     parser.add_argument("--system", help="system prompt (default: the template's own)")
     parser.add_argument("--template", help="FastChat conversation template, for a tokenizer without one")
     parser.add_argument("--stop", action="append", default=[], help="stop string; may be given several times")
@@ -50,8 +51,10 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
 def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Target | None = None) -> Chat:
     """A conversation as the flags describe it; `plain` leaves the head out."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
-    options = DecodeOptions(sampling, args.max_new_tokens, args.verifier)
+    options = DecodeOptions(sampling, args.max_new_tokens, args.verifier or DecodeOptions().verifier)
     policy = parse_policy(args.tree)
+    if not plain:
+        check_pair(policy, options.verifier, sampling)
     target = target or load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))
     head = None if plain else load_head(args.head, target)
     return Chat(
