@@ -103,7 +103,10 @@ class NoiseField:
 
 
 def answer_key(generator: torch.Generator | None) -> int:
-    """The key of the next answer: one number of the generator, so that every answer has its own."""
+    """The key of the next answer: one number of the generator, so that every answer has its own.
+
+    Without a generator of torch's own on the CPU. A seed gives other keys on another device, as its generators do.
+    """
     device = generator.device if generator is not None else "cpu"
     return int(torch.randint((1 << 63) - 1, (), generator=generator, device=device))
 
