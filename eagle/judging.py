@@ -22,8 +22,9 @@ from eagle.noise import NoiseField, answer_key
 from eagle.sampling import Sampling, drawn_token, greedy_tokens, seeded
 from hsd_verify import DraftTree, Verdict
 
-COUPLED = "coupled"
+COUPLED, INDEPENDENT = "coupled", "hsd"  # the best verifier of each kind
 VERIFIERS = (*hsd_verify.VERIFIERS, COUPLED)
+AUTO = "auto"  # in options: the verifier that the drafter's trees are made for
 
 
 class Judge(Protocol):

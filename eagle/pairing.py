@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eagle.judging import judge
+from eagle.judging import AUTO, judge
 from eagle.sampling import Sampling, seeded
 from eagle.seeds import stable_number
 from eagle.trees.budgeted import BudgetedTree
@@ -27,7 +27,11 @@ FREE = CostModel((1, 2), (1.0, 1.0))  # in place of what is measured once models
 
 
 def check_pair(policy: TreePolicy, verifier: str, sampling: Sampling) -> None:
-    """Raises ValueError with the remedy where the verifier cannot decide trees of the policy, or one does not exist."""
+    """Raises ValueError with the remedy where the verifier cannot decide trees of the policy, or one does not exist.
+
+    `auto` is the verifier that the trees are made for.
+    """
+    verifier = policy.verifier if verifier == AUTO else verifier
     if isinstance(policy, BudgetedTree) and policy.cost is None:
         policy = replace(policy, cost=FREE)
     for sharpness in SHARPNESS:

@@ -147,7 +147,8 @@ ARMS: dict[str, Arm] = {
     ),
     "hf_assisted": lambda models, _config, request: _assisted(models, request),
 }
-DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}"}  # arms that are names for TREE+VERIFIER
+# arms that are names for TREE+VERIFIER
+DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}", "coupled": "{tree}+coupled"}
 BASELINE, PEER_BASELINE = "autoregressive", "hf_generate"
 
 

@@ -17,7 +17,7 @@ class EvalConfig(LoadOptions):
     output: str = option("runs/evaluation", "directory of the rows, the summary and the report", may_change=True)
     tasks: tuple[str, ...] = option(("mt_bench", "gsm8k", "humaneval"), "benchmarks", may_change=True, each_once=True)
     arms: tuple[str, ...] = option(
-        ("autoregressive", "eagle3", "hsd"),
+        ("autoregressive", "eagle3", "hsd", "coupled"),
         "arms: names in evaluation/arms.py, or TREE+VERIFIER",
         may_change=True,
         each_once=True,

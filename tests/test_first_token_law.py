@@ -36,6 +36,8 @@ class Replay:
 class Rounds:
     """One round after a fixed prompt, drawn again and again; trees and their scores are remembered by their tokens."""
 
+    verifier = "hsd"
+
     def __init__(self, target, policy):
         ids = random_ids(15)
         self.target, self.policy, self.cache = target, policy, target.new_cache()

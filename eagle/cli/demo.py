@@ -17,7 +17,7 @@ from rich.text import Text as RichText
 from eagle.agreement import Parting, chosen_tokens, parting, tie_gap
 from eagle.chat import Chat
 from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
-from eagle.judging import COUPLED
+from eagle.judging import AUTO, COUPLED
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
 
@@ -43,7 +43,7 @@ def demo_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def settled_for_check(args: argparse.Namespace) -> argparse.Namespace:
     """Flags with what --check fills in. Raises ValueError for a verifier whose text is another draw of the same law."""
-    args.verifier = args.verifier or COUPLED
+    args.verifier = COUPLED if args.verifier in (None, AUTO) else args.verifier
     args.dtype = "float32" if args.dtype == "auto" else args.dtype  # bfloat16 flips near ties
     if args.temperature > 0 and args.verifier != COUPLED:
         raise ValueError(

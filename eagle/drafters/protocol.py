@@ -16,6 +16,11 @@ class Drafter(Protocol):
 
     num_known: int  # known tokens
 
+    @property
+    def verifier(self) -> str:
+        """The verifier that its trees are made for."""
+        ...
+
     def observe(self, tokens: Tensor, features: Tensor) -> None:
         """Newly known tokens (A,) and features (.., 3Ht); in total, one more token is known than features."""
         ...

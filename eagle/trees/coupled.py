@@ -14,10 +14,12 @@ Letters: F nodes of a frontier, Vd draft vocabulary.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.judging import COUPLED
 from eagle.trees.deterministic import grow_best
 from eagle.trees.protocols import Proposer, check_counts, check_number
 from hsd_verify import DraftTree
@@ -43,6 +45,8 @@ class CoupledTree:
     depth: int = 8  # levels below the root
     top_k: int = 8  # children per node and nodes expanded per level
     values: CoupledValues = field(default_factory=CoupledValues)
+
+    verifier: ClassVar[str] = COUPLED
 
     def __post_init__(self) -> None:
         if isinstance(self.values, dict):  # from YAML

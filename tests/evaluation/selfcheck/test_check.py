@@ -77,6 +77,8 @@ def test_a_lossless_arm_passes_the_counting(fewer_texts):
 class LyingChain:
     """Draws sharper than it says: the tree states the law at the sampling temperature."""
 
+    verifier = "hsd"
+
     def grow(self, proposer, chance, max_depth):
         return SampledChain(2).grow(proposer, replace(chance, draw=lambda w, g: chance.draw(w**2, g)), max_depth)
 
