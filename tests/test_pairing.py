@@ -57,7 +57,7 @@ def test_a_verifier_that_does_not_exist_is_named():
 
 def test_a_chat_refuses_a_pair_when_it_is_made():
     target = Target(tiny_text.target(), tiny_text.tokenizer())
-    options = DecodeOptions(Sampling(0.8), 8)
+    options = DecodeOptions(Sampling(0.8), 8, "hsd")
     with pytest.raises(ValueError, match=r"verifier 'hsd' does not fit this tree at temperature 0\.8: tree 'coupled'"):
         Chat(target, tiny_head(target), parse_policy("coupled"), options)
     assert Chat(target, None, parse_policy("coupled"), options).ask("Hi")  # nothing is drafted without a head

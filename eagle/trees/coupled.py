@@ -29,7 +29,7 @@ from hsd_verify import DraftTree
 class CoupledValues:
     """How much the draft's perturbed order says of the target's. The same at all temperatures: docs/trees.md."""
 
-    sharpness: float = 1.25
+    sharpness: float = 1.0
     plain: float = 0.3  # share of the draft's plain law
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class CoupledTree:
         if isinstance(self.values, dict):  # from YAML
             object.__setattr__(self, "values", CoupledValues(**self.values))
         if not isinstance(self.values, CoupledValues):
-            raise ValueError(f"values are {self.values!r}, give fields of it, such as values.sharpness=1.25")
+            raise ValueError(f"values are {self.values!r}, give fields of it, such as values.sharpness=1.1")
         check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
 
     def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:

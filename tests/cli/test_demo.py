@@ -60,9 +60,13 @@ def test_the_seed_reaches_both_arms(loaded, capsys):
 
 
 def test_texts_that_part_end_with_one_and_the_gap(loaded, capsys, monkeypatch):
-    """A field indexed by depth: rounds repeat their noise, and the text is not plain decoding's."""
+    """A field that is one position off where something was drafted."""
     verdict = ChosenTokens.verdict
-    monkeypatch.setattr(ChosenTokens, "verdict", lambda self, tree, logits, _: verdict(self, tree, logits, 1))
+
+    def shifted(self, tree, logits, position):
+        return verdict(self, tree, logits, position + (tree.num_nodes > 1))
+
+    monkeypatch.setattr(ChosenTokens, "verdict", shifted)
     assert checked("--temperature", "1") == 1
     told = capsys.readouterr().out
     told = re.sub(r"\s+", " ", told)
@@ -74,7 +78,7 @@ WRONG = {
     "--check --temperature 1 --verifier hsd": "--check does not apply to verifier 'hsd' at temperature 1",
     "--check --plain": "not allowed with argument",
     "--check --no-comparison": "not allowed with argument",
-    "--tree coupled --temperature 0.5": "verifier 'hsd' does not fit this tree at temperature 0.5: tree 'coupled'",
+    "--tree coupled --verifier hsd --temperature 1": "verifier 'hsd' does not fit this tree at temperature 1: tree 'c",
     "--verifier block --temperature 1": "verifier 'block' does not fit this tree at temperature 1",
     "--verifier quick": "invalid choice: 'quick'",
 }
