@@ -2,7 +2,7 @@
 
     measure_costs   a target pass over 1 .. 64 nodes and a draft step, a few seconds
     load_costs      the same, from a file in the user's cache where this machine, target and dtype were measured before
-    plan            a policy with what it leaves open filled in: the default tree, `budgeted`
+    plan            a policy with what it leaves open filled in: the default tree, `coupled`, `budgeted`
     plan_reference  EAGLE's tree with the budget that pays at temperature 0
 
 Numbers of the head are in its `drafting.json` (`eagle.trees.fitted`). Without it trees keep neutral defaults.
@@ -34,6 +34,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees.automatic import AutoTree, partly_sampled, perturbed, placed
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
+from eagle.trees.coupled import CoupledTree
 from eagle.trees.fitted import Expected, HeadFit
 from eagle.trees.protocols import TreePolicy
 from eagle.trees.valued import ValuedTree
@@ -55,6 +56,8 @@ def plan(policy: TreePolicy, target: Target, head: DraftHead, directory: Path | 
     """
     if isinstance(policy, AutoTree) and head.fit is not None and not policy.trees:
         return _plan_auto(policy, head.fit, load_costs(target, head, directory))
+    if isinstance(policy, CoupledTree) and policy.values is None and head.fit is not None:
+        return replace(policy, values=head.fit.coupled)
     if isinstance(policy, BudgetedTree) and policy.cost is None:
         return _plan_budgeted(policy, head.fit, load_costs(target, head, directory))
     return policy

@@ -9,7 +9,16 @@ from eagle import planner
 from eagle.chance import Chance
 from eagle.chat import Chat
 from eagle.sampling import Sampling
-from eagle.trees import Acceptance, AutoTree, BudgetedTree, CostModel, CoupledValues, SampledChain, ValuedTree
+from eagle.trees import (
+    Acceptance,
+    AutoTree,
+    BudgetedTree,
+    CostModel,
+    CoupledTree,
+    CoupledValues,
+    SampledChain,
+    ValuedTree,
+)
 from eagle.trees.automatic import partly_sampled, perturbed, placed
 from eagle.trees.fitted import Expected, HeadFit
 from tests.files import read_only
@@ -117,6 +126,10 @@ def test_under_shared_noise_the_faster_tree_is_taken(target, measured, tmp_path)
         assert isinstance(tree.choose(Sampling(0.9)), ValuedTree)  # for draws of its own
     named = planned(AutoTree(num_nodes=5), target, head, tmp_path)
     assert named.choose(Sampling(1.0), coupled=True) == perturbed(5, values)
+    head.fit = replace(head.fit, coupled=values)
+    assert planned(CoupledTree(9), target, head, tmp_path) == CoupledTree(9, values=values)
+    by_hand = CoupledTree(9, values=CoupledValues(0.9))
+    assert planned(by_hand, target, head, tmp_path) == by_hand
     old = planned(AutoTree(), target, fitted_head(target, eagle_1={8: (1.0, 1)}), tmp_path)
     assert old.choose(Sampling(1.0), coupled=True) == perturbed()  # measured before there were such trees
 

@@ -48,7 +48,7 @@ def partly_sampled(num_nodes: int = DEFAULT_NUM_NODES, acceptance: Acceptance | 
 
 def perturbed(num_nodes: int = DEFAULT_NUM_NODES, values: CoupledValues | None = None) -> CoupledTree:
     """The tree of coupled decoding, as the default has it; `values` of the head, None: neutral numbers."""
-    return CoupledTree(num_nodes, values=values or CoupledValues())
+    return CoupledTree(num_nodes, values=values)
 
 
 @dataclass(frozen=True)
