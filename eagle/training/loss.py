@@ -9,6 +9,11 @@
     kl                 cross_entropy - entropy(p_hat)   same gradient, but zero is perfect
     total_variation    1 - a                            acceptance itself; weak gradient where q is far from p
     log_overlap        -log a                           acceptance again, strong where it is small ("LK" losses)
+    coupled            -log softmax(z_q + T g)[x*]      coupled decoding: under noise g that draft and target share, the
+                                                        target chooses x* = argmax z_p + T g; z_q the head's logits
+
+`coupled` draws g for every position and T for every conversation, uniform on [0, 1]; at T = 0 it is cross-entropy at
+the target's best token. Where the draft vocabulary lacks x*, nothing the head says is right: there it adds nothing.
 
 The laws of all J steps at one position share the target's law, and (P, V) floats of all positions need not live
 together: `fused_loss` walks over chunks of positions and forms the gradient beside the value, as in fused
@@ -26,7 +31,7 @@ import torch
 from torch import Tensor
 
 from eagle.options import check_options
-from eagle.training.signals import LawStates
+from eagle.training.signals import Choice, LawStates, SharedNoise
 from eagle.training.target_snapshot import OutputLayer
 
 SMALLEST_OVERLAP = 1e-6  # -log a and its gradient stay finite
@@ -42,6 +47,7 @@ class LossWeights:
     kl: float = 0.0
     total_variation: float = 0.0
     log_overlap: float = 0.0
+    coupled: float = 0.0
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -56,10 +62,21 @@ class StepLosses(NamedTuple):
     total: Tensor  # () sum over positions and steps of decay^j * loss
     loss: Tensor  # (J,) sum over positions
     overlap: Tensor  # (J,) sum over positions
+    agreement: Tensor  # (J,) positions where the head's best is the target's under shared noise; 0 without `coupled`
     positions: Tensor  # (J,) how many had a prediction
 
 
-Sums = tuple[Tensor, Tensor, Tensor, Tensor]  # the fields of `StepLosses`, as autograd hands them on
+Sums = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # the fields of `StepLosses`, as autograd hands them on
+
+
+class Coupling(NamedTuple):
+    """What the term `coupled` needs."""
+
+    noise: SharedNoise
+    temperature: Tensor  # (P,)
+
+    def chunk(self, rows: slice) -> Choice:
+        return self.noise.race(rows).won(self.temperature[rows])
 
 
 class Laws(NamedTuple):
@@ -67,6 +84,7 @@ class Laws(NamedTuple):
 
     states: LawStates
     output: OutputLayer  # restricted to the draft vocabulary
+    coupling: Coupling | None = None
 
     def chunk(self, rows: slice) -> Tensor:
         """p on the draft vocabulary, normalised over the whole one: (C, Vd) float32 or better."""
@@ -101,19 +119,34 @@ def _walk(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, terms: LossWe
     """Sums over positions, and the gradients of the total for rows and weight."""
     matrix = weight.to(rows.dtype)  # (Vd, H)
     grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
-    loss, overlap = (scale.new_zeros(scale.shape) for _ in range(2))  # (P, J)
+    loss, overlap, agreement = (scale.new_zeros(scale.shape) for _ in range(3))  # (P, J)
     for block in _slices(0, rows.shape[0], BLOCK_POSITIONS):
         grad = rows.new_empty(*scale[block].shape, matrix.shape[0])  # (K, J, Vd), K positions of a block
         for part in _slices(block.start, block.stop, CHUNK_POSITIONS):
             x = rows[part].flatten(0, 1)  # (C J, H): two dimensions, or matmul copies the matrix for every row
             logits = torch.unflatten(x @ matrix.T, 0, scale[part].shape)  # (C, J, Vd)
             (loss[part], overlap[part]), of_chunk = _chunk(logits, laws.chunk(part), scale[part], terms)
+            if laws.coupling is not None:
+                choice = laws.coupling.chunk(part)
+                coupled, agreement[part] = _coupled_chunk(logits, choice, of_chunk, scale[part], terms)
+                loss[part] += coupled
             grad[part.start - block.start : part.stop - block.start] = of_chunk
         torch.mm(grad.flatten(0, 1), matrix, out=grad_rows[block].flatten(0, 1))
         grad_weight += grad.flatten(0, 1).T @ rows[block].flatten(0, 1)
+    return _sums(loss, overlap, agreement, scale), grad_rows, grad_weight
+
+
+def _sums(loss: Tensor, overlap: Tensor, agreement: Tensor, scale: Tensor) -> Sums:
+    """Over positions, of values (P, J)."""
     exists = scale > 0
-    sums = (loss * scale).sum(), (loss * exists).sum(0), (overlap * exists).sum(0), exists.sum(0)
-    return sums, grad_rows, grad_weight
+    loss_sum, overlap_sum, agreement_sum = ((values * exists).sum(0) for values in (loss, overlap, agreement))
+    return (loss * scale).sum(), loss_sum, overlap_sum, agreement_sum, exists.sum(0)
+
+
+def _parts(count: int) -> list[slice]:
+    """The chunks of `count` positions, as `_walk` meets them."""
+    blocks = _slices(0, count, BLOCK_POSITIONS)
+    return [part for block in blocks for part in _slices(block.start, block.stop, CHUNK_POSITIONS)]
 
 
 def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
@@ -142,6 +175,23 @@ def _chunk(logits: Tensor, p: Tensor, scale: Tensor, terms: LossWeights) -> tupl
     return (loss, overlap), grad
 
 
+def _coupled_chunk(
+    logits: Tensor, choice: Choice, grad: Tensor, scale: Tensor, terms: LossWeights
+) -> tuple[Tensor, Tensor]:
+    """logits (C, J, Vd), scale (C, J) -> (loss, agreement) (C, J); adds scale * d loss / d logits to `grad`.
+
+    With r = softmax(z_q + T g):  d cross_entropy / d logits = r - [x = x*].
+    """
+    log_r = (logits + choice.noise[:, None]).log_softmax(-1)  # (C, J, Vd)
+    best = choice.best[:, None, None].expand(*scale.shape, 1)  # (C, J, 1)
+    weight, index = terms.coupled * (best >= 0).to(log_r.dtype), best.clamp_min(0)
+    loss = -weight * log_r.gather(-1, index)
+    agreement = log_r.argmax(-1, keepdim=True) == best
+    slope = weight * scale[..., None]  # (C, J, 1)
+    grad.addcmul_(log_r.exp_(), slope).scatter_add_(-1, index, -slope)
+    return loss[..., 0], agreement[..., 0].to(loss.dtype)
+
+
 def _combine(cross_entropy: Tensor, p_hat: Tensor, overlap: Tensor, terms: LossWeights) -> Tensor:
     loss = terms.cross_entropy * cross_entropy + terms.total_variation * (1 - overlap)
     if terms.log_overlap:
@@ -155,8 +205,21 @@ def reference_loss(rows: Tensor, weight: Tensor, laws: Laws, scale: Tensor, term
     """`fused_loss` written out and left to autograd."""
     p = laws.chunk(slice(None))[:, None]  # (P, 1, Vd)
     p_hat = p / p.sum(-1, keepdim=True)
-    log_q = (rows @ weight.to(rows.dtype).T).log_softmax(-1, dtype=p.dtype)  # (P, J, Vd)
+    logits = rows @ weight.to(rows.dtype).T  # (P, J, Vd)
+    log_q = logits.log_softmax(-1, dtype=p.dtype)
     overlap = torch.minimum(log_q.exp(), p).sum(-1).clamp_min(SMALLEST_OVERLAP)  # (P, J)
-    loss = _combine(-(p_hat * log_q).sum(-1), p_hat[:, 0], overlap, terms)
-    exists = scale > 0
-    return StepLosses((loss * scale).sum(), (loss * exists).sum(0), (overlap * exists).sum(0), exists.sum(0))
+    loss, agreement = _combine(-(p_hat * log_q).sum(-1), p_hat[:, 0], overlap, terms), torch.zeros_like(scale)
+    if laws.coupling is not None:
+        coupled, agreement = _reference_coupled(logits, laws.coupling)
+        loss = loss + terms.coupled * coupled
+    return StepLosses(*_sums(loss, overlap, agreement, scale))
+
+
+def _reference_coupled(logits: Tensor, coupling: Coupling) -> tuple[Tensor, Tensor]:
+    """logits (P, J, Vd) -> cross-entropy and agreement, (P, J)."""
+    chunks = [coupling.chunk(part) for part in _parts(len(logits))]
+    noise, best = (torch.cat(values) for values in zip(*chunks, strict=True))
+    perturbed = (logits + noise[:, None]).movedim(-1, 1)  # (P, Vd, J)
+    best = best[:, None].expand(-1, logits.shape[1])
+    loss = torch.nn.functional.cross_entropy(perturbed, best, reduction="none", ignore_index=-1)
+    return loss, (perturbed.argmax(1) == best).to(loss.dtype)

@@ -5,6 +5,8 @@ For step j at one position, with p the target's law and q the head's:
     overlap    sum_x min(p, q)                       acceptance of one token sampled from q
     top1_agrees  argmax q = argmax p                 acceptance of one greedy token at temperature 0
     top1, top4 sum of p over q's best tokens         acceptance of 1 or 4 deterministic children
+    coupled    argmax q + T g = argmax p + T g       (of logits) acceptance of one child under noise that draft and
+                                                     target share, at temperature T: a draw, the same for every head
 
 Predicted tau (accepted draft tokens a round, without the bonus token), over runs of J consecutive positions:
 
@@ -25,9 +27,11 @@ import torch
 from torch import Tensor
 
 from eagle.training.loss import CHUNK_POSITIONS, Laws
+from eagle.training.signals import Race, SharedNoise
 
 TREE_WIDTHS = (4, 2, 1)  # the last one goes on
-QUANTITIES = ("overlap", "top1_agrees", "top1", "top4", "tree", "covered")
+COUPLED_TEMPERATURES = (0.6, 1.0)
+QUANTITIES = ("overlap", "top1_agrees", "top1", "top4", "tree", "covered", "coupled_06", "coupled_1")
 
 
 class Measurements(NamedTuple):
@@ -43,6 +47,8 @@ class Evaluation:
     top1_agreement: tuple[float, ...]
     top1_mass: tuple[float, ...]
     top4_mass: tuple[float, ...]
+    coupled_06: tuple[float, ...]  # top-1 agreement under shared noise, at temperature 0.6
+    coupled_1: tuple[float, ...]
     covered_mass: float  # the target's mass on the draft vocabulary: no overlap can exceed it
     covered_tokens: float  # share of the answers' tokens that the draft vocabulary holds
     tau_chain: float
@@ -56,29 +62,44 @@ class Evaluation:
         return sum(known) / len(known) if known else math.nan
 
     def __str__(self) -> str:
-        overlap = " ".join(f"{value:.3f}" for value in self.overlap)
-        agreement = " ".join(f"{value:.3f}" for value in self.top1_agreement)
         return (
-            f"held-out overlap {overlap}  top-1 agreement {agreement}  "
+            f"held-out overlap {_thousandths(self.overlap)}  top-1 agreement {_thousandths(self.top1_agreement)}  "
+            f"under shared noise at 0.6 {_thousandths(self.coupled_06)}, at 1 {_thousandths(self.coupled_1)}  "
             f"predicted tau: chain {self.tau_chain:.2f}, tree {self.tau_tree:.2f}"
         )
 
 
+def _thousandths(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
 @torch.no_grad()
-def measure_predictions(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor, target_ids: Tensor) -> Measurements:
-    """rows (P, J, H) normed, exists (P, J), target_ids (Vd,) -> the quantities of every prediction."""
+def measure_predictions(rows: Tensor, weight: Tensor, laws: Laws, exists: Tensor, noise: SharedNoise) -> Measurements:
+    """rows (P, J, H) normed, exists (P, J) -> the quantities of every prediction."""
     matrix = weight.to(rows.dtype)
     values = []
     with torch.autocast(rows.device.type, enabled=False):
         for part in torch.split(torch.arange(rows.shape[0], device=rows.device), CHUNK_POSITIONS):
             chunk = slice(int(part[0]), int(part[-1]) + 1)
-            hits = target_ids[None] == laws.states.best[chunk, None]  # (C, Vd)
-            values.append(_measure_chunk(rows[chunk] @ matrix.T, laws.chunk(chunk), hits))
+            hits = noise.draft_ids[None] == laws.states.best[chunk, None]  # (C, Vd)
+            logits = rows[chunk] @ matrix.T
+            plain = _measure_chunk(logits, laws.chunk(chunk), hits)
+            values.append(torch.cat([plain, _coupled_agreement(logits, noise.race(chunk))], dim=-1))
     return Measurements(torch.cat(values), exists)
 
 
+def _coupled_agreement(logits: Tensor, race: Race) -> Tensor:
+    """logits (C, J, Vd) -> whether the perturbed best is the target's, (C, J, temperatures)."""
+    agrees = []
+    for temperature in COUPLED_TEMPERATURES:
+        choice = race.won(race.gumbel.new_full(logits.shape[:1], temperature))
+        best = (logits + choice.noise[:, None]).argmax(-1)  # (C, J)
+        agrees.append((best == choice.best[:, None]).to(race.gumbel.dtype))
+    return torch.stack(agrees, dim=-1)
+
+
 def _measure_chunk(logits: Tensor, p: Tensor, hits: Tensor) -> Tensor:
-    """logits (C, J, Vd), p (C, Vd), hits (C, Vd) bool: the target's best token -> (C, J, Q)."""
+    """logits (C, J, Vd), p (C, Vd), hits (C, Vd) bool: the target's best token -> (C, J, Q), without noise."""
     q = logits.softmax(-1, dtype=p.dtype)  # (C, J, Vd)
     p = p[:, None].expand_as(q)
     best = q.topk(min(4, q.shape[-1])).indices  # (C, J, 4)
@@ -126,6 +147,8 @@ class EvaluationSums:
             top1_agreement=steps["top1_agrees"],
             top1_mass=steps["top1"],
             top4_mass=steps["top4"],
+            coupled_06=steps["coupled_06"],
+            coupled_1=steps["coupled_1"],
             covered_mass=steps["covered"][0],
             covered_tokens=self._covered_tokens / max(self._num_tokens, 1),
             tau_chain=_tau(runs[..., QUANTITIES.index("overlap")]),

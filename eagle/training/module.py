@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from eagle.data.batches import Example, collate, plan_epoch
+from eagle.data.batches import Example, Segments, collate, plan_epoch
 from eagle.drafters.head import DraftHead
-from eagle.training.loss import Laws, StepLosses, fused_loss
+from eagle.seeds import stable_number
+from eagle.training.loss import Coupling, Laws, StepLosses, fused_loss
 from eagle.training.metrics import EvaluationSums, Measurements, measure_predictions
-from eagle.training.signals import Signals, SignalSource
-from eagle.training.steps import law_positions, rows_for, unroll
+from eagle.training.signals import SharedNoise, Signals, SignalSource, random_temperatures
+from eagle.training.steps import conversation_at, law_positions, rows_for, unroll
 from eagle.training.target_snapshot import OutputLayer
 from eagle.training.train_config import Batching, Unrolling
 
@@ -26,11 +27,15 @@ class TrainingTest(nn.Module):
     def __init__(self, head: DraftHead, unrolling: Unrolling, output: OutputLayer):
         super().__init__()
         self.head = head
-        self._unrolling, self._output = unrolling, output.restricted(head.vocabulary.target_ids)
+        self._unrolling, self._output = unrolling, output
+        self._of_draft = output.restricted(head.vocabulary.target_ids)
         self._matmul_dtype = torch.bfloat16 if unrolling.precision == "bf16" else torch.float32
 
-    def forward(self, signals: Signals, at: Tensor, measure_only: bool = False) -> StepLosses | Measurements:
-        """Losses at the positions `at` (B, T) bool of the target's laws, or measurements of the same predictions."""
+    def forward(self, signals: Signals, at: Tensor, seed: int, measure_only: bool = False) -> StepLosses | Measurements:
+        """Losses at the positions `at` (B, T) bool of the target's laws, or measurements of the same predictions.
+
+        seed: of the noise that draft and target share.
+        """
         unrolling = self._unrolling
         outputs = unroll(
             self.head,
@@ -42,11 +47,20 @@ class TrainingTest(nn.Module):
         )
         rows, exists = rows_for(outputs, at, signals.segments)  # (P, J, H), (P, J)
         rows = self.head.normed(rows).to(self._matmul_dtype)
-        laws = Laws(signals.laws, self._output)
+        noise = SharedNoise(signals.laws, self._output, self.head.vocabulary.target_ids, seed)
+        laws = Laws(signals.laws, self._of_draft)
         if measure_only:
-            return measure_predictions(rows, self.head.lm_head.weight, laws, exists, self.head.vocabulary.target_ids)
+            return measure_predictions(rows, self.head.lm_head.weight, laws, exists, noise)
+        if unrolling.loss_weights.coupled:
+            laws = laws._replace(coupling=Coupling(noise, self._temperature(at, signals.segments, seed)))
         decay = torch.tensor(unrolling.decay, device=rows.device)  # (J,)
         return fused_loss(rows, self.head.lm_head.weight, laws, exists * decay, unrolling.loss_weights)
+
+    @staticmethod
+    def _temperature(at: Tensor, segments: Segments, seed: int) -> Tensor:
+        """Every position has that of its conversation: (P,)."""
+        conversation, count = conversation_at(at, segments)
+        return random_temperatures(count, seed, at.device)[conversation]
 
 
 class HeldOut:
@@ -61,9 +75,10 @@ class HeldOut:
     def measure(self, module: nn.Module, t2d: Tensor, num_batches: int | None = None) -> EvaluationSums:
         """The predictions of `module`, a `TrainingTest` or what wraps one, for all batches or the first few."""
         sums = EvaluationSums(t2d)
-        for rows in self._batches[:num_batches]:
+        for number, rows in enumerate(self._batches[:num_batches]):
             batch = collate(self._examples, rows).to(self._device)
             at = law_positions(batch.loss_mask)
-            measured = module(self._signals.read(batch, at), at, measure_only=True)
+            noise_seed = stable_number("held out", number)  # the same at every evaluation: runs compare
+            measured = module(self._signals.read(batch, at), at, noise_seed, measure_only=True)
             sums.add(measured, at, batch.ids, batch.loss_mask)
         return sums

@@ -1,11 +1,20 @@
 """What the target tells about a batch: features, embeddings, and its laws where a loss is formed.
 
+Under noise it tells a token more: the one that coupled decoding would choose at a position (theory in `eagle.noise`).
+
+    x*    = argmax over V of z_p + T g      z_p the target's logits, g Gumbel numbers that the draft knows too
+          = the better of   max over Vd of z_p + T g   and   T log sum over the others of exp(z_p / T) + T g'
+
+The others need no number each: nothing but their best could win, and it is distributed as the second line says.
+
 `OnlineSignals` runs the target beside the head; `eagle.training.feature_store` keeps what it found and reads it again.
 Both hand out unshifted tensors: shifting has one home, `eagle.training.steps`.
 
-Letters: B batch, T positions, H target hidden size, P positions with a loss, Vd draft vocabulary.
+Letters: B batch, T positions, H target hidden size, P positions with a loss, C of a chunk, V vocabulary, Vd draft
+vocabulary. T beside logits is a temperature.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,7 +22,10 @@ from torch import Tensor
 
 from eagle.data.batches import Batch, Segments
 from eagle.engine.target import Target
+from eagle.seeds import stable_number
 from eagle.training.target_snapshot import OutputLayer
+
+COLDEST = 1e-5  # a temperature: at this one T log sum exp(z / T) is the maximum
 
 
 class LawStates(NamedTuple):
@@ -25,9 +37,66 @@ class LawStates(NamedTuple):
 
     def law(self, output: OutputLayer, rows: slice) -> Tensor:
         """p on the tokens of a restricted output layer, normalised over the whole vocabulary: (C, Vd)."""
+        return self.logits(output, rows).sub_(self.log_normaliser[rows, None]).exp_()
+
+    def logits(self, output: OutputLayer, rows: slice) -> Tensor:
+        """Of the tokens of an output layer: (C, its tokens), float32 or better."""
         logits = output(self.states[rows])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.sub_(self.log_normaliser[rows, None]).exp_()
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class Choice(NamedTuple):
+    """What the target chooses at C positions under noise, and the noise that the draft knows of."""
+
+    noise: Tensor  # (C, Vd) T g, to be added to the draft's logits
+    best: Tensor  # (C,) x* as a draft token; -1 where the draft vocabulary lacks it
+
+
+class Race(NamedTuple):
+    """The target's logits at C positions, and the numbers with which its tokens compete at any temperature."""
+
+    logits: Tensor  # (C, Vd) of the draft tokens
+    others: Tensor  # (C, V) of the other tokens, -inf for draft tokens
+    gumbel: Tensor  # (C, Vd + 1), the last for the best of the others
+
+    def won(self, temperature: Tensor) -> Choice:
+        """At a temperature for every position, (C,)."""
+        noise = temperature[:, None] * self.gumbel
+        known = (self.logits + noise[:, :-1]).max(-1)
+        warm = temperature.clamp_min(COLDEST)
+        other = warm * (self.others / warm[:, None]).logsumexp(-1) + noise[:, -1]
+        return Choice(noise[:, :-1], known.indices.where(known.values >= other, -1))
+
+
+@dataclass(frozen=True, eq=False)
+class SharedNoise:
+    """Noise at P positions of a batch, the same for all draft steps that predict one, as decoding has it.
+
+    A function of `seed` and of where a chunk begins: nothing is drawn in an order, but chunks have to be the same.
+    """
+
+    laws: LawStates
+    output: OutputLayer  # of all tokens
+    draft_ids: Tensor  # (Vd,)
+    seed: int
+
+    def race(self, rows: slice) -> Race:
+        others = self.laws.logits(self.output, rows)
+        logits = others[:, self.draft_ids]
+        gumbel = self._gumbel(rows.start, (len(logits), logits.shape[1] + 1), logits)
+        return Race(logits, others.index_fill_(1, self.draft_ids, -torch.inf), gumbel)
+
+    def _gumbel(self, first: int, shape: tuple[int, int], like: Tensor) -> Tensor:
+        """Drawn in float64: -log of a small exponential number in float32 lies on a grid, and there races are won."""
+        generator = torch.Generator(like.device).manual_seed(stable_number(self.seed, "noise", first))
+        drawn = torch.empty(shape, dtype=torch.float64, device=like.device).exponential_(generator=generator)
+        return drawn.log_().neg_().to(like.dtype)
+
+
+def random_temperatures(count: int, seed: int, device: torch.device) -> Tensor:
+    """One for every conversation of a batch, uniform on [0, 1]: (count,) float32."""
+    generator = torch.Generator().manual_seed(stable_number(seed, "temperatures"))
+    return torch.rand(count, generator=generator).to(device)
 
 
 class Signals(NamedTuple):

@@ -83,6 +83,15 @@ def starts(segments: Segments, place: Tensor) -> Tensor:
     return (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
 
 
+def conversation_at(at: Tensor, segments: Segments = None) -> tuple[Tensor, int]:
+    """Which conversation of the batch every position of `at` (B, T) bool belongs to (P,), and how many there are."""
+    batch, place = at.nonzero(as_tuple=True)  # (P,)
+    if segments is None:
+        return batch, at.shape[0]
+    ends = torch.tensor(segments, device=at.device).cumsum(0)
+    return torch.searchsorted(ends, place, right=True), len(segments)
+
+
 def rows_for(outputs: list[Tensor], at: Tensor, segments: Segments = None) -> tuple[Tensor, Tensor]:
     """What each step says about the laws at `at` (B, T) bool: rows (P, J, H) and which of them exist (P, J) bool.
 

@@ -163,6 +163,9 @@ class TrainConfig(LoadOptions):
     loss_kl: float = option(0.0, "weight of the KL divergence there", at_least=0, at_most=1e6)
     loss_total_variation: float = option(0.0, "weight of 1 - overlap", at_least=0, at_most=1e6)
     loss_log_overlap: float = option(0.0, "weight of -log overlap", at_least=0, at_most=1e6)
+    loss_coupled: float = option(
+        0.0, "weight of the cross-entropy under coupled decoding's noise", at_least=0, at_most=1e6
+    )
     loss_fraction: float = option(
         1.0, "share of the loss positions to use, chosen at random: saves output layers", above=0, at_most=1
     )
@@ -220,7 +223,7 @@ class TrainConfig(LoadOptions):
                 f"max_length {self.max_length} is larger than tokens_per_batch {self.tokens_per_batch}: "
                 "a conversation would not fit a batch; raise tokens_per_batch"
             )
-        LossWeights(self.loss_cross_entropy, self.loss_kl, self.loss_total_variation, self.loss_log_overlap)
+        _ = self.loss_weights  # refuses what is no loss
         if self.data is None and (self.features is None or self.fill_features):
             raise ValueError("data is missing: without it, features must name a directory of stored features")
         if self.fill_features and self.features is None:
@@ -228,7 +231,7 @@ class TrainConfig(LoadOptions):
 
     @property
     def loss_weights(self) -> LossWeights:
-        return LossWeights(self.loss_cross_entropy, self.loss_kl, self.loss_total_variation, self.loss_log_overlap)
+        return LossWeights(**{field.name: getattr(self, f"loss_{field.name}") for field in fields(LossWeights)})
 
     @property
     def sources(self) -> Sources:

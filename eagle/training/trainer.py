@@ -101,6 +101,7 @@ class Trainer:
         self.accelerator = accelerator
         self._batching, self._chance, self._schedule = config.batching, config.chance, config.schedule
         self._intervals, self._clip_norm, self._output = config.intervals, config.clip_norm, Path(config.output)
+        self._draws_noise = config.loss_coupled > 0
         self._signals = signals if head.embed_tokens is None else OwnEmbeddings(signals, head.embed_tokens.weight)
         self._examples = material.examples
         self._held_out = HeldOut(material.held_out, self._signals, config.batching, accelerator.device)
@@ -166,9 +167,9 @@ class Trainer:
         mine = list(enumerate(self._plan[progress.step]))[rank::world]
         packing = self._batching.packing
         batches = [self._positions(collate(self._examples, rows, packing), index) for index, rows in mine]
-        count = self._total(sum(int(at.sum()) for _, at in batches))
+        count = self._total(sum(int(at.sum()) for _, at, _ in batches))
         set_learning_rate(self._optimizers, rate := learning_rate(self._schedule, progress.step, self.num_steps))
-        losses = [self._backward(batch, at, count, last=i == len(batches) - 1) for i, (batch, at) in enumerate(batches)]
+        losses = [self._backward(*batch, count, last=i == len(batches) - 1) for i, batch in enumerate(batches)]
         norm = float(self.accelerator.clip_grad_norm_(self._module.parameters(), self._clip_norm))
         self._move(log, norm, sum(float(loss.total) for loss in losses), rate)
         tokens = sum(len(self._examples[row]) for _, rows in mine for row in rows)
@@ -192,24 +193,25 @@ class Trainer:
         what = first_not_finite(self._module) or "all weights are finite, what they compute is not"
         return Diverged(step, f"{told}; {what}", learning_rate(self._schedule, max(step - 1, 0), self.num_steps))
 
-    def _positions(self, batch: Batch, index: int) -> tuple[Batch, Tensor]:
+    def _positions(self, batch: Batch, index: int) -> tuple[Batch, Tensor, int]:
+        """The batch, its positions with a loss (B, T), and the seed of what chance decides there."""
         batch = batch.to(self.accelerator.device)
         seed = ((self._chance.seed << 40) + (self.progress.step << 10) + index) % SEEDS
-        return batch, choose_positions(batch.loss_mask, self._chance.loss_fraction, seed)
+        return batch, choose_positions(batch.loss_mask, self._chance.loss_fraction, seed), seed
 
     def _total(self, value: float) -> float:
         """A number summed over all processes."""
         return float(self.accelerator.reduce(torch.tensor(float(value), device=self.accelerator.device)))
 
-    def _backward(self, batch: Batch, at: Tensor, count: float, last: bool) -> StepLosses:
+    def _backward(self, batch: Batch, at: Tensor, seed: int, count: float, last: bool) -> StepLosses:
         signals = self._noisy(self._signals.read(batch, at))
         scale = self.accelerator.num_processes / max(count, 1.0)  # gradients are averaged over processes
         if last:
-            losses = self._module(signals, at)
+            losses = self._module(signals, at, seed)
             self.accelerator.backward(losses.total * scale)
         else:
             with self.accelerator.no_sync(self._module):
-                losses = self._module(signals, at)
+                losses = self._module(signals, at, seed)
                 self.accelerator.backward(losses.total * scale)
         return StepLosses(*(value.detach() for value in losses))
 
@@ -237,6 +239,7 @@ class Trainer:
             "loss": float(total.total) / max(done.num_positions, 1.0),
             "step_loss": (total.loss / total.positions.clamp_min(1)).tolist(),
             "overlap": (total.overlap / total.positions.clamp_min(1)).tolist(),
+            **self._coupled(total),
             "learning_rate": done.learning_rate,
             "gradient_norm": done.gradient_norm,
             "skipped_steps": progress.skipped_steps,
@@ -245,6 +248,12 @@ class Trainer:
             "tokens_per_s": tokens / done.elapsed_s,
             "elapsed_s": progress.elapsed_s,
         })  # fmt: skip
+
+    def _coupled(self, total: StepLosses) -> dict[str, list[float]]:
+        """Agreement under shared noise at random temperatures, where the loss draws it."""
+        if not self._draws_noise:
+            return {}
+        return {"coupled_agreement": (total.agreement / total.positions.clamp_min(1)).tolist()}
 
     def _evaluate(self, log: RunLog, must_be_finite: bool) -> Evaluation:
         """Measure the held-out conversations; export the head when it is the best so far.

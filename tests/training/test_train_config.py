@@ -6,6 +6,7 @@ import pytest
 
 from eagle.data.prepare_config import PrepareConfig
 from eagle.options import load, parse
+from eagle.training.loss import LossWeights
 from eagle.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -43,12 +44,20 @@ def test_flags_come_before_the_file_and_the_file_before_defaults(tmp_path):
         ({"data": "x", "clip_norm": 0.0}, "clip_norm is 0.0, it must be larger than 0"),
         ({"data": "x", "init_fc": "low"}, "init_fc is 'low', choose one of high, average, random"),
         ({"data": "x", "loss_cross_entropy": 0.0}, "one must be larger than 0"),
+        ({"data": "x", "loss_coupled": -1.0}, "loss_coupled is -1.0, it must be at least 0"),
         ({"data": "x", "max_length": 9000}, "max_length 9000 is larger than tokens_per_batch 4096"),
     ],
 )
 def test_wrong_values_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**values)
+
+
+def test_every_loss_has_an_option():
+    weights = LossWeights(0, 0.1, 0.2, 0.3, 0.4)
+    named = {f"loss_{name}": value for name, value in vars(weights).items()}
+    assert TrainConfig(data="rows", **named).loss_weights == weights
+    assert TrainConfig(data="rows", loss_cross_entropy=0.0, loss_coupled=1.0).loss_weights == LossWeights(0, coupled=1)
 
 
 PARTS = ("sources", "initialisation", "unrolling", "batching", "chance", "optimization", "schedule", "intervals")
