@@ -9,12 +9,15 @@ from eagle.decode import DecodeOptions, Finish, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
+from eagle.pairing import check_pair
 from eagle.planner import plan
 from eagle.prompting import Message, encode_prompt, fastchat_stops, render_prompt
 from eagle.sampling import seeded
 from eagle.stats import DecodeStats
 from eagle.text import Detokenizer, StopStrings, stop_ids
 from eagle.trees import AutoTree, TreePolicy
+
+WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Chat:
         for piece in chat.stream("Why is the sky blue?"):
             print(piece.text, end="", flush=True)
 
-    `stats` covers the last answer. Answers depend on the seed and on how many came before, not on timing.
+    `stats`, `prompt_ids` and `tokens` are of the last answer. Answers depend on the seed and on how many came before,
+    not on timing; under verifier `coupled` not on where earlier ones were stopped either. Raises ValueError for a
+    policy whose trees the verifier of `options` cannot decide.
     """
 
     def __init__(
@@ -46,10 +51,11 @@ class Chat:
         stop: Sequence[str] = (),
         seed: int = 0,
     ):
-        drafter = None
-        if head is not None:
-            drafter = EagleDrafter(head, target.embed, plan(policy or AutoTree(), target, head))
         self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
+        drafter, policy = None, policy or AutoTree()
+        if head is not None:
+            check_pair(policy, self.options.verifier, self.options.sampling)
+            drafter = EagleDrafter(head, target.embed, plan(policy, target, head))
         if template is not None:
             self.stop += fastchat_stops(template)[0]
         if self.stop or template is not None:
@@ -59,6 +65,8 @@ class Chat:
         self.session = Session(target, drafter)
         self.stats = DecodeStats()
         self.finish: Finish | None = None
+        self.prompt_ids: list[int] = []
+        self.tokens: list[int] = []
         self._generator = seeded(seed, target.device)
         self._turn: object = None  # the one that is being answered
         self.reset()
@@ -77,9 +85,10 @@ class Chat:
         Raises ValueError when the conversation no longer fits into the target's context; history is then unchanged.
         """
         messages = [*self.messages, {"role": "user", "content": message}]
-        prompt_ids = encode_prompt(self._tokenizer, render_prompt(self._tokenizer, messages, self.template))
+        prompt_ids = self._read(messages)
         self.target.new_cache().check_room(len(prompt_ids) + 1)
         self.stats, self.finish, said = DecodeStats(), None, []
+        self.prompt_ids, self.tokens = prompt_ids, []
         self._turn = (turn := object())
         try:
             for piece in self._pieces(self.session.decode(prompt_ids, self.options, self._generator)):
@@ -88,6 +97,16 @@ class Chat:
         finally:
             if self._turn is turn:  # a later turn has begun otherwise, and the history is its
                 self.messages = [*messages, {"role": "assistant", "content": "".join(said)}]
+
+    def warm_up(self) -> None:
+        """A short answer that nobody hears: the first passes of a process pay for allocations. Changes no later one."""
+        options = replace(self.options, max_new_tokens=min(WARM_UP_TOKENS, self.options.max_new_tokens))
+        prompt_ids = self._read([*self.messages, {"role": "user", "content": "Hi"}])
+        for _ in self.session.decode(prompt_ids, options, seeded(0, self.target.device)):  # not this chat's numbers
+            pass
+
+    def _read(self, messages: Sequence[Message]) -> list[int]:
+        return encode_prompt(self._tokenizer, render_prompt(self._tokenizer, messages, self.template))
 
     @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -99,6 +118,7 @@ class Chat:
         detokenizer, stops = Detokenizer(self._tokenizer), StopStrings(self.stop)
         for step in self.stats.watch(steps):
             for index, token in enumerate(step.tokens):
+                self.tokens.append(token)
                 if text := stops.push(detokenizer.push(token)):
                     yield Piece(text, accepted=index < step.num_accepted)
                 if stops.found:

@@ -21,7 +21,7 @@ from eagle.drafters.protocol import Drafter
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TreeCache
-from eagle.judging import Judge, check_verifier, judge
+from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge
 from eagle.sampling import Sampling
 from eagle.timing import no_clock
 from hsd_verify import DraftTree
@@ -36,7 +36,7 @@ class DecodeOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 512
-    verifier: str = "hsd"  # a name in eagle.judging.VERIFIERS
+    verifier: str = AUTO  # a name in eagle.judging.VERIFIERS; auto: the one that the drafter's trees are made for
     ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
     stop_ids: frozenset[int] = frozenset()  # tokens that end an answer beside the target's own
 
@@ -45,7 +45,8 @@ class DecodeOptions:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, it must be a whole number")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}, it must be at least 1")
-        check_verifier(self.verifier)
+        if self.verifier != AUTO:
+            check_verifier(self.verifier)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class Session:
         """
         options, self._answer = options or DecodeOptions(), (answer := object())
         emitter = _Emitter(options, self.target.end_token_ids)
-        judged = judge(options.sampling, options.verifier, generator, self.target.device)
+        own = self.drafter.verifier if self.drafter is not None else COUPLED
+        verifier = own if options.verifier == AUTO else options.verifier
+        judged = judge(options.sampling, verifier, generator, self.target.device)
         token = self._prefill(prompt_ids, judged, clock)
         step = emitter.step((token,), num_accepted=0)
         yield step
@@ -236,12 +239,13 @@ def autoregressive(
 ) -> Iterator[Step]:
     """The reference: plain decoding, one token a forward, no tree, no mask. Yields a step a token.
 
-    Of `options.verifier` only matters whether it is `coupled`: tokens are then drawn with the answer's noise, and
-    `Session.decode` with an equal generator gives the same ones, whatever it drafts with.
+    Of `options.verifier` only matters whether it is `coupled` (or `auto`): tokens are then drawn with the answer's
+    noise, and a coupled `Session.decode` with an equal generator gives the same ones, whatever it drafts with.
     """
     options = options or DecodeOptions()
     emitter = _Emitter(options, target.end_token_ids)
-    judged = judge(options.sampling, options.verifier, generator, target.device)
+    verifier = COUPLED if options.verifier == AUTO else options.verifier
+    judged = judge(options.sampling, verifier, generator, target.device)
     cache, text, ids = target.new_cache(), list(prompt_ids), list(prompt_ids)
     watch = FiniteWatch(lambda: target.explain_bad_logits(text))
     while True:

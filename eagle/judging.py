@@ -9,6 +9,7 @@ The decode loop knows a `Judge` and not which. Positions count from the start of
 Letters: N tree nodes including the root, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,8 +22,9 @@ from eagle.noise import NoiseField, answer_key
 from eagle.sampling import Sampling, drawn_token, greedy_tokens, seeded
 from hsd_verify import DraftTree, Verdict
 
-COUPLED = "coupled"
+COUPLED, INDEPENDENT = "coupled", "hsd"  # the best verifier of each kind
 VERIFIERS = (*hsd_verify.VERIFIERS, COUPLED)
+AUTO = "auto"  # in options: the verifier that the drafter's trees are made for
 
 
 class Judge(Protocol):
@@ -119,13 +121,20 @@ class ChosenTokens:
     def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
         if self.field is None:
             return hsd_verify.verify_chosen(tree, greedy_tokens(logits))
-        if logits.is_cpu:  # along the path only
-            depth = tree.depth
-            return hsd_verify.verify_chosen(tree, lambda node: self.token(logits[node], position + depth[node]))
-        depths = tree.depth
-        noise = self.field.rows([position + d for d in range(max(depths) + 1)], logits.shape[-1])  # (D + 1, V)
-        perturbed = self.sampling.scores(logits) + noise[torch.tensor(depths, device=noise.device)]  # (N, V)
-        return hsd_verify.verify_chosen(tree, perturbed.argmax(-1))
+        chosen = self.along_path if logits.is_cpu else self.of_all_nodes
+        return hsd_verify.verify_chosen(tree, chosen(tree, logits, position))
+
+    def along_path(self, tree: DraftTree, logits: Tensor, position: int) -> Callable[[int], int]:
+        """The token after a node, found when it is asked for: few nodes are, and a CPU waits for nothing."""
+        depth = tree.depth
+        return lambda node: self.token(logits[node], position + depth[node])
+
+    def of_all_nodes(self, tree: DraftTree, logits: Tensor, position: int) -> Tensor:
+        """The tokens after all nodes (N,) at once: an accelerator is waited for once and not at every node."""
+        assert self.field is not None, "without noise they are the target's best"
+        noise = self.field.rows([position + d for d in range(max(tree.depth) + 1)], logits.shape[-1])  # (D + 1, V)
+        by_node = noise[torch.tensor(tree.depth, device=noise.device)]  # (N, V)
+        return (self.sampling.scores(logits) + by_node).argmax(-1)
 
     def chance(self, position: int) -> Chance:
         noise = Noise(self.field, position) if self.field is not None else None

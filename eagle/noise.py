@@ -14,8 +14,9 @@ and this one purpose: an acceptance test or a residual drawn from noise that the
 
 so one number bounds a whole group from above, and the winner of 49,152 tokens is found among a few groups. `u` has 58
 random bits and float64 keeps its relative precision near 0, where races are won: tokens of probability 1e-18 can win.
+The other 6 bits of a group's word say which of its tokens is the first.
 
-Letters: V vocabulary, W tokens of a group, M groups, n tokens asked for, P positions.
+Letters: V vocabulary, W tokens of a group, M groups, n tokens or groups asked for, P positions.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-GROUP = 64  # W
+OWN_BITS = 6
+GROUP = 1 << OWN_BITS  # W
 LIKELY_GROUPS = 8  # looked at first; the others only where that leaves them possible
 KEPT_ROWS = 64  # positions whose numbers for the draft's tokens are kept: deeper than trees are
 GAMMA = 0x9E3779B97F4A7C15  # of SplitMix64 (Steele, Lea, Flood 2014), as are the two multipliers
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-FIRSTS, PLACES = 1 << 40, 1 << 41  # where the words of groups stand, behind those of tokens
+FIRSTS = 1 << 40  # where the words of groups stand, behind those of tokens
 ALL_BITS = (1 << 64) - 1
 
 
@@ -42,13 +44,23 @@ class NoiseField:
         self._kept: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
 
     def at(self, position: int, tokens: Tensor) -> Tensor:
-        """Gumbel numbers of `tokens` (n,) at a position of the sequence, counted from its start: (n,) float64."""
-        return -self._races(self._row(position), tokens).log()
+        """Gumbel numbers of `tokens` (n,) at a position of the sequence, counted from its start: (n,) float64.
+
+        Raises ValueError for numbers that are no tokens, such as the -1 of what a draft vocabulary lacks.
+        """
+        _check_tokens(tokens)
+        row, tokens = _row(self.key, position), tokens.long()
+        groups, own = torch.unique_consecutive(tokens >> OWN_BITS, return_inverse=True)  # few where tokens ascend
+        least, places = _groups(row, groups)
+        is_first = places[own] == tokens & (GROUP - 1)
+        return -(least[own] + _exponential(_words(row, tokens)).masked_fill_(is_first, 0.0)).log()
 
     def rows(self, positions: list[int], vocab_size: int) -> Tensor:
-        """All numbers at P positions: (P, V) float64."""
-        tokens = torch.arange(vocab_size, device=self.device)
-        return torch.stack([self.at(position, tokens) for position in positions])
+        """All numbers at P positions: (P, V) float64. Nothing is waited for on an accelerator."""
+        groups = torch.arange(-(-vocab_size // GROUP), device=self.device)
+        rows = [_row(self.key, position) for position in positions]
+        races = [_races(row, groups, *_groups(row, groups)).flatten()[:vocab_size] for row in rows]
+        return torch.stack(races).log_().neg_()
 
     def draft_row(self, position: int, tokens: Tensor) -> Tensor:
         """`at` for the draft's tokens (Vd,), in float32, remembered: the next round asks for many of them again."""
@@ -61,50 +73,67 @@ class NoiseField:
         return entry[1]
 
     def best(self, scores: Tensor, position: int) -> Tensor:
-        """The token of largest score + g, of scores (V,) = logits / temperature: a scalar on their device."""
-        if not scores.is_cpu:  # where a pass over V costs less than to wait for what groups are likely
-            return (scores + self.rows([position], len(scores))[0]).argmax()
-        groups = _grouped(scores)  # (M, W)
-        row = self._row(position)
-        least, places = self._groups(row, torch.arange(len(groups)))
+        """The token of largest score + g, of scores (V,) = logits / temperature: a scalar on their device.
+
+        Of equal ones the first, as everywhere.
+        """
+        if scores.is_cpu:
+            return self.best_of_groups(scores, position)
+        return self.best_of_row(scores, position)  # a pass over V costs less than to wait for which groups are likely
+
+    def best_of_row(self, scores: Tensor, position: int) -> Tensor:
+        """`best`, by all V numbers."""
+        return (scores + self.rows([position], len(scores))[0]).argmax()
+
+    def best_of_groups(self, scores: Tensor, position: int) -> Tensor:
+        """`best`, by the numbers of those groups that can hold it."""
+        groups, row = _grouped(scores), _row(self.key, position)  # (M, W)
+        least, places = _groups(row, torch.arange(len(groups), device=scores.device))
         bounds = groups.amax(-1) - least.log()  # (M,) float64
-        likely = bounds.topk(min(LIKELY_GROUPS, len(groups))).indices
-        value, token = self._best_of(row, groups, likely, least, places)
+
+        def best_among(chosen: Tensor) -> tuple[Tensor, Tensor]:
+            """The largest score + g in groups (n,) that ascend, and its token."""
+            found = (groups[chosen] - _races(row, chosen, least[chosen], places[chosen]).log_()).flatten().max(-1)
+            return found.values, chosen[found.indices // GROUP] * GROUP + found.indices % GROUP
+
+        likely = bounds.topk(min(LIKELY_GROUPS, len(groups))).indices.sort().values
+        value, token = best_among(likely)
         possible = (bounds >= value).nonzero()[:, 0]
-        if len(possible) > len(likely):
-            value, token = self._best_of(row, groups, possible, least, places)
-        return token
-
-    def _best_of(
-        self, row: int, groups: Tensor, chosen: Tensor, least: Tensor, places: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Largest score + g among the groups `chosen`, and its token."""
-        own = torch.arange(GROUP)
-        tokens = chosen[:, None] * GROUP + own  # (n, W)
-        waits = _exponential(_words(row, tokens)).masked_fill_(places[chosen][:, None] == own, 0.0)
-        found = (groups[chosen] - (least[chosen][:, None] + waits).log()).flatten().max(-1)
-        return found.values, tokens.flatten()[found.indices]
-
-    def _races(self, row: int, tokens: Tensor) -> Tensor:
-        """E of tokens (n,): (n,) float64."""
-        least, places = self._groups(row, torch.arange(-(-int(tokens.max() + 1) // GROUP), device=tokens.device))
-        group = tokens // GROUP
-        is_first = places[group] == tokens % GROUP
-        return least[group] + _exponential(_words(row, tokens)).masked_fill_(is_first, 0.0)
-
-    def _groups(self, row: int, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """Of groups (M,): E of their first tokens (M,) float64, and which token of the group that is (M,)."""
-        return _exponential(_words(row, groups + FIRSTS)) / GROUP, _words(row, groups + PLACES) & (GROUP - 1)
-
-    def _row(self, position: int) -> int:
-        """Where the stream of a position begins: far from all others, as hashes are."""
-        return _mixed(_mixed(self.key) ^ _mixed(position + FIRSTS))
+        return token if len(possible) <= len(likely) else best_among(possible)[1]
 
 
 def answer_key(generator: torch.Generator | None) -> int:
-    """The key of the next answer: one number of the generator, so that every answer has its own."""
+    """The key of the next answer: one number of the generator, so that every answer has its own.
+
+    Without a generator of torch's own on the CPU. A seed gives other keys on another device, as its generators do.
+    """
     device = generator.device if generator is not None else "cpu"
     return int(torch.randint((1 << 63) - 1, (), generator=generator, device=device))
+
+
+def _check_tokens(tokens: Tensor) -> None:
+    lowest, highest = map(int, tokens.aminmax()) if len(tokens) else (0, 0)
+    if lowest < 0 or highest >= FIRSTS:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"token {wrong} has no noise, tokens lie in 0..2^40 - 1: pass target ids, not draft ids")
+
+
+def _row(key: int, position: int) -> int:
+    """Where the stream of a position begins: far from all others, as hashes are."""
+    return _mixed(_mixed(_mixed(key)) ^ _mixed(position))
+
+
+def _groups(row: int, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Of groups (n,): E of their first tokens (n,) float64, and which token of the group that is (n,)."""
+    words = _words(row, groups + FIRSTS)
+    return _exponential(words).div_(GROUP), words & (GROUP - 1)
+
+
+def _races(row: int, groups: Tensor, least: Tensor, places: Tensor) -> Tensor:
+    """E of all tokens of groups (n,), whose first ones `_groups` gave: (n, W) float64."""
+    own = torch.arange(GROUP, device=groups.device)
+    waits = _exponential(_words(row, groups[:, None] * GROUP + own))  # (n, W)
+    return waits.masked_fill_(places[:, None] == own, 0.0).add_(least[:, None])
 
 
 def _grouped(scores: Tensor) -> Tensor:
@@ -116,8 +145,8 @@ def _grouped(scores: Tensor) -> Tensor:
 
 
 def _exponential(words: Tensor) -> Tensor:
-    """Random words -> standard exponential numbers, float64, never 0 and never infinite."""
-    uniform = ((words >> 6) & ((1 << 58) - 1)).double().add_(0.5).mul_(2.0**-58)
+    """The upper 58 bits of random words -> standard exponential numbers, float64, never 0 and never infinite."""
+    uniform = _shifted(words, OWN_BITS).double().add_(0.5).mul_(2.0**-58)
     return uniform.clamp_(max=1 - 2.0**-53).neg_().log1p_().neg_()
 
 

@@ -71,9 +71,9 @@ def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
     """At every measured temperature the tree with the most tokens a second; sizes that the policy names stay."""
     trees = tuple((temperature, _best_tree(policy, fit, temperature, costs)) for temperature in fit.temperatures)
     coupled = tuple(
-        (temperature, perturbed(policy.num_nodes or best_budget(costs, kinds["coupled"].by_size), fit.coupled))
+        (temperature, _best_coupled(policy, fit, temperature, costs))
         for temperature in fit.temperatures
-        if "coupled" in (kinds := fit.at(temperature))
+        if "coupled" in fit.at(temperature)
     )
     return replace(policy, trees=trees, coupled_trees=coupled)
 
@@ -84,6 +84,15 @@ def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostMo
     if _is_sampled(policy, kinds, temperature, costs):
         return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"].by_size), fit.acceptance)
     return placed(policy.greedy_nodes or policy.num_nodes or best_budget(costs, kinds["eagle"].by_size))
+
+
+def _best_coupled(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
+    """Under shared noise: the tree that reads it, or the deterministic one where that is faster."""
+    kinds = fit.at(temperature)
+    by_size = kinds["coupled"].by_size
+    if "eagle" in kinds and _fastest(costs, kinds["eagle"].by_size) > _fastest(costs, by_size):
+        return placed(policy.num_nodes or best_budget(costs, kinds["eagle"].by_size))
+    return perturbed(policy.num_nodes or best_budget(costs, by_size), fit.coupled)
 
 
 def _is_sampled(policy: AutoTree, kinds: Mapping[str, Expected], temperature: float, costs: CostModel) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-import hsd_verify
-from eagle import planner
+from eagle import judging, planner
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
+from eagle.judging import COUPLED
+from eagle.pairing import check_pair
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
 from eagle.trees import TreePolicy, parse_policy
@@ -33,14 +34,14 @@ class TreeAndVerifier:
     """How an arm drafts and verifies."""
 
     policy: TreePolicy
-    verifier: str  # a name in hsd_verify.VERIFIERS
+    verifier: str  # a name in eagle.judging.VERIFIERS
 
 
 def parse_drafting(spec: str) -> TreeAndVerifier:
     """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`; the tree as `eagle.trees.parse_policy` reads it."""
     tree, _, verifier = spec.rpartition("+")  # the tree may hold a `+` of its own
-    if not tree or verifier not in hsd_verify.VERIFIERS:
-        raise ValueError(f"drafting '{spec}': write TREE+VERIFIER, verifiers are {', '.join(hsd_verify.VERIFIERS)}")
+    if not tree or verifier not in judging.VERIFIERS:
+        raise ValueError(f"drafting '{spec}': write TREE+VERIFIER, verifiers are {', '.join(judging.VERIFIERS)}")
     return TreeAndVerifier(parse_policy(tree), verifier)
 
 
@@ -101,10 +102,12 @@ Arm = Callable[[Models, EvalConfig, Request], Generation]
 
 
 def _autoregressive(models: Models, _config: EvalConfig, request: Request) -> Generation:
+    """Plain decoding with the noise of the request's seed: the target's law, and the very text of coupled arms."""
     clock = PhaseClock(models.target.device)
-    options = DecodeOptions(request.sampling, request.max_new_tokens)
+    options = DecodeOptions(request.sampling, request.max_new_tokens, COUPLED)
     generator = seeded(request.seed, models.target.device)
-    return record(autoregressive(models.target, request.prompt_ids, options, generator, clock), clock)
+    steps = autoregressive(models.target, request.prompt_ids, options, generator, clock)
+    return record(steps, clock, coupled=_shares_noise(options))
 
 
 def _speculative(spec: str, models: Models, request: Request) -> Generation:
@@ -115,7 +118,14 @@ def _speculative(spec: str, models: Models, request: Request) -> Generation:
     session = Session(target, EagleDrafter(models.head, target.embed, drafting.policy))
     options = DecodeOptions(request.sampling, request.max_new_tokens, drafting.verifier)
     steps = session.decode(request.prompt_ids, options, seeded(request.seed, target.device), clock)
+    if _shares_noise(options):  # what a rule would accept of trees that have seen the target's noise means nothing
+        return record(steps, clock, coupled=True)
     return record(steps, clock, ExactTau(target.end_token_ids, request.sampling.greedy))
+
+
+def _shares_noise(options: DecodeOptions) -> bool:
+    """Whether the tokens are those of the seed's noise field; at temperature 0 there is none."""
+    return options.verifier == COUPLED and not options.sampling.greedy
 
 
 def _peer(models: Models, request: Request, **speculation: Any) -> Generation:
@@ -137,7 +147,8 @@ ARMS: dict[str, Arm] = {
     ),
     "hf_assisted": lambda models, _config, request: _assisted(models, request),
 }
-DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}"}  # arms that are names for TREE+VERIFIER
+# arms that are names for TREE+VERIFIER
+DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}", "coupled": "{tree}+coupled"}
 BASELINE, PEER_BASELINE = "autoregressive", "hf_generate"
 
 
@@ -151,6 +162,19 @@ def find_arm(name: str, config: EvalConfig) -> Arm:
         raise ValueError(f"unknown arm '{name}': choose from {known}, or write TREE+VERIFIER")
     parse_drafting(spec)  # refuse a wrong one before anything is loaded
     return lambda models, _config, request: _speculative(spec, models, request)
+
+
+def check_fit(name: str, config: EvalConfig) -> None:
+    """Raises ValueError for an arm whose verifier cannot decide its trees at one of the run's temperatures."""
+    spec = drafting_spec(name, config)
+    if spec is None:
+        return
+    drafting = parse_drafting(spec)
+    for temperature in config.temperatures:
+        try:
+            check_pair(drafting.policy, drafting.verifier, Sampling(temperature))
+        except ValueError as refusal:
+            raise ValueError(f"arm '{name}': {refusal}") from None
 
 
 def drafting_spec(name: str, config: EvalConfig) -> str | None:

@@ -1,19 +1,20 @@
-"""At temperature 0 every arm must write the plain target's tokens. Where one does not, how near was the tie?
+"""Answers that must have the plain target's tokens: all at temperature 0, coupled ones at any. How near were the ties?
 
 A tree is scored in another shape than a single token, so half-precision kernels may round differently and flip two
-tokens whose logits are all but equal. Such flips are counted and their gap is shown; a large gap is a bug.
+tokens that are all but equal. Such flips are counted and their gap is shown; a large gap is a bug. Above temperature 0
+tokens are compared by `z + T g`, with the noise g that the row's seed stands for.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-
+from eagle.agreement import chosen_tokens, parting, tie_gap
 from eagle.engine.target import Target
 from eagle.files import JsonLines
+from eagle.sampling import Sampling
 from evaluation.arms import BASELINE
 from evaluation.rows import AnswerRow, Key, read_as
 
@@ -28,30 +29,41 @@ class Difference:
     position: int
     expected: int | None  # None: the plain answer ended here
     found: int | None
-    gap: float | None = None  # logit of the expected token less that of the one found, after the same text
+    gap: float | None = None  # of the expected token less that of the one found, as the target compares them
     answers: str = ""  # digest of both: a gap belongs to them
 
     def same_place(self, other: "Difference") -> bool:
         return (self.key, self.position, self.answers) == (other.key, other.position, other.answers)
 
 
+class Group(NamedTuple):
+    """What is counted together."""
+
+    task: str
+    arm: str
+    temperature: float
+
+
+def group_of(key: Key) -> Group:
+    return Group(key.task, key.arm, key.temperature)
+
+
 def compared(rows: Mapping[Key, AnswerRow]) -> Iterator[tuple[AnswerRow, AnswerRow]]:
-    """Greedy answers beside the baseline's answer to the same prompt. Later turns may have other prompts: left out."""
-    for key, row in rows.items():
-        base = rows.get(key._replace(arm=BASELINE))
-        if key.temperature == 0 and key.arm != BASELINE and base and base.prompt_tokens == row.prompt_tokens:
-            yield row, base
+    """Answers that must equal the baseline's to the same prompt, beside it.
+
+    Later turns may have other prompts: left out. So are plain answers of older versions, which are other draws.
+    """
+    return ((row, base) for row, base in _beside_baseline(rows) if _same_draw(row, base))
 
 
 def first_difference(row: AnswerRow, base: AnswerRow) -> Difference | None:
     """None when the tokens are the same."""
     found, expected = row.generation.tokens, base.generation.tokens
-    if found == expected:
+    parted = parting(expected, found)
+    if parted is None:
         return None
-    shorter = min(len(found), len(expected))
-    position = next((i for i in range(shorter) if found[i] != expected[i]), shorter)
     answers = hashlib.sha256(repr((row.prompt_tokens, found, expected)).encode()).hexdigest()[:12]
-    return Difference(row.key, position, _at(expected, position), _at(found, position), answers=answers)
+    return Difference(row.key, **asdict(parted), answers=answers)
 
 
 def measure_differences(rows: Mapping[Key, AnswerRow], target: Target, folder: Path) -> list[Difference]:
@@ -72,22 +84,36 @@ def measure_differences(rows: Mapping[Key, AnswerRow], target: Target, folder: P
 
 
 def summarise_equality(rows: Mapping[Key, AnswerRow], differences: Iterable[Difference]) -> list[dict[str, Any]]:
-    """Counts and gaps by task and arm."""
-    counts: dict[tuple[str, str], int] = {}
-    for row, _ in compared(rows):
-        counts[row.key.task, row.key.arm] = counts.get((row.key.task, row.key.arm), 0) + 1
+    """Counts and gaps by task, arm and temperature."""
+    groups: dict[Group, list[bool]] = {}  # of every answer: whether it could be compared
+    for row, base in _beside_baseline(rows):
+        groups.setdefault(group_of(row.key), []).append(_same_draw(row, base))
     listed = list(differences)
-    return [_equality_row(task, arm, num, listed) for (task, arm), num in sorted(counts.items())]
+    return [_equality_row(group, groups[group], listed) for group in sorted(groups)]
 
 
-def _equality_row(task: str, arm: str, num_compared: int, differences: list[Difference]) -> dict[str, Any]:
-    own = [d for d in differences if (d.key.task, d.key.arm) == (task, arm)]
+def _beside_baseline(rows: Mapping[Key, AnswerRow]) -> Iterator[tuple[AnswerRow, AnswerRow]]:
+    for key, row in rows.items():
+        base = rows.get(key._replace(arm=BASELINE))
+        is_settled = key.temperature == 0 or row.generation.coupled
+        if is_settled and key.arm != BASELINE and base and base.prompt_tokens == row.prompt_tokens:
+            yield row, base
+
+
+def _same_draw(row: AnswerRow, base: AnswerRow) -> bool:
+    """Whether both answers are one text: greedy, or of one noise field."""
+    return row.key.temperature == 0 or (base.generation.coupled and base.draw_seed == row.draw_seed)
+
+
+def _equality_row(group: Group, comparable: list[bool], differences: list[Difference]) -> dict[str, Any]:
+    own = [d for d in differences if group_of(d.key) == group]
     gaps = sorted(abs(d.gap) for d in own if d.gap is not None)
     return {
-        "task": task,
-        "arm": arm,
-        "compared": num_compared,
-        "equal": num_compared - len(own),
+        **group._asdict(),
+        "compared": sum(comparable),
+        "equal": sum(comparable) - len(own),
+        "other_draws": comparable.count(False),  # beside plain answers of older versions
+        "first_difference": min((d.position for d in own), default=None),
         "median_gap": gaps[len(gaps) // 2] if gaps else None,
         "largest_gap": gaps[-1] if gaps else None,
     }
@@ -97,13 +123,8 @@ def _with_gap(difference: Difference, row: AnswerRow, target: Target) -> Differe
     if difference.expected is None or difference.found is None:
         return difference
     ids = [*row.prompt_tokens, *row.generation.tokens[: difference.position]]
-    logits = target.prefill(torch.tensor(ids, device=target.device), target.new_cache()).logits[0].float()  # (V,)
-    gap = float(logits[difference.expected] - logits[difference.found])
-    return replace(difference, gap=gap)
-
-
-def _at(tokens: tuple[int, ...], position: int) -> int | None:
-    return tokens[position] if position < len(tokens) else None
+    judged = chosen_tokens(Sampling(row.key.temperature), row.draw_seed, target)
+    return replace(difference, gap=tie_gap(target, ids, judged, difference.expected, difference.found))
 
 
 def _from_json(values: dict[str, Any]) -> Difference:

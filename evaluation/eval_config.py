@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import hsd_verify
+from eagle.judging import VERIFIERS
 from eagle.load_options import LoadOptions
 from eagle.options import DTYPES, check_options, option
 
@@ -17,7 +17,7 @@ class EvalConfig(LoadOptions):
     output: str = option("runs/evaluation", "directory of the rows, the summary and the report", may_change=True)
     tasks: tuple[str, ...] = option(("mt_bench", "gsm8k", "humaneval"), "benchmarks", may_change=True, each_once=True)
     arms: tuple[str, ...] = option(
-        ("autoregressive", "eagle3", "hsd"),
+        ("autoregressive", "eagle3", "hsd", "coupled"),
         "arms: names in evaluation/arms.py, or TREE+VERIFIER",
         may_change=True,
         each_once=True,
@@ -53,7 +53,7 @@ class EvalConfig(LoadOptions):
     tree: str = option(
         "auto", "tree policy of hsd, as chain:depth=4; 'auto' or 'budgeted' alone takes what was measured here"
     )
-    verifier: str = option("hsd", "verifier of hsd", choices=tuple(hsd_verify.VERIFIERS))
+    verifier: str = option("hsd", "verifier of hsd", choices=VERIFIERS)
     max_new_tokens: int = option(256, "cap on every answer", at_least=1, at_most=1 << 20)
     prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round", at_least=1, at_most=1024)
     system: str | None = option(None, "system prompt; the chat template's own by default", may_be_empty=True)

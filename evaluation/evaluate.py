@@ -24,7 +24,7 @@ from eagle.files import only_writer, remove_leftovers, write_json
 from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import identity, parse
-from evaluation.arms import DRAFTING, Models, drafting_spec, find_arm, weights_digest
+from evaluation.arms import DRAFTING, Models, check_fit, drafting_spec, find_arm, weights_digest
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
 from evaluation.report.document import PLOTS, write_report
@@ -82,9 +82,14 @@ def _evaluate(
 
 
 def check_arms(config: EvalConfig) -> None:
-    """Raises ValueError for an arm that means nothing, and for trees that do, whether an arm asks for them or not."""
+    """Raises ValueError for an arm that means nothing, and for trees that do, whether an arm asks for them or not.
+
+    Also for an arm whose tree and verifier do not fit.
+    """
     for name in (*config.arms, *DRAFTING):
         find_arm(name, config)
+    for name in config.arms:
+        check_fit(name, config)
 
 
 def run_identity(config: EvalConfig, models: Models) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The exact counterpart of every recorded round: what each verifier accepts of that tree on average, and the bound.
 
+Not for coupled rounds above temperature 0: their trees have seen the noise of the target's tokens.
+
 Letters: N tree nodes including the root, V vocabulary.
 """
 

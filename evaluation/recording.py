@@ -59,6 +59,7 @@ class Generation:
     shapes: tuple[TreeShape, ...] = ()  # a round; empty for arms without trees
     exact: dict[str, float] = field(default_factory=dict)  # verifier -> expected accepted tokens of all rounds
     bound: float | None = None  # sum of p(v) over the rounds, on deterministic trees
+    coupled: bool = False  # drawn with the noise field of the row's seed: equal to all others that are
 
     @property
     def rounds(self) -> int:
@@ -86,7 +87,9 @@ class Generation:
         return self
 
 
-def record(steps: Iterable[Step], clock: PhaseClock, exact: ExactTau | None = None) -> Generation:
+def record(
+    steps: Iterable[Step], clock: PhaseClock, exact: ExactTau | None = None, coupled: bool = False
+) -> Generation:
     """Consume the steps of one answer. Exact laws are computed between steps, which no clock sees."""
     stats, kept, before = DecodeStats(), [], dict.fromkeys(PHASES, 0.0)
     shapes: list[TreeShape] = []
@@ -110,6 +113,7 @@ def record(steps: Iterable[Step], clock: PhaseClock, exact: ExactTau | None = No
         shapes=tuple(shapes),
         exact=exact.sums if exact is not None else {},
         bound=exact.bound if exact is not None and shapes else None,
+        coupled=coupled,
     )
 
 

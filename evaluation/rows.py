@@ -63,6 +63,7 @@ class AnswerRow:
             "shapes": [dataclasses.astuple(shape) for shape in generation.shapes],
             "exact": generation.exact,
             "bound": generation.bound,
+            "coupled": generation.coupled,
             "seconds": {**seconds, "rest": generation.seconds.rest, "total": generation.seconds.total},
             "finish": generation.finish,
             "capped": self.capped,
@@ -86,6 +87,7 @@ class AnswerRow:
             shapes=tuple(TreeShape(*shape) for shape in values["shapes"]),
             exact=values["exact"],
             bound=values["bound"],
+            coupled=values.get("coupled", False),  # older versions drew plain answers in another way
         )
         same = {n: values[n] for n in ("draw_seed", "text", "correct", "degenerate", "config", "versions")}
         key = Key(**{name: values[name] for name in Key._fields})

@@ -11,10 +11,10 @@ from eagle.engine.masks import ancestor_matrix
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
 from hsd_verify.draw import draw
+from tests.counts import chi_square, chi_square_quantile
 from tests.tiny import random_ids, tiny_drafter
 
 RUNS, SAMPLING = 20_000, Sampling(temperature=1.0)
-LEAST_EXPECTED = 5  # rarer tokens are pooled
 
 
 class Replay:
@@ -35,6 +35,8 @@ class Replay:
 
 class Rounds:
     """One round after a fixed prompt, drawn again and again; trees and their scores are remembered by their tokens."""
+
+    verifier = "hsd"
 
     def __init__(self, target, policy):
         ids = random_ids(15)
@@ -74,20 +76,6 @@ def test_the_first_token_of_a_round_follows_the_targets_law(target, policy):
     statistic, degrees = chi_square(observed, RUNS * rounds.law)
     assert degrees >= 5
     assert statistic < chi_square_quantile(degrees)
-
-
-def chi_square(observed: Tensor, expected: Tensor) -> tuple[float, int]:
-    """The statistic and its degrees of freedom, rare tokens pooled into one cell."""
-    common = expected >= LEAST_EXPECTED
-    observed, expected = (torch.cat([counts[common], counts[~common].sum()[None]]) for counts in (observed, expected))
-    used = expected > 0
-    return ((observed - expected)[used] ** 2 / expected[used]).sum().item(), int(used.sum()) - 1
-
-
-def chi_square_quantile(degrees: int, normal_quantile: float = 4.265) -> float:
-    """The 1 - 1e-5 quantile by the cube of Wilson and Hilferty."""
-    spread = 2 / (9 * degrees)
-    return degrees * (1 - spread + normal_quantile * spread**0.5) ** 3
 
 
 def test_the_check_would_notice_a_verifier_that_always_accepts(target):

@@ -1,5 +1,6 @@
 """Costs are measured once per machine, target and dtype; with the numbers of a head they decide the tree."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,8 @@ from eagle import planner
 from eagle.chance import Chance
 from eagle.chat import Chat
 from eagle.sampling import Sampling
-from eagle.trees import Acceptance, AutoTree, BudgetedTree, CostModel, SampledChain
-from eagle.trees.automatic import partly_sampled, placed
+from eagle.trees import Acceptance, AutoTree, BudgetedTree, CostModel, CoupledValues, SampledChain, ValuedTree
+from eagle.trees.automatic import partly_sampled, perturbed, placed
 from eagle.trees.fitted import Expected, HeadFit
 from tests.files import read_only
 from tests.tiny import tiny_head, tiny_target
@@ -103,6 +104,21 @@ def test_a_tree_that_samples_must_be_faster_one_standard_error_below_its_mean(ta
         head = fitted_head(target, eagle_1={8: (1.0, 1)}, mixed_1={8: (tau, 1)})
         tree = planned(AutoTree(), target, head, tmp_path).choose(Sampling(1.0))
         assert tree == (placed(8) if kind == "eagle" else partly_sampled(8, head.fit.acceptance))
+
+
+def test_under_shared_noise_the_faster_tree_is_taken(target, measured, tmp_path):
+    """10 ms a pass of 1 node and 12 of 8, 1.5 ms a draft step: the deterministic tree makes 2 tokens in 13.5 ms."""
+    values = CoupledValues(1.1, 0.2)
+    for tau, kind in ((0.99, "eagle"), (1.01, "coupled")):
+        head = fitted_head(target, eagle_1={8: (1.0, 1)}, coupled_1={8: (tau, 1)}, mixed_1={8: (9.0, 1)})
+        head.fit = replace(head.fit, coupled=values)
+        tree = planned(AutoTree(), target, head, tmp_path)
+        assert tree.choose(Sampling(0.9), coupled=True) == (placed(8) if kind == "eagle" else perturbed(8, values))
+        assert isinstance(tree.choose(Sampling(0.9)), ValuedTree)  # for draws of its own
+    named = planned(AutoTree(num_nodes=5), target, head, tmp_path)
+    assert named.choose(Sampling(1.0), coupled=True) == perturbed(5, values)
+    old = planned(AutoTree(), target, fitted_head(target, eagle_1={8: (1.0, 1)}), tmp_path)
+    assert old.choose(Sampling(1.0), coupled=True) == perturbed()  # measured before there were such trees
 
 
 def test_a_temperature_to_sample_from_can_be_named(target, measured, tmp_path):

@@ -15,7 +15,9 @@ from eagle.engine.batched import AnswerLimits, BatchedDecoder
 from eagle.loading import SHIPPED_HEAD, load_head, load_target
 from eagle.packages import MT_BENCH
 from eagle.prompting import encode_prompt, render_prompt
+from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree
+from eagle.trees.coupled import CoupledTree
 
 ROOT = Path(__file__).parent.parent
 NUM_PROMPTS, OPTIONS = 20, DecodeOptions(max_new_tokens=24)
@@ -48,6 +50,19 @@ def test_greedy_output_equals_the_targets_own_on_real_prompts(smollm2, prompts, 
         accepted += sum(step.num_accepted for step in steps)
         rounds += len(steps) - 1
     assert accepted > 0.3 * rounds  # an untrained head, or features of the wrong layers, stay below 0.05
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.3), Sampling(0.7), Sampling(1.0, top_p=0.9)], ids=["0.3", "0.7", "1"])
+def test_coupled_text_equals_plain_decodings_on_real_prompts(smollm2, prompts, sampling):
+    """Float32, token for token, above temperature 0 too; and the noise tells the head enough to be accepted."""
+    options, accepted = DecodeOptions(sampling, max_new_tokens=12, verifier="coupled"), 0
+    session = Session(smollm2, EagleDrafter(load_head(target=smollm2), smollm2.embed, CoupledTree()))
+    for seed, ids in enumerate(prompts[4::10]):
+        expected = [token for step in autoregressive(smollm2, ids, options, seeded(seed)) for token in step.tokens]
+        steps = list(session.decode(ids, options, seeded(seed)))
+        assert [token for step in steps for token in step.tokens] == expected
+        accepted += sum(step.num_accepted for step in steps)
+    assert accepted >= 5
 
 
 def test_the_shipped_head_is_small_and_documented():

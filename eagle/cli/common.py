@@ -7,13 +7,14 @@ import torch
 from rich.console import Console
 from rich.text import Text as RichText
 
-import hsd_verify
 from eagle.chat import Chat, Piece
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
+from eagle.judging import AUTO, VERIFIERS
 from eagle.load_options import add_loading_flags, loading_options
 from eagle.loading import load_head, load_target
+from eagle.pairing import check_pair
 from eagle.prompting import encode_prompt
 from eagle.sampling import Sampling
 from eagle.trees import POLICIES, parse_policy
@@ -29,7 +30,7 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "f
 
 def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of every command that decodes. Defaults are those of `Sampling` and `DecodeOptions`."""
-    sampling, options = Sampling(), DecodeOptions()
+    sampling = Sampling()
     parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: embedded SmolLM2-135M)")
     parser.add_argument("--head", help="directory or Hugging Face id of a draft head (default: the shipped one)")
     parser.add_argument("--tree", default="auto", help=f"{', '.join(POLICIES)}; fields: eagle:num_nodes=16,depth=5")
@@ -41,7 +42,11 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=sampling.top_p, help="1: off")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--verifier", choices=list(hsd_verify.VERIFIERS), default=options.verifier, help="verifier")
+    parser.add_argument(
+        "--verifier",
+        choices=(AUTO, *VERIFIERS),
+        help="how trees are decided; auto (the default): coupled, or hsd for trees that are drawn",
+    )
     parser.add_argument("--system", help="system prompt (default: the template's own)")
     parser.add_argument("--template", help="FastChat conversation template, for a tokenizer without one")
     parser.add_argument("--stop", action="append", default=[], help="stop string; may be given several times")
@@ -50,8 +55,10 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
 def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Target | None = None) -> Chat:
     """A conversation as the flags describe it; `plain` leaves the head out."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
-    options = DecodeOptions(sampling, args.max_new_tokens, args.verifier)
+    options = DecodeOptions(sampling, args.max_new_tokens, args.verifier or AUTO)
     policy = parse_policy(args.tree)
+    if not plain:
+        check_pair(policy, options.verifier, sampling)
     target = target or load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))
     head = None if plain else load_head(args.head, target)
     return Chat(

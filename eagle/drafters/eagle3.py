@@ -50,6 +50,10 @@ class EagleDrafter:
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
         self._watch = FiniteWatch(lambda: BAD_HEAD)
 
+    @property
+    def verifier(self) -> str:
+        return self.policy.verifier
+
     @torch.inference_mode()
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
         """See `Drafter.observe`. Raises ValueError for features of another width, or more than tokens to go with."""

@@ -22,10 +22,11 @@ from eagle.chance import Chance
 from eagle.drafters.level_state import LevelState
 from eagle.drafters.protocol import Drafter
 from eagle.engine.protocol import Engine
-from eagle.judging import Judge, check_verifier, judge_below
+from eagle.judging import INDEPENDENT, Judge, judge_below
 from eagle.sampling import Sampling
 from eagle.trees.protocols import check_counts
 from hsd_verify import DraftTree
+from hsd_verify.verifiers import find_rule
 
 
 @dataclass
@@ -63,6 +64,7 @@ class LevelDrafter:
         vocab_size: int | None = None,
     ):
         """
+        verifier: of what the drafter below proposes, where nothing is settled by shared noise or temperature 0.
         buffer: tokens to collect before they are handed up.
         sampling: of the level's own draws; None: that of above.
         comb: at temperature 0, second-best tokens of every row go up too, as leaves.
@@ -70,14 +72,19 @@ class LevelDrafter:
         vocab_size: V, where it differs from the model's own.
         """
         check_counts(buffer=(buffer, 1))
-        check_verifier(verifier)
+        find_rule(verifier)
         model.check_scores_trees()
-        self.model, self.drafter, self.buffer, self.verifier = model, drafter, buffer, verifier
+        self.model, self.drafter, self.buffer, self.below = model, drafter, buffer, verifier
         self.sampling, self.comb, self.stats = sampling, comb, LevelStats()
         self._num_tokens, self._vocab_size = num_tokens, vocab_size
         self._state = LevelState(model, drafter)
         self._text: list[int] = []
         self._handed: list[int] = []  # the window under verification above, behind `_text`
+
+    @property
+    def verifier(self) -> str:
+        """Its chains carry their laws."""
+        return INDEPENDENT
 
     @property
     def num_known(self) -> int:
@@ -102,7 +109,7 @@ class LevelDrafter:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
         if not self._text:
             raise ValueError("nothing observed yet: call observe(tokens) with the prompt first")
-        window = _Window(self._text[-1], judge_below(chance, self.sampling, self.verifier))
+        window = _Window(self._text[-1], judge_below(chance, self.sampling, self.below))
         if len(self._text) < self.model.new_cache().limit:
             self._state.catch_up(self._text)
             while self._goes_on(window, max_depth):

@@ -19,6 +19,11 @@ class Drafter(Protocol):
         """Known tokens."""
         ...
 
+    @property
+    def verifier(self) -> str:
+        """The verifier that its trees are made for."""
+        ...
+
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
         """Newly known tokens (A,) and features (.., 3Ht), the next ones of the text; None: no new ones.
 

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from eagle.chance import Chance
+from eagle.judging import COUPLED
 from eagle.sampling import Sampling
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.coupled import CoupledTree, CoupledValues
@@ -66,6 +67,8 @@ class AutoTree:
     # temperature, its tree; the nearest temperature serves. Never written by hand, so no field of `auto:field=value`
     trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)
     coupled_trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)  # for shared noise
+
+    verifier: ClassVar[str] = COUPLED
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "greedy_nodes"):

@@ -14,11 +14,13 @@ Letters: F nodes of a frontier, C children of a level.
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import NoneType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.judging import INDEPENDENT
 from eagle.trees.costs import CostModel
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer, check_number
@@ -37,6 +39,8 @@ class BudgetedTree:
     cost: CostModel | None = None  # of this machine; None: `eagle.planner` fills it in
     rate: float | None = None  # tokens a millisecond, in the long run; None: those of plain decoding
     promise: float = 0.6  # predicted gain of a level and those below it per value of the nodes it grows from
+
+    verifier: ClassVar[str] = INDEPENDENT
 
     def __post_init__(self) -> None:
         for name, kind in (("valued", ValuedTree), ("cost", CostModel)):

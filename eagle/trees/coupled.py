@@ -14,10 +14,12 @@ Letters: F nodes of a frontier, Vd draft vocabulary.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.judging import COUPLED
 from eagle.trees.deterministic import grow_best
 from eagle.trees.protocols import Proposer, check_counts, check_number
 from hsd_verify import DraftTree
@@ -27,7 +29,7 @@ from hsd_verify import DraftTree
 class CoupledValues:
     """How much the draft's perturbed order says of the target's. The same at all temperatures: docs/trees.md."""
 
-    sharpness: float = 1.25
+    sharpness: float = 1.0
     plain: float = 0.3  # share of the draft's plain law
 
     def __post_init__(self) -> None:
@@ -44,11 +46,13 @@ class CoupledTree:
     top_k: int = 8  # children per node and nodes expanded per level
     values: CoupledValues = field(default_factory=CoupledValues)
 
+    verifier: ClassVar[str] = COUPLED
+
     def __post_init__(self) -> None:
         if isinstance(self.values, dict):  # from YAML
             object.__setattr__(self, "values", CoupledValues(**self.values))
         if not isinstance(self.values, CoupledValues):
-            raise ValueError(f"values are {self.values!r}, give fields of it, such as values.sharpness=1.25")
+            raise ValueError(f"values are {self.values!r}, give fields of it, such as values.sharpness=1.1")
         check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
 
     def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:

@@ -5,12 +5,13 @@ Letters: N nodes including the root, F nodes of a frontier, C candidates of all 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.judging import COUPLED
 from eagle.trees.protocols import Proposer, bare_root, check_counts, check_number
 from hsd_verify import DraftTree
 
@@ -31,6 +32,8 @@ class EagleTree:
     depth: int = 5  # levels below the root
     top_k: int = 4  # children per node and nodes expanded per level
     draft_temperature: float | None = 1.0  # None: the sampling temperature (1 when that is greedy)
+
+    verifier: ClassVar[str] = COUPLED
 
     def __post_init__(self) -> None:
         check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))

@@ -5,11 +5,13 @@ Letters: F nodes of a frontier.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.judging import INDEPENDENT
 from eagle.options import freeze_lists
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer, check_counts
@@ -42,6 +44,8 @@ class SampledChain:
 
     depth: int = 4
 
+    verifier: ClassVar[str] = INDEPENDENT
+
     def __post_init__(self) -> None:
         check_counts(depth=(self.depth, 0))
 
@@ -55,6 +59,8 @@ class IidPaths:
 
     num_paths: int = 3
     depth: int = 4
+
+    verifier: ClassVar[str] = INDEPENDENT
 
     def __post_init__(self) -> None:
         check_counts(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
@@ -73,6 +79,8 @@ class WithoutReplacement:
     """
 
     branching: tuple[int, ...] = (3, 2, 1, 1)
+
+    verifier: ClassVar[str] = INDEPENDENT
 
     def __post_init__(self) -> None:
         freeze_lists(self)

@@ -34,6 +34,11 @@ class Proposer(Protocol):
 class TreePolicy(Protocol):
     """Decides which nodes exist and by which law each was proposed."""
 
+    @property
+    def verifier(self) -> str:
+        """The verifier that its trees are made for; others may take them too."""
+        ...
+
     def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
         """A tree no deeper than `max_depth` (0: the root alone), its sampled tokens drawn as `chance` says."""
         ...

@@ -12,11 +12,13 @@ G thresholds of a grid.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.judging import INDEPENDENT
 from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
@@ -93,6 +95,8 @@ class ValuedTree:
     draft_temperature: float = 1.0  # of the law that is drawn from, times the sampling temperature
     value_temperature: float = 1.0  # of the law that values are read off; hotter sampling has its own
     acceptance: Acceptance = field(default_factory=Acceptance)
+
+    verifier: ClassVar[str] = INDEPENDENT
 
     def __post_init__(self) -> None:
         if isinstance(self.acceptance, dict):  # from YAML

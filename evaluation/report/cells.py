@@ -111,6 +111,12 @@ def total_tokens_per_s(cell: Cell) -> Array:
     return cell.ratio(num_tokens, total_s)
 
 
+def num_identical(cell: Cell, base: Cell) -> int:
+    """Answers of the two with the same tokens behind the same prompt: of a ratio of speeds only the times are left."""
+    texts = {answer_of(row): (row.prompt_tokens, row.generation.tokens) for row in base.rows}
+    return sum(texts.get(answer_of(row)) == (row.prompt_tokens, row.generation.tokens) for row in cell.rows)
+
+
 def speedup(cell: Cell, base: Cell, speed: Callable[[Cell], Array] = tokens_per_s) -> Array:
     """How many times faster than `base`, on the answers both gave, from the same resampled questions: (B + 1,)."""
     shared = cell.answers & base.answers

@@ -13,7 +13,7 @@ from evaluation.report.bootstrap import LEVEL
 from evaluation.report.charts import colours, draw_plots
 from evaluation.report.page import PAGE
 from evaluation.report.summary import MEAN, SHARES, Result
-from evaluation.report.table import PEER_SPEEDUP, number, percent, spread
+from evaluation.report.table import PEER_SPEEDUP, number, percent, spread, width
 
 PLOTS, REPORT = "plots", "report.html"
 CAPTIONS = {
@@ -95,11 +95,17 @@ def _results(results: Sequence[Result]) -> str:
         (
             r["task"], f"{r['temperature']:g}", _chip(r["arm"], palette), spread(r, "tau"), number(r["tau_exact"]),
             number(r["tau_bound"]), number(r["block_efficiency"]), number(r["tokens_per_s"], 1), spread(r, "speedup"),
+            width(r, "speedup"), _share_of(r.get("speedup_identical"), r.get("speedup_answers")),
             spread(r, PEER_SPEEDUP), percent(r["accuracy"]),
         )
         for r in results
     ]  # fmt: skip
-    return _table((*headers, f"x {BASELINE}", f"x {PEER_BASELINE}", "accuracy"), rows)
+    pair = (f"x {BASELINE}", "width", "identical answers")
+    return _table((*headers, *pair, f"x {PEER_BASELINE}", "accuracy"), rows)
+
+
+def _share_of(count: int | None, whole: int | None) -> str:
+    return "" if count is None else f"{count} of {whole}"
 
 
 def _times(results: Sequence[Result]) -> str:
@@ -130,20 +136,25 @@ def _comparisons(comparisons: Sequence[Result]) -> str:
     rows = [
         (
             r["task"], f"{r['temperature']:g}", html.escape(f"{r['arm']} - {r['against']}"),
-            spread(r, "tau_difference"), spread(r, "speed_ratio"),
+            spread(r, "tau_difference"), spread(r, "speed_ratio"), width(r, "speed_ratio"),
+            _share_of(r["num_identical"], r["num_answers"]),
         )
         for r in comparisons
     ]  # fmt: skip
-    return _table(("task", "T", "arms", "difference in tau", "ratio of tokens/s"), rows)
+    return _table(("task", "T", "arms", "difference in tau", "ratio of tokens/s", "width", "identical answers"), rows)
 
 
 def _equality(equality: Sequence[Result]) -> str:
     rows = [
-        (r["task"], html.escape(r["arm"]), f"{r['equal']} of {r['compared']}", number(r["median_gap"], 3),
-         number(r["largest_gap"], 3))
+        (
+            r["task"], f"{r['temperature']:g}", html.escape(r["arm"]), _share_of(r["equal"], r["compared"]),
+            number(r["first_difference"], 0), number(r["median_gap"], 3), number(r["largest_gap"], 3),
+            r["other_draws"] or "",
+        )
         for r in equality
     ]  # fmt: skip
-    return _table(("task", "arm", "equal to plain decoding", "median gap", "largest gap"), rows)
+    gaps = ("first difference at token", "median gap", "largest gap")
+    return _table(("task", "T", "arm", "equal to plain decoding", *gaps, "not compared"), rows)
 
 
 def _flagged(results: Sequence[Result]) -> str:

@@ -34,8 +34,10 @@ PAGE = """<!doctype html>
 <p>tau: accepted draft tokens per round, without the token the verifier adds. exact: the expectation of tau on the same
 trees, from the verifier's law, free of its dice. bound: the sum of the target's path probabilities, which no lossless
 verifier can pass on a deterministic tree. tokens/s counts what came after the first token, by the time after it;
-speed-ups compare it on the same answers. Brackets: {level} bootstrap intervals over questions, the same resampled
-questions for all arms of a task.</p>
+speed-ups compare it on answers to the same questions. Brackets: {level} bootstrap intervals over questions, the same
+resampled questions for all arms of a task. Identical answers have plain decoding's own tokens, as greedy and coupled
+ones should: what then differs between the arms of a speed-up is time alone, and the interval is as wide (width) as that
+makes it. Coupled trees have seen the noise of the target's tokens: no law gives an exact tau or a bound for them.</p>
 {results}
 <h2>Where the time goes</h2>
 <p>Shares of decoding time, that is after the first token. Rest is everything outside the three phases. Peers that run
@@ -48,9 +50,11 @@ applies to every one of the trees.</p>
 <h2>Arm against arm</h2>
 <p>On the same questions; an interval around 0 (difference) or 1 (ratio) decides nothing.</p>
 {comparisons}
-<h2>Greedy output against plain decoding</h2>
-<p>At temperature 0 the text must be the plain target's. Where a token differs, the gap is the difference of the two
-tokens' logits after the same text: near 0 it is a tie that half-precision kernels break differently.</p>
+<h2>Output against plain decoding</h2>
+<p>At temperature 0 the text must be the plain target's, and that of a coupled arm at any temperature. Where a token
+differs, the gap is the difference of the two tokens' logits after the same text, above temperature 0 of their perturbed
+logits z + T g: near 0 it is a tie that half-precision kernels break differently. Not compared: coupled answers beside
+plain ones of an older version, which were drawn in another way.</p>
 {equality}
 <h2>Capped, degenerate and stalled answers</h2>
 <p>Capped: did not end before the limit. Degenerate: runs in circles (fewer than half of the 4-grams in the second half

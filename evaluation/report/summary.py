@@ -131,6 +131,7 @@ def _result(key: CellKey, table: Cells, samples: dict[str, Array], config: EvalC
         "rounds": len(accepted),
         "tokens": sum(len(row.generation.tokens) for row in cell.rows),
         **_spread_all(samples),
+        **_identical(key, table),
         "tau_exact_by_verifier": _exact_by_verifier(cell),
         **_by_depth(cell, len(survivals)),
         "mean_tree_nodes": _mean([shape.num_nodes for row in cell.rows for shape in row.generation.shapes]),
@@ -139,6 +140,15 @@ def _result(key: CellKey, table: Cells, samples: dict[str, Array], config: EvalC
         "stalled": _num_stalled(key, table),
         "without_flagged": _without_flagged(key, table, config),
     }
+
+
+def _identical(key: CellKey, table: Cells) -> Result:
+    """How many of the answers behind the speed-up are the baseline's own, token for token."""
+    base = table.get(key._replace(arm=BASELINE))
+    if base is None or key.arm == BASELINE:
+        return {}
+    shared = len(table[key].answers & base.answers)
+    return {"speedup_answers": shared, "speedup_identical": cells.num_identical(table[key], base)}
 
 
 def _check_survival(survivals: list[float], tau: float) -> None:
@@ -217,7 +227,8 @@ def _compare(key: CellKey, other: CellKey, table: Cells) -> Result:
     shared = table[key].answers & table[other].answers
     cell, base = table[key].only(shared), table[other].only(shared)
     numbers = {"tau_difference": cells.tau(cell) - cells.tau(base), "speed_ratio": cells.speedup(cell, base)}
-    return {**key._asdict(), "against": other.arm, "num_answers": len(shared), **_spread_all(numbers)}
+    counts = {"num_answers": len(shared), "num_identical": cells.num_identical(cell, base)}
+    return {**key._asdict(), "against": other.arm, **counts, **_spread_all(numbers)}
 
 
 def _spread_all(samples: dict[str, Array]) -> Result:

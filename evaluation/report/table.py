@@ -9,6 +9,10 @@ from rich.table import Table
 from evaluation.arms import BASELINE, PEER_BASELINE
 
 PEER_SPEEDUP = f"speedup_{PEER_BASELINE}"
+OTHER_DRAWS = (
+    "stand beside plain ones of an older version, which are other draws: they are not compared; a new --output "
+    "compares them."
+)
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
@@ -26,6 +30,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         before = block
     console.print(table)
     console.print(_flagged(summary["results"]))
+    if num := sum(row["other_draws"] for row in summary["equality"]):
+        console.print(f"{num} coupled answers {OTHER_DRAWS}")
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -68,3 +74,9 @@ def spread(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     band = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
     return f"{row[name]:.{digits}f}{band}"
+
+
+def width(row: Mapping[str, Any], name: str, digits: int = 3) -> str:
+    """Of the interval, empty where there is none."""
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return "" if low is None or high is None else number(high - low, digits)

@@ -1,11 +1,16 @@
-"""Is the drafting and verification that is about to be measured lossless? Asked before measuring, in two ways."""
+"""Is the drafting and verification that is about to be measured lossless? Asked before measuring, in two ways.
 
-from collections.abc import Iterable
+A rule has a law on every tree, which is enumerated, and texts whose law is counted. Coupled decoding has neither choice
+nor law once the noise is fixed: its texts must be plain decoding's, and over many seeds have the target's law.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from eagle.judging import COUPLED
 from evaluation.arms import TreeAndVerifier
-from evaluation.selfcheck.counting import check_by_chi_square, check_greedy
-from evaluation.selfcheck.enumeration import check_by_enumeration
+from evaluation.selfcheck.counting import check_by_chi_square, check_equality
+from evaluation.selfcheck.enumeration import Outcome, check_by_enumeration
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,15 @@ class Check:
 
 
 def check_lossless(spec: str, drafting: TreeAndVerifier, temperature: float) -> list[Check]:
-    """Both checks of `TREE+VERIFIER` as it is planned, at one temperature."""
-    counting = check_greedy if temperature == 0 else check_by_chi_square
-    outcomes = {"enumeration": check_by_enumeration(drafting, temperature), "counting": counting(drafting, temperature)}
-    return [Check(spec, temperature, name, *outcome) for name, outcome in outcomes.items()]
+    """All checks of `TREE+VERIFIER` as it is planned, at one temperature."""
+    ways = _ways(drafting.verifier == COUPLED, temperature == 0)
+    return [Check(spec, temperature, name, *way(drafting, temperature)) for name, way in ways.items()]
+
+
+def _ways(is_coupled: bool, is_greedy: bool) -> dict[str, Callable[[TreeAndVerifier, float], Outcome]]:
+    if is_coupled:
+        return {"equality": check_equality, **({} if is_greedy else {"counting": check_by_chi_square})}
+    return {"enumeration": check_by_enumeration, "counting": check_equality if is_greedy else check_by_chi_square}
 
 
 def refuse_failed(checks: Iterable[Check]) -> None:

@@ -1,7 +1,7 @@
 """The sampled half of the self-check: the real session, head and cache on a tiny random model.
 
 Reaches what the enumeration replaces by tables: masks, positions, caches, the head. Above temperature 0 texts are
-counted against the target's law; at temperature 0 they are compared with plain decoding.
+counted against the target's law; at temperature 0, and of coupled arms at any, they are compared with plain decoding.
 
 Letters: V vocabulary.
 """
@@ -20,6 +20,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.feature_layers import FEW_LAYERS
 from eagle.engine.target import Target
+from eagle.judging import COUPLED
 from eagle.sampling import Sampling, seeded
 from evaluation.arms import TreeAndVerifier
 from evaluation.selfcheck.tiny import random_head, random_model
@@ -29,8 +30,7 @@ VOCAB_SIZE, LENGTH, NUM_TEXTS = 3, 3, 400
 PROMPT = [1, 2, 0]
 WIDTH = 16  # of the tiny models
 FALSE_ALARM = 1e-6  # of one chi-square test
-NUM_GREEDY_PROMPTS, GREEDY_LENGTH = 10, 12
-GREEDY = Sampling(0.0)
+NUM_PROMPTS, EQUAL_LENGTH = 10, 12  # of the comparison with plain decoding
 
 
 def check_by_chi_square(drafting: TreeAndVerifier, temperature: float) -> tuple[bool, str]:
@@ -52,22 +52,23 @@ def chi_square_tail(statistic: float, degrees: int) -> float:
     return float(torch.special.gammaincc(halves[0], halves[1]))
 
 
-def check_greedy(drafting: TreeAndVerifier, _temperature: float) -> tuple[bool, str]:
-    """Whether greedy texts equal plain greedy decoding."""
+def check_equality(drafting: TreeAndVerifier, temperature: float) -> tuple[bool, str]:
+    """Whether texts equal plain decoding of the same seed, as all do at temperature 0 and coupled ones at any."""
     target, head = _tiny_models()
-    session = _session(target, head, drafting)
-    equal = sum(_text(session, drafting, GREEDY, p, 0) == _plain_text(target, p) for p in _prompts())
-    return equal == NUM_GREEDY_PROMPTS, f"{equal} of {NUM_GREEDY_PROMPTS} texts equal plain greedy decoding"
+    session, sampling = _session(target, head, drafting), Sampling(temperature)
+    texts = [(p, seed, _text(session, drafting, sampling, p, seed, EQUAL_LENGTH)) for seed, p in enumerate(_prompts())]
+    equal = sum(text == _plain_text(target, sampling, prompt, seed) for prompt, seed, text in texts)
+    return equal == NUM_PROMPTS, f"{equal} of {NUM_PROMPTS} texts equal plain decoding of the same seed"
 
 
-def _plain_text(target: Target, prompt: list[int]) -> Text:
-    options = DecodeOptions(GREEDY, max_new_tokens=GREEDY_LENGTH, ignore_end=True)
-    return tuple(token for step in autoregressive(target, prompt, options) for token in step.tokens)
+def _plain_text(target: Target, sampling: Sampling, prompt: list[int], seed: int) -> Text:
+    options = DecodeOptions(sampling, max_new_tokens=EQUAL_LENGTH, verifier=COUPLED, ignore_end=True)
+    return tuple(token for step in autoregressive(target, prompt, options, seeded(seed)) for token in step.tokens)
 
 
 def _prompts() -> Iterator[list[int]]:
     generator = seeded(0)
-    for _ in range(NUM_GREEDY_PROMPTS):
+    for _ in range(NUM_PROMPTS):
         yield torch.randint(VOCAB_SIZE, (6,), generator=generator).tolist()
 
 
@@ -75,9 +76,10 @@ def _session(target: Target, head: DraftHead, drafting: TreeAndVerifier) -> Sess
     return Session(target, EagleDrafter(head, target.embed, drafting.policy))
 
 
-def _text(session: Session, drafting: TreeAndVerifier, sampling: Sampling, prompt: list[int], seed: int) -> Text:
+def _text(
+    session: Session, drafting: TreeAndVerifier, sampling: Sampling, prompt: list[int], seed: int, length: int = LENGTH
+) -> Text:
     """The first tokens of a session that could go on longer, so that trees are not cut to the length."""
-    length = GREEDY_LENGTH if sampling.greedy else LENGTH
     options = DecodeOptions(sampling, max_new_tokens=4 * length, verifier=drafting.verifier, ignore_end=True)
     tokens: list[int] = []
     for step in session.decode(prompt, options, seeded(seed)):

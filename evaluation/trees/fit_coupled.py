@@ -3,7 +3,8 @@
     context, noise  -> a tree, and the nodes that the target's own tokens pass through
     node, new noise -> the target's token there, and how probable the draft thinks it, by sharpness
 
-The share of the draft's plain law stays as it is: likelihood does not see that a smaller one makes trees deeper.
+Likelihood does not see that sharper values make deeper trees, a draft step a level: tau was the same from 0.7 to 1.1 of
+the most likely sharpness (docs/trees.md), so the blunt end is taken. The share of the plain law stays as it is.
 
 Letters: Vd draft vocabulary, V target vocabulary, S sharpnesses.
 """
@@ -26,6 +27,7 @@ from evaluation.trees.shared import DraftSource, PathScores, SharedProposer, Sha
 SHARPNESSES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 1.8, 2.1, 2.5)
 NUM_NODES, DEPTH = 32, 6  # of the trees whose paths are looked at
 NEW_NOISES = 4  # a node: what the target takes there under so many other fields
+BLUNTED = 0.7
 LEAST = 1e-9  # a probability whose logarithm is finite
 
 
@@ -44,11 +46,15 @@ class SharpnessSums:
         self._logs += (probs + LEAST).log().double().cpu()
         self.num_tokens += 1
 
+    @property
+    def most_likely(self) -> float:
+        return SHARPNESSES[int(self._logs.argmax())]
+
     def fitted(self) -> CoupledValues:
-        """The most likely sharpness; the neutral one where nothing was seen."""
+        """By the most likely sharpness; the neutral one where nothing was seen."""
         if not self.num_tokens:
             return CoupledValues()
-        return CoupledValues(SHARPNESSES[int(self._logs.argmax())], self.plain)
+        return CoupledValues(round(BLUNTED * self.most_likely, 2), self.plain)
 
 
 @torch.inference_mode()

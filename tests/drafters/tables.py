@@ -106,6 +106,8 @@ class TableDrafter:
         self.text: list[int] = []
         self.features: list[float] = []
 
+    verifier = "hsd"
+
     @property
     def num_known(self) -> int:
         return len(self.text)

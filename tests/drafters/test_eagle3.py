@@ -45,6 +45,8 @@ def plain_pass(head, target, hidden, tokens):
 class Recorder:
     """A policy that expands a fixed tree and keeps what the proposer answered."""
 
+    verifier = "hsd"
+
     def grow(self, proposer, chance, max_depth):
         first = proposer.expand(torch.tensor([3, 4]), torch.tensor([0, 0]))
         second = proposer.expand(torch.tensor([5, 6, 7]), torch.tensor([1, 2, 2]))

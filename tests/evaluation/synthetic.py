@@ -24,6 +24,7 @@ def synthetic_row(
     text: str = "text",
     prompt: Sequence[int] = (1, 2),
     tokens: Sequence[int] | None = None,
+    coupled: bool = False,
 ) -> AnswerRow:
     """A row whose rounds accepted the given numbers of tokens and added one more each."""
     emitted = [count + 1 for count in accepted]
@@ -38,6 +39,7 @@ def synthetic_row(
         shapes=tuple(TreeShape(10, 5, 0) for _ in accepted) if drafts else (),
         exact=exact or {},
         bound=bound,
+        coupled=coupled,
     )
     key = Key(task, question, turn, arm, temperature, seed)
     return AnswerRow(key, 0, tuple(prompt), generation, text, correct, degenerate, "config", {"torch": "0"})

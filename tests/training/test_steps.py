@@ -26,6 +26,8 @@ class FollowText:
     tokens: list[int]
     logits: list[torch.Tensor]
 
+    verifier = "hsd"
+
     def grow(self, proposer, chance, max_depth) -> DraftTree:
         self.logits.append(proposer.root_logits)
         for row, token in enumerate(self.tokens):

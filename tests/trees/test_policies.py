@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from eagle.chance import Chance, draw_rows
+from eagle.chance import Chance, Noise, draw_rows
 from eagle.decode import DecodeOptions, Session
+from eagle.noise import NoiseField
 from eagle.sampling import Sampling, seeded
 from eagle.trees import (
     POLICIES,
@@ -32,7 +33,7 @@ from tests.trees.toy import policy_error, toy_proposer
 
 COSTS = CostModel((1, 64), (20.0, 40.0), draft_step_ms=3.0)
 NAMED = {name: make_policy(name, **({"cost": COSTS} if name == "budgeted" else {})) for name in POLICIES}
-SAMPLED = {name: policy for name, policy in NAMED.items() if name != "eagle"}
+SAMPLED = {name: policy for name, policy in NAMED.items() if name not in ("eagle", "coupled")}
 WARM = Sampling(1.0)
 
 
@@ -61,7 +62,8 @@ def test_a_row_draws_the_same_whatever_follows_it():
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("max_depth", [0, 1, 3])
 def test_trees_stay_within_the_depth(name, max_depth):
-    tree = NAMED[name].grow(proposer(), Chance(WARM, seeded(0)), max_depth)
+    chance = Chance(WARM, seeded(0), noise=Noise(NoiseField(1), position=5))
+    tree = NAMED[name].grow(proposer(), chance, max_depth)
     assert max(tree.depth) <= max_depth
     assert (tree.num_nodes == 1) == (max_depth == 0)
 

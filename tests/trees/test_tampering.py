@@ -24,6 +24,8 @@ class Tampered:
     policy: TreePolicy
     change: Callable[[DraftTree], DraftTree]
 
+    verifier = "hsd"
+
     def grow(self, *args, **draw) -> DraftTree:
         return self.change(self.policy.grow(*args, **draw))
 
@@ -103,6 +105,8 @@ def test_slot_that_depends_on_its_own_token_is_caught():
 class LateSampledChild:
     """Best-first growth across levels: the root's sampled child exists only if what was drawn below its placed child
     left room for it. No token decides about itself, yet the output is off, since the late child is tested first."""
+
+    verifier = "hsd"
 
     def grow(self, proposer, chance, max_depth):
         law = chance.sampling.law(proposer.root_logits)  # (V,)

@@ -1,6 +1,7 @@
 """From made-up rows to the numbers that anyone can compute by hand."""
 
 import json
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -140,3 +141,54 @@ def test_rows_survive_their_file():
         written = json.loads(json.dumps(row.to_json()))
         assert AnswerRow.from_json(written) == row
         assert written["rounds"] == len(written["accepted"]) and isinstance(row.key, Key)
+
+
+def seconds_of(tokens: int, arm: str) -> float:
+    """A drafted token costs half of a plain one, whatever the answer."""
+    return 0.1 * tokens * (1.0 if arm == "autoregressive" else 0.5)
+
+
+def paired_run(identical: bool, num_questions: int = 40) -> list[AnswerRow]:
+    """A plain arm and one that drafts, lengths drawn from one law; starting an answer costs time, so speed depends on
+    its length. With `identical` both give one answer."""
+    chance, rows = random.Random(3), []
+    for question in range(num_questions):
+        lengths = [chance.choice((5, 20, 80)) for _ in range(2)]
+        lengths[1] = lengths[0] if identical else lengths[1]
+        for arm, length in zip(("autoregressive", "coupled+coupled"), lengths, strict=True):
+            took_s = (1.0 + seconds_of(length, arm)) * chance.uniform(0.98, 1.02)
+            rows.append(synthetic_row([0] * length, took_s, question=f"q{question}", arm=arm, coupled=True))
+    return rows
+
+
+def test_identical_answers_make_the_interval_of_a_speedup_narrow():
+    """Two draws of one law differ in what they say and how long it is, and so in time: that is noise of a speed-up
+    which equal answers do not have. Over other seeds the quotient of the widths stays below 0.5."""
+    config = EvalConfig(tasks=("gsm8k",), arms=("autoregressive", "coupled+coupled"), temperatures=(1.0,))
+    same, apart = (
+        summarised(paired_run(identical), config)["gsm8k", "coupled+coupled", 1.0] for identical in (True, False)
+    )
+    assert (same["speedup_identical"], same["speedup_answers"]) == (40, 40)
+    assert apart["speedup_identical"] < 40 == apart["speedup_answers"]
+    width = [row["speedup_high"] - row["speedup_low"] for row in (same, apart)]
+    assert 0 < width[0] < width[1] / 2
+
+
+def test_answers_to_other_prompts_are_not_identical():
+    """The second turn of another conversation may happen to say the same."""
+    rows = [
+        synthetic_row([0, 0], arm="autoregressive", question="a"),
+        synthetic_row([0, 0], question="a"),
+        synthetic_row([0, 0], arm="autoregressive", question="b", prompt=(1, 2)),
+        synthetic_row([0, 0], question="b", prompt=(1, 3)),
+        synthetic_row([0, 0], question="c"),
+    ]
+    row = summarised(rows)["gsm8k", "hsd", 1.0]
+    assert (row["speedup_identical"], row["speedup_answers"]) == (1, 2)
+
+
+def test_rows_of_older_versions_are_read_as_other_draws():
+    written = synthetic_row([1]).to_json()
+    del written["coupled"]
+    assert AnswerRow.from_json(json.loads(json.dumps(written))).generation.coupled is False
+    assert AnswerRow.from_json(synthetic_row([1], coupled=True).to_json()).generation.coupled is True

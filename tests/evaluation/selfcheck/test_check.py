@@ -6,15 +6,16 @@ import pytest
 import torch
 
 import hsd_verify
+from eagle import judging
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
 from eagle.trees import SampledChain, TreePolicy
 from evaluation.arms import TreeAndVerifier, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
-from evaluation.selfcheck.counting import check_by_chi_square, check_greedy, chi_square_tail
+from evaluation.selfcheck.counting import check_by_chi_square, check_equality, chi_square_tail
 from evaluation.selfcheck.enumeration import check_by_enumeration, trees_after
-from hsd_verify import DraftTree, Law
+from hsd_verify import DraftTree, Law, Verdict
 
 
 def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Tensor) -> Law:
@@ -29,6 +30,7 @@ def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Te
 @pytest.fixture
 def planted(monkeypatch) -> TreeAndVerifier:
     monkeypatch.setitem(hsd_verify.VERIFIERS, "over_accepting", over_accepting)
+    monkeypatch.setattr(judging, "VERIFIERS", (*judging.VERIFIERS, "over_accepting"))
     return parse_drafting("eagle:num_nodes=4,depth=3,top_k=1+over_accepting")
 
 
@@ -39,7 +41,7 @@ def fewer_texts(monkeypatch):
 
 @pytest.fixture
 def fewer_prompts(monkeypatch):
-    monkeypatch.setattr(counting, "NUM_GREEDY_PROMPTS", 4)
+    monkeypatch.setattr(counting, "NUM_PROMPTS", 4)
 
 
 BUDGETED = "budgeted:cost.num_nodes=1+64,cost.target_ms=20+40,cost.draft_step_ms=3+hsd"
@@ -75,6 +77,8 @@ def test_a_lossless_arm_passes_the_counting(fewer_texts):
 class LyingChain:
     """Draws sharper than it says: the tree states the law at the sampling temperature."""
 
+    verifier = "hsd"
+
     def grow(self, proposer, chance, max_depth):
         return SampledChain(2).grow(proposer, replace(chance, draw=lambda w, g: chance.draw(w**2, g)), max_depth)
 
@@ -92,9 +96,9 @@ def test_a_policy_with_too_many_trees_is_left_undecided():
 def test_greedy_equality_catches_a_cache_that_keeps_the_wrong_nodes(monkeypatch, fewer_prompts):
     """What the enumeration cannot see, because it has no cache."""
     drafting, keep = parse_drafting("eagle+walk"), KeyValueCache.keep
-    assert check_greedy(drafting, 0.0)[0]
+    assert check_equality(drafting, 0.0)[0]
     monkeypatch.setattr(KeyValueCache, "keep", lambda cache, nodes: keep(cache, torch.zeros_like(nodes)))
-    assert check_greedy(drafting, 0.0)[0] is False
+    assert check_equality(drafting, 0.0)[0] is False
 
 
 @pytest.mark.parametrize(
@@ -124,3 +128,42 @@ def test_both_checks_are_made_of_an_arm(fewer_prompts):
 def test_the_tail_of_chi_square_is_the_tabulated_one():
     assert chi_square_tail(3.841, 1) == pytest.approx(0.05, abs=1e-4)
     assert chi_square_tail(40.113, 27) == pytest.approx(0.05, abs=1e-4)
+
+
+COUPLED_SPECS = ["coupled:num_nodes=8,depth=4,top_k=2+coupled", "auto+coupled", "chain:depth=2+coupled"]
+
+
+@pytest.mark.parametrize("spec", COUPLED_SPECS)
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_coupled_arms_are_compared_with_plain_decoding_and_counted(spec, temperature, fewer_prompts, fewer_texts):
+    checks = check_lossless(spec, parse_drafting(spec), temperature)
+    assert [check.name for check in checks] == ["equality"] + ["counting"] * (temperature > 0)
+    assert all(check.passed for check in checks) and "4 of 4 texts equal" in checks[0].finding
+
+
+BROKEN_FIELDS = {
+    "indexed by depth instead of position": lambda position: 1,
+    "the bonus token has the noise of the one before it": lambda position: position - 1,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_FIELDS)
+def test_a_broken_field_is_caught(broken, monkeypatch, fewer_prompts):
+    """Each round alone draws from the target's law: only the text as a whole shows it."""
+    verdict, place = judging.ChosenTokens.verdict, BROKEN_FIELDS[broken]
+
+    def misplaced(judged: judging.ChosenTokens, tree: DraftTree, logits: torch.Tensor, position: int) -> Verdict:
+        return verdict(judged, tree, logits, place(position))
+
+    monkeypatch.setattr(judging.ChosenTokens, "verdict", misplaced)
+    outcome = check_equality(parse_drafting(COUPLED_SPECS[0]), 1.0)
+    assert outcome[0] is False
+    with pytest.raises(ValueError, match=r"temperature 1, equality: \d of 4 texts equal plain decoding"):
+        refuse_failed([Check(COUPLED_SPECS[0], 1.0, "equality", *outcome)])
+
+
+def test_one_key_for_all_answers_is_caught(monkeypatch, fewer_texts):
+    """Every answer alone is plain decoding's: only many of them show it."""
+    monkeypatch.setattr(judging, "answer_key", lambda _: 7)
+    passed, finding = check_by_chi_square(parse_drafting(COUPLED_SPECS[0]), 1.0)
+    assert passed is False, finding

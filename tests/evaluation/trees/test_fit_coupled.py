@@ -24,7 +24,7 @@ def test_the_sharpness_behind_the_tokens_is_found():
         draft, noise, error = 2 * torch.randn(12, generator=draws), gumbel(draws, 12), gumbel(draws, 12)
         token = int((draft + error / sharpness + temperature * noise).argmax())
         sums.add(draft, token, noise, temperature)
-    assert sums.fitted() == CoupledValues(sharpness, 0.0)
+    assert sums.most_likely == sharpness and sums.fitted() == CoupledValues(1.12, 0.0)
 
 
 def test_nothing_seen_leaves_the_neutral_numbers():

@@ -8,7 +8,6 @@ from evaluation.trees import fit_head
 from evaluation.trees.comparison import TreeCell
 from evaluation.trees.contexts import HELD_OUT, Context
 from evaluation.trees.fit import CONFIDENCE
-from evaluation.trees.fit_coupled import SHARPNESSES
 from evaluation.trees.shared import HeadSource
 from tests.tiny import random_ids, tiny_head
 
@@ -35,7 +34,7 @@ def test_a_head_is_measured_at_every_size_and_temperature(target, tmp_path, monk
     for rounds in fit.expected:
         assert rounds.num_nodes == (4, 6) and all(0 <= tau <= 5 for tau in rounds.tau) and min(rounds.steps) > 0
     assert {rounds.tree for rounds in fit.expected} == {"coupled", "eagle", "mixed"}
-    assert fit.coupled is not None and fit.coupled.sharpness in SHARPNESSES
+    assert fit.coupled is not None and 0.4 < fit.coupled.sharpness < 2
     assert fit.at(1.0)["eagle"].tau_low == fit.at(1.0)["eagle"].tau
     before = len(told)
     again = fit_head.fit_head(target, source, contexts, "abc", tmp_path, 1, told.append)
