@@ -60,14 +60,17 @@ def _descend(renewal: Renewal, start: Candidate, max_buffer: int) -> Candidate:
 
 
 def _neighbours(profile: Profile, levels: Hierarchy, place: int, max_buffer: int) -> Iterator[Hierarchy]:
-    """The hierarchy with another buffer at a place, and without that level where the pair around it is known."""
+    """The hierarchy with another buffer at a place, and without that level where the pair around it is known.
+
+    A single draft stays one: it is to be compared with, also where plain decoding is faster.
+    """
     if place >= len(levels):  # a level fell away
         return
     reader = levels[place + 1].name if place + 1 < len(levels) else profile.target.name
     below, name, above = levels[:place], levels[place].name, levels[place + 1 :]
     for buffer in range(1, longest(profile, reader, name, max_buffer) + 1):
         yield (*below, level(name, buffer), *above)
-    if not below or _fits(profile, reader, below[-1], max_buffer):
+    if len(levels) > 1 and (not below or _fits(profile, reader, below[-1], max_buffer)):
         yield (*below, *above)
 
 

@@ -15,6 +15,7 @@ up more than their buffer); `eagle.hierarchy.refinement` ranks its choices again
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from operator import attrgetter
 
 from eagle.hierarchy.profiles import Profile
@@ -45,14 +46,10 @@ def best_routes(profile: Profile, max_buffer: int, most: int) -> list[Route]:
         for vertex in _vertices(proposer.name, max_buffer):
             table[vertex] = [_alone(profile, vertex)]
     for model in profile.models[:-1]:
-        alone = {
-            level: Route(profile.draft_ms(level.name, level.buffer), (level,))
-            for level in _vertices(model.name, max_buffer)
-        }
         below = _ways_down(profile, model.name, max_buffer)
-        for level, route in alone.items():
-            longer = (_longer(level, way, rest) for way in below for rest in table[way.source])
-            table[level] = _best([route, *longer], most)
+        for vertex in _vertices(model.name, max_buffer):
+            longer = (_longer(vertex, way, rest) for way in below for rest in table[way.source])
+            table[vertex] = _best([_alone(profile, vertex), *longer], most)
     plain = Route(profile.target.token_ms, ())
     ways = _ways_down(profile, profile.target.name, max_buffer)
     drafted = (Route((way.ms + r.ms) / way.tokens, r.levels) for way in ways for r in table[way.source])
@@ -79,8 +76,7 @@ def _ways_down(profile: Profile, reader: str, max_buffer: int) -> list[_Way]:
 
 def _way(profile: Profile, reader: str, source: Level, max_buffer: int) -> _Way:
     f = round_law(profile.survival(reader, source.name), (0.0,) * source.buffer + (1.0,))
-    visited = visits(f, max_buffer)
-    rounds = tuple(sum(visited[:buffer]) for buffer in range(1, max_buffer + 1))
+    rounds = tuple(accumulate(visits(f, max_buffer)))
     return _Way(source, profile.pass_ms(reader, source.name, source.buffer), mean(f), rounds)
 
 
