@@ -14,6 +14,7 @@ from eagle.options import Limits
 from eagle.typed import conform
 
 MAX_BUFFER = 16  # tokens; a window is never planned longer than it was measured
+LARGEST_BUFFER = 512  # planning takes time with its square
 SHIFT = 0.02  # of acceptance: so well it must be known
 STEP = 0.02  # of the search for a break-even
 HALVINGS = 12  # of such a step: to 5e-6
@@ -24,26 +25,40 @@ NUM_RESAMPLES = 400
 def plan(profile: Profile, max_buffer: int = MAX_BUFFER, seed: int = 0) -> Plan:
     """The fastest hierarchy found, of equally fast ones the simplest. `seed` is that of the intervals.
 
-    Raises ValueError for a `max_buffer` that is no whole number of at least 1.
+    Raises ValueError for a `max_buffer` that is no whole number from 1 to `LARGEST_BUFFER`.
     """
-    Limits(at_least=1, at_most=512).check(conform("max_buffer", max_buffer, int), f"max_buffer is {max_buffer}")
+    max_buffer = conform("max_buffer", max_buffer, int)
+    Limits(at_least=1, at_most=LARGEST_BUFFER).check(max_buffer, f"max_buffer is {max_buffer}")
     candidates = ranked(profile, max_buffer)
-    best, *others = candidates
-    single = next((_choice(one) for one in candidates if len(one.levels) == 1), None)
-    members = [profile.target, *(profile.candidate(level.name) for level in best.levels)]
-    ms_range, tokens_range = _ranges(profile, best.levels, seed)
+    return _plan(profile, candidates[0].levels, candidates, max_buffer, seed)
+
+
+def plan_of(profile: Profile, levels: Hierarchy, max_buffer: int = MAX_BUFFER, seed: int = 0) -> Plan:
+    """The plan of a hierarchy that was chosen by hand, or fallen back to.
+
+    Raises ValueError for an unknown candidate, a pair without a curve, and a proposer above level 0.
+    """
+    Renewal(profile).evaluate(levels)
+    return _plan(profile, levels, ranked(profile, max_buffer), max_buffer, seed)
+
+
+def _plan(profile: Profile, levels: Hierarchy, candidates: Sequence[Candidate], max_buffer: int, seed: int) -> Plan:
+    estimate = Renewal(profile).evaluate(levels)
+    members = [profile.target, *(profile.candidate(level.name) for level in levels)]
+    ms_range, tokens_range = _ranges(profile, levels, seed)
+    others = [one for one in candidates if one.levels != levels]
     return Plan(
         profile.target.name,
-        best.levels,
-        ms_per_token=best.ms,
-        tokens_per_pass=best.estimate.tokens_per_pass,
-        passes=best.estimate.passes,
+        levels,
+        ms_per_token=estimate.ms_per_token,
+        tokens_per_pass=estimate.tokens_per_pass,
+        passes=estimate.passes,
         plain_ms=profile.target.token_ms,
-        single=single,
+        single=next((_choice(one) for one in candidates if len(one.levels) == 1), None),
         ms_range=ms_range,
         tokens_range=tokens_range,
-        break_evens=tuple(_break_even(profile, pair, best.levels, others) for pair in pairs(profile, best.levels)),
-        changes=_changes(profile, best.levels, max_buffer),
+        break_evens=tuple(_break_even(profile, pair, levels, others) for pair in pairs(profile, levels)),
+        changes=_changes(profile, levels, max_buffer),
         runners_up=tuple(_choice(one) for one in others[:NUM_RUNNERS_UP]),
         weight_bytes=sum(one.weight_bytes for one in members),
         cache_bytes=sum(one.cache_bytes for one in members),
@@ -63,10 +78,12 @@ def _choice(one: Candidate) -> Choice:
 
 def _ranges(profile: Profile, levels: Hierarchy, seed: int) -> tuple[Range | None, Range | None]:
     """Of ms a token and of tokens a target pass. Prompts are drawn anew, whole: their rounds resemble each other."""
-    if not profile.is_counted or not levels:
+    own = pairs(profile, levels)
+    counted = {(one.reader, one.source) for one in profile.acceptances if one.offered}
+    if len(profile.prompts) < 2 or not counted.intersection(own):
         return None, None
     weights = Resamples(len(profile.prompts), NUM_RESAMPLES, seed).weights
-    estimates = [Renewal(profile.resampled(row.tolist())).evaluate(levels) for row in weights]
+    estimates = [Renewal(profile.resampled(own, row.tolist())).evaluate(levels) for row in weights]
     return _range(estimates, "ms_per_token"), _range(estimates, "tokens_per_pass")
 
 

@@ -9,7 +9,7 @@ Acceptance belongs to the pair and not to the hierarchy, if it is measured from 
 one: K models need K(K-1)/2 curves. Where a pair has none, the one is never put on the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,11 +171,6 @@ class Profile:
         """Curves of all pairs, by reader and source."""
         return {(one.reader, one.source): one.survival() for one in self.acceptances}
 
-    @property
-    def is_counted(self) -> bool:
-        """Whether intervals can be computed: something was counted, on more than one prompt."""
-        return len(self.prompts) > 1 and any(one.offered for one in self.acceptances)
-
     def candidate(self, name: str) -> Model | Proposer:
         """Raises ValueError for a name of none, with the known ones."""
         found = self._models.get(name) or self._proposers.get(name)
@@ -214,9 +209,10 @@ class Profile:
         """The profile where one pair's tokens are accepted more often by `shift`."""
         return self.with_curves({pair: self.survival(*pair).shifted(shift)})
 
-    def resampled(self, weights: Sequence[float]) -> "Profile":
-        """The profile that prompts drawn anew would give: every prompt counted `weights` times."""
-        return self.with_curves({(one.reader, one.source): one.survival(weights) for one in self.acceptances})
+    def resampled(self, pairs: Iterable[Pair], weights: Sequence[float]) -> "Profile":
+        """The profile that prompts drawn anew would give for these pairs: every prompt counts `weights` times."""
+        counted = {(one.reader, one.source): one for one in self.acceptances if one.offered}
+        return self.with_curves({pair: counted[pair].survival(weights) for pair in pairs if pair in counted})
 
     def write(self, path: Path) -> None:
         write_record(path, self, FORMAT)

@@ -51,6 +51,9 @@ class _Pair:
     accepted: list[float] = field(default_factory=list)
     stakes: list[float] = field(default_factory=lambda: [0.0] * len(BETS))
 
+    def __post_init__(self) -> None:
+        self.needed = Survival(self.expected.curve) if self.expected.curve else None  # at break-even
+
     @property
     def evidence(self) -> float:
         return sum(self.stakes) / len(self.stakes)
@@ -65,7 +68,7 @@ class _Pair:
 
     def bet(self, window: int, num_accepted: int) -> None:
         """A stake grows by what the round lost against break-even; at most all of it is lost."""
-        needed = Survival(self.expected.curve).accepted(window) if self.expected.curve else 0.0
+        needed = self.needed.accepted(window) if self.needed else 0.0
         if 0 < needed < window:
             loss = (needed - num_accepted) / (window - needed)
             self.stakes = [(stake + 1) * (1 + bet * loss) for stake, bet in zip(self.stakes, BETS, strict=True)]
