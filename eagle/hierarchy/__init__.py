@@ -1,6 +1,7 @@
 """Hierarchies of drafters: which levels and buffers pay. No torch inside.
 
-    profiles          what was measured: candidates, costs, acceptances of pairs
+    candidates        models and proposers with their costs, acceptances of pairs
+    profiles          all that was measured
     renewal           exact latency of a hierarchy
     shortest_path     the best one in polynomial time, by a reduction
     refinement        hierarchies ranked by their exact latency
@@ -11,9 +12,10 @@
 Not to be mixed up with the verifier `hsd`: two papers call themselves HSD (docs/hierarchy.md).
 """
 
+from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.planning import plan
 from eagle.hierarchy.plans import Plan
-from eagle.hierarchy.profiles import Acceptance, Model, Profile, Proposer
+from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Level, evaluate
 
 __all__ = ["Acceptance", "Level", "Model", "Plan", "Profile", "Proposer", "evaluate", "plan"]

@@ -17,8 +17,9 @@ Computed, nothing here was measured by this project. The assumptions:
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve, Survival, alpha_of
-from eagle.hierarchy.profiles import Acceptance, Model, Profile, Proposer
+from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.refinement import Candidate, ranked
 
 DRAFT_BILLIONS = 8.0

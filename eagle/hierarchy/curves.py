@@ -113,6 +113,6 @@ def falling(values: Sequence[float], weights: Sequence[float]) -> tuple[float, .
         while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
             (mean, heavy, length), (other, light, more) = pools[-2:]
             total = heavy + light
-            merged = (mean * heavy + other * light) / total if total else mean
+            merged = min((mean * heavy + other * light) / total, other) if total else mean  # rounding exceeds nothing
             pools[-2:] = [(merged, total, length + more)]
     return tuple(mean for mean, _, length in pools for _ in range(length))

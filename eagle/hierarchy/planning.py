@@ -27,8 +27,7 @@ def plan(profile: Profile, max_buffer: int = MAX_BUFFER, seed: int = 0) -> Plan:
 
     Raises ValueError for a `max_buffer` that is no whole number from 1 to `LARGEST_BUFFER`.
     """
-    max_buffer = conform("max_buffer", max_buffer, int)
-    Limits(at_least=1, at_most=LARGEST_BUFFER).check(max_buffer, f"max_buffer is {max_buffer}")
+    max_buffer = _checked(max_buffer)
     candidates = ranked(profile, max_buffer)
     return _plan(profile, candidates[0].levels, candidates, max_buffer, seed)
 
@@ -36,10 +35,17 @@ def plan(profile: Profile, max_buffer: int = MAX_BUFFER, seed: int = 0) -> Plan:
 def plan_of(profile: Profile, levels: Hierarchy, max_buffer: int = MAX_BUFFER, seed: int = 0) -> Plan:
     """The plan of a hierarchy that was chosen by hand, or fallen back to.
 
-    Raises ValueError for an unknown candidate, a pair without a curve, and a proposer above level 0.
+    Raises ValueError for an unknown candidate, a pair without a curve, a proposer above level 0, and as `plan`.
     """
     Renewal(profile).evaluate(levels)
+    max_buffer = _checked(max_buffer)
     return _plan(profile, levels, ranked(profile, max_buffer), max_buffer, seed)
+
+
+def _checked(max_buffer: int) -> int:
+    max_buffer = conform("max_buffer", max_buffer, int)
+    Limits(at_least=1, at_most=LARGEST_BUFFER).check(max_buffer, f"max_buffer is {max_buffer}")
+    return max_buffer
 
 
 def _plan(profile: Profile, levels: Hierarchy, candidates: Sequence[Candidate], max_buffer: int, seed: int) -> Plan:

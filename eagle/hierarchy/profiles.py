@@ -1,9 +1,4 @@
-"""What a hierarchy is planned from: candidates, what they cost, how often they accept each other's tokens.
-
-    Model        can be a level anywhere: it verifies what the level below hands up, or generates at the bottom
-    Proposer     can only be level 0: a head on its model, a lookup
-    Acceptance   of a pair, as counts of every prompt or as an assumed curve
-    Profile      all of it; a JSON file
+"""What a hierarchy is planned from: all candidates, and the acceptance of every pair; a JSON file.
 
 Acceptance belongs to the pair and not to the hierarchy, if it is measured from round starts on windows of the lower
 one: K models need K(K-1)/2 curves. Where a pair has none, the one is never put on the other.
@@ -15,87 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eagle.hierarchy.curves import MOST_TOKENS, CostCurve, Survival, falling
+from eagle.hierarchy.candidates import Acceptance, Model, Proposer
+from eagle.hierarchy.curves import Survival
 from eagle.hierarchy.records import read_record, write_record
 from eagle.options import check_options, did_you_mean
 
 FORMAT = 1  # of the file: counts up when a field changes its meaning
-Counts = tuple[tuple[int, ...], ...]  # a row a prompt, a column a place in the window: 1, 2, ..
 Pair = tuple[str, str]  # reader and source
-
-
-@dataclass(frozen=True)
-class Model:
-    """A language model. A pass over n tokens reads them beside the one that is pending: n = 0 is a plain token."""
-
-    name: str
-    token_ms: float  # a plain token
-    pass_ms: CostCurve  # a pass over n tokens of a draft
-    weight_bytes: int = 0
-    cache_bytes: int = 0  # a token of context
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        _at_least_zero(self, "token_ms", "weight_bytes", "cache_bytes")
-        if self.token_ms == 0:
-            raise ValueError(f"token_ms of {self.name} is 0, it must be larger than 0")
-
-
-@dataclass(frozen=True)
-class Proposer:
-    """What drafts without being a level of its own. With `nodes` it proposes a tree of as many, without the root;
-    without, a chain."""
-
-    name: str
-    draft_ms: CostCurve  # of a draft n tokens deep
-    readers: tuple[str, ...] = ()  # the models it can draft for; empty: any
-    nodes: int | None = None
-    weight_bytes: int = 0
-    cache_bytes: int = 0  # a token of context
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        _at_least_zero(self, "weight_bytes", "cache_bytes")
-        if self.nodes is not None and not 1 <= self.nodes <= MOST_TOKENS:
-            raise ValueError(f"nodes of {self.name} is {self.nodes}, it must be from 1 to {MOST_TOKENS}")
-
-
-@dataclass(frozen=True)
-class Acceptance:
-    """How often `reader` accepts the first a tokens of a window of `source`: counted, or assumed."""
-
-    reader: str
-    source: str
-    offered: Counts = ()  # windows of at least a tokens
-    accepted: Counts = ()  # those whose first a were accepted
-    assumed: tuple[float, ...] = ()  # the survival curve itself, where nothing was counted
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        pair = f"acceptance of {self.source} by {self.reader}"
-        if bool(self.assumed) == bool(self.offered):
-            raise ValueError(f"{pair} needs either counts (offered, accepted) or an assumed curve, and not both")
-        if [len(row) for row in self.offered] != [len(row) for row in self.accepted] or not self._is_rectangle():
-            raise ValueError(f"{pair}: offered and accepted must have as many rows, all of one length, at least 1")
-        for offered, accepted in zip(self.offered, self.accepted, strict=True):
-            if any(not 0 <= a <= o for o, a in zip(offered, accepted, strict=True)):
-                raise ValueError(f"{pair}: accepted {accepted} of {offered} offered: from 0 to as many as were offered")
-            if any(list(row) != sorted(row, reverse=True) for row in (offered, accepted)):
-                raise ValueError(f"{pair}: {offered} and {accepted} must not rise: who has a tokens has a - 1")
-        if self.offered and not sum(row[0] for row in self.offered):
-            raise ValueError(f"{pair} has no window: measure at least one")
-        self.survival()  # an assumed curve that rises is refused here
-
-    def _is_rectangle(self) -> bool:
-        return not self.offered or (len({len(row) for row in self.offered}) == 1 and len(self.offered[0]) > 0)
-
-    def survival(self, weights: Sequence[float] | None = None) -> Survival:
-        """The curve, with every prompt counted as often as `weights` says; cut where no window was as long."""
-        if self.assumed:
-            return Survival(self.assumed)
-        offered, accepted = _sums(self.offered, weights), _sums(self.accepted, weights)
-        known = [(a / o, o) for a, o in zip(accepted, offered, strict=True) if o > 0] or [(0.0, 1.0)]
-        return Survival(falling([share for share, _ in known], [weight for _, weight in known]))
 
 
 @dataclass(frozen=True)
@@ -125,25 +46,23 @@ class Profile:
 
     def _check_readers(self, proposer: Proposer) -> None:
         for reader in proposer.readers:
-            if reader not in self._rank or reader in self._proposers:
-                known = [model.name for model in self.models]
-                told = f"known are {', '.join(known)}{did_you_mean(reader, known)}"
+            if reader not in self._models:
+                told = _known(reader, self._models)
                 raise ValueError(f"proposer {proposer.name} drafts for {reader}, which is no model: {told}")
 
     def _check_pair(self, one: Acceptance) -> None:
         for name in (one.reader, one.source):
             if name not in self._rank:
-                told = f"known are {', '.join(self._rank)}{did_you_mean(name, self._rank)}"
-                raise ValueError(f"acceptance of {one.source} by {one.reader}: no candidate is called {name}: {told}")
+                raise ValueError(f"{one.told}: no candidate is called {name}: {_known(name, self._rank)}")
         if self._rank[one.source] >= self._rank[one.reader] or one.reader in self._proposers:
-            raise ValueError(f"acceptance of {one.source} by {one.reader}: only a larger model verifies a smaller one")
+            raise ValueError(f"{one.told}: only a larger model verifies a smaller one, by their order in models")
         proposer = self._proposers.get(one.source)
         if proposer and proposer.readers and one.reader not in proposer.readers:
-            raise ValueError(f"acceptance of {one.source} by {one.reader}: it drafts for {', '.join(proposer.readers)}")
+            raise ValueError(f"{one.told}: it drafts for {', '.join(proposer.readers)} alone")
         if one.offered and len(one.offered) != len(self.prompts):
             raise ValueError(
-                f"acceptance of {one.source} by {one.reader} has {len(one.offered)} rows for "
-                f"{len(self.prompts)} prompts: give a row for every prompt, zeros where it had no window"
+                f"{one.told} has {len(one.offered)} rows for {len(self.prompts)} prompts: "
+                "give a row for every prompt, zeros where it had no window"
             )
 
     @property
@@ -175,8 +94,7 @@ class Profile:
         """Raises ValueError for a name of none, with the known ones."""
         found = self._models.get(name) or self._proposers.get(name)
         if found is None:
-            known = f"known are {', '.join(self._rank)}{did_you_mean(name, self._rank)}"
-            raise ValueError(f"no candidate is called {name}: {known}")
+            raise ValueError(f"no candidate is called {name}: {_known(name, self._rank)}")
         return found
 
     def sources(self, reader: str) -> list[str]:
@@ -223,12 +141,6 @@ class Profile:
         return read_record(cls, path, FORMAT, "restore it from a copy, or measure the profile again")
 
 
-def _at_least_zero(one: Any, *names: str) -> None:
-    for name in names:
-        if getattr(one, name) < 0:
-            raise ValueError(f"{name} of {one.name} is {getattr(one, name)}, it must be at least 0")
-
-
-def _sums(counts: Counts, weights: Sequence[float] | None) -> list[float]:
-    rows = counts if weights is None else [[w * c for c in row] for w, row in zip(weights, counts, strict=True)]
-    return [float(sum(column)) for column in zip(*rows, strict=True)]
+def _known(name: str, names: Iterable[str]) -> str:
+    known = list(names)
+    return f"known are {', '.join(known)}{did_you_mean(name, known)}"

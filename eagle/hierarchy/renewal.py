@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
+from eagle.hierarchy.candidates import Model
 from eagle.hierarchy.curves import MOST_TOKENS, Survival
-from eagle.hierarchy.profiles import Model, Profile
+from eagle.hierarchy.profiles import Profile
 from eagle.options import check_options, option
 
 Law = tuple[float, ...]  # of a number: its probability at 0, 1, 2, ..

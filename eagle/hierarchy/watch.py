@@ -4,7 +4,7 @@
 at break-even": bets against that are made round after round, a new one opened in each (Shiryaev and Roberts'
 procedure). Under the statement the sum of their values grows by at most 1 a round in expectation, so that
 
-    Pr(alarm within the first n rounds) <= n x false_alarms
+    Pr(alarm within the first n rounds of every level) <= n x false_alarms
 
 for n fixed beforehand, however often one looks, whatever the laws and dependencies of rounds are: all it takes is that
 the expected acceptance of each round, given the past, is not below that of the break-even curve. Few rounds cannot
@@ -13,7 +13,7 @@ raise it: the limit 1 / false_alarms has to be reached first.
 
 from dataclasses import dataclass, field
 
-from eagle.hierarchy.curves import Survival
+from eagle.hierarchy.curves import Survival, falling
 from eagle.hierarchy.plans import BreakEven, Choice, Plan
 from eagle.hierarchy.profiles import Pair
 from eagle.options import Limits
@@ -39,6 +39,17 @@ class Fallback:
             f"{self.reader} accepts {self.alpha:.2f} a token of {self.source}, below the break-even of "
             f"{self.break_even_alpha:.2f} (after {self.rounds} rounds): going on with {self.choice.told(target)}"
         )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Predicted against measured, of one pair."""
+
+    reader: str
+    source: str
+    rounds: int
+    predicted: Survival
+    running: Survival  # 0 before the first round
 
 
 @dataclass
@@ -74,8 +85,9 @@ class _Pair:
             self.stakes = [(stake + 1) * (1 + bet * loss) for stake, bet in zip(self.stakes, BETS, strict=True)]
 
     def curve(self) -> Survival:
-        shares = [a / o for a, o in zip(self.accepted, self.offered, strict=True) if o > 0]
-        return Survival(tuple(min(shares[: place + 1]) for place in range(len(shares))) or (0.0,))
+        """0 before the first round."""
+        seen = [(a / o, o) for a, o in zip(self.accepted, self.offered, strict=True) if o > 0]
+        return Survival(falling([share for share, _ in seen], [weight for _, weight in seen]) or (0.0,))
 
 
 class Watch:
@@ -90,21 +102,24 @@ class Watch:
         self._limit = max(len(self._pairs), 1) / false_alarms  # shared among the pairs
 
     def count(self, reader: str, source: str, window: int, num_accepted: int) -> None:
-        """A round: `reader` accepted so many of a window of `source`. An empty window says nothing.
+        """A round: `reader` accepted so many of a window of `source`, which is as long as
+        `eagle.hierarchy.candidates.Acceptance` says. An empty window says nothing.
 
         Raises ValueError for a pair that the plan does not have, and for more accepted than there were.
         """
-        if (reader, source) not in self._pairs:
-            raise ValueError(f"{source} under {reader} is not in the plan: it has {sorted(self._pairs)}")
+        pair = self._pair(reader, source)
         if not 0 <= num_accepted <= window:
             raise ValueError(f"{num_accepted} of {window} tokens were accepted: from 0 to all of them")
         if window:
-            self._pairs[reader, source].count(window, num_accepted, self._keep)
-            self._pairs[reader, source].bet(window, num_accepted)
+            pair.count(window, num_accepted, self._keep)
+            pair.bet(window, num_accepted)
 
-    def survival(self, reader: str, source: str) -> Survival:
-        """The running curve of a pair; 0 before its first round. Beside it stands the plan's `predicted`."""
-        return self._pairs[reader, source].curve()
+    def compared(self) -> list[Compared]:
+        """Of every pair, from the bottom."""
+        return [
+            Compared(*one.expected.pair, one.rounds, Survival(one.expected.predicted), one.curve())
+            for one in self._pairs.values()
+        ]
 
     def fallback(self) -> Fallback | None:
         """The plan to go on with at the next end of a round; None while this one holds.
@@ -113,6 +128,11 @@ class Watch:
         """
         found = [self._told(one) for one in self._pairs.values() if one.evidence >= self._limit]
         return min(found, key=lambda one: len(one.choice.levels), default=None)
+
+    def _pair(self, reader: str, source: str) -> _Pair:
+        if (reader, source) not in self._pairs:
+            raise ValueError(f"{source} under {reader} is not in the plan: it has {sorted(self._pairs)}")
+        return self._pairs[reader, source]
 
     def _told(self, one: _Pair) -> Fallback:
         expected = one.expected

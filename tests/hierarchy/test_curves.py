@@ -68,3 +68,4 @@ def test_noisy_curves_are_pooled_and_not_dragged_down():
     assert falling([0.1, 0.2, 0.9], [1, 1, 1]) == pytest.approx((0.4, 0.4, 0.4))
     assert falling([0.9, 0.8], [1, 1]) == (0.9, 0.8)
     assert falling([], []) == ()
+    assert max(falling([1 - 1e-16, 1.0, 1.0], [3, 7, 11])) <= 1.0

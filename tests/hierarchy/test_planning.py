@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 import pytest
 
 from eagle.hierarchy import plan
+from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve, Survival
 from eagle.hierarchy.plan_text import told
 from eagle.hierarchy.planning import SHIFT, pairs, plan_of
 from eagle.hierarchy.plans import Plan
-from eagle.hierarchy.profiles import Acceptance, Model, Profile, Proposer
+from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Level, evaluate
 from tests.hierarchy.toy import random_profile
 

@@ -6,8 +6,9 @@ from typing import cast
 
 import pytest
 
+from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve
-from eagle.hierarchy.profiles import Acceptance, Model, Profile, Proposer
+from eagle.hierarchy.profiles import Profile
 from tests.hierarchy.toy import random_profile
 
 FLAT = CostCurve((0,), (1.0,))
@@ -93,8 +94,8 @@ def test_profiles_that_do_not_fit_together_are_refused(changes, message):
         (lambda: Model("m", -1.0, FLAT), "token_ms of m is -1"),
         (lambda: Model("m", float("nan"), FLAT), "number"),
         (lambda: Model(" ", 1.0, FLAT), "name"),
-        (lambda: Model("m", 1.0, FLAT, weight_bytes=-1), "weight_bytes of m"),
-        (lambda: Proposer("p", FLAT, nodes=0), "nodes of p is 0"),
+        (lambda: Model("m", 1.0, FLAT, weight_bytes=-1), "weight_bytes is -1"),
+        (lambda: Proposer("p", FLAT, nodes=0), "nodes is 0"),
         (lambda: Proposer("p", FLAT, cache_bytes=cast(int, 1.5)), "whole number"),
     ],
 )

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve
-from eagle.hierarchy.profiles import Acceptance, Model, Profile, Proposer
+from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Hierarchy, Level, Renewal, evaluate, mean, overshoot, visits
 from tests.hierarchy.toy import MAX_BUFFER, random_profile
 

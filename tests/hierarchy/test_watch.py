@@ -105,15 +105,22 @@ def test_a_pair_without_break_even_raises_no_alarm():
 
 def test_the_running_curve_follows_the_rounds_and_forgets():
     watch = Watch(ONE, memory=10)
+    (before,) = watch.compared()
+    assert (before.reader, before.source, before.rounds, before.running.reached) == ("large", "small", 0, (0.0,))
+    assert before.predicted.alpha == pytest.approx(0.85)
     for _ in range(100):
         watch.count("large", "small", 4, 4)
-    assert watch.survival("large", "small").reached == pytest.approx((1.0,) * 4)
+    assert running(watch) == pytest.approx((1.0,) * 4)
     for _ in range(100):
         watch.count("large", "small", 4, 2)
-    assert watch.survival("large", "small").reached == pytest.approx((1, 1, 0, 0), abs=1e-3)
+    assert running(watch) == pytest.approx((1, 1, 0, 0), abs=1e-3)
     watch.count("large", "small", 8, 8)
-    assert len(watch.survival("large", "small").reached) == 8
-    assert Watch(ONE).survival("large", "small").reached == (0.0,)
+    assert len(running(watch)) == 8
+    assert watch.compared()[0].rounds == 201
+
+
+def running(watch: Watch) -> tuple[float, ...]:
+    return watch.compared()[0].running.reached
 
 
 def test_windows_of_every_length_are_judged_by_their_own_length():

@@ -3,8 +3,9 @@
 import itertools
 import random
 
+from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve
-from eagle.hierarchy.profiles import Acceptance, Model, Profile, Proposer
+from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Hierarchy, Level
 
 MAX_BUFFER = 8
