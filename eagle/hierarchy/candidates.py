@@ -8,7 +8,7 @@ Acceptance   of a pair, as counts of every prompt or as an assumed curve
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eagle.hierarchy.curves import MOST_TOKENS, CostCurve, Survival, falling
+from eagle.hierarchy.curves import MOST_MS, MOST_TOKENS, CostCurve, Survival, falling
 from eagle.options import Limits, check_options, option
 
 Counts = tuple[tuple[int, ...], ...]  # a row a prompt, a column a place in the window: 1, 2, ..
@@ -26,7 +26,7 @@ class Model:
 
     def __post_init__(self) -> None:
         check_options(self)
-        Limits(above=0).check(self.token_ms, f"token_ms of {self.name} is {self.token_ms}")
+        Limits(above=0, at_most=MOST_MS).check(self.token_ms, f"token_ms of {self.name} is {self.token_ms}")
 
 
 @dataclass(frozen=True)

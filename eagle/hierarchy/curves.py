@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from eagle.options import check_options
+from eagle.options import Limits, check_options
 
 MOST_TOKENS = 4096  # of a window: more is a typing error
+MOST_MS = 1e9  # of a pass, eleven days: sums of larger ones would overflow
 HALVINGS = 60  # of an interval: to the precision of a float
 
 
@@ -31,6 +32,7 @@ class CostCurve:
             raise ValueError(f"tokens are {self.tokens}, they must ascend from at least 0")
         if self.ms[0] < 0 or any(a > b for a, b in zip(self.ms, self.ms[1:], strict=False)):
             raise ValueError(f"ms are {self.ms}, they must not be negative or fall: take CostCurve.rising")
+        Limits(at_most=MOST_MS).check(self.ms[-1], f"ms ends with {self.ms[-1]}")
 
     @classmethod
     def rising(cls, tokens: Sequence[int], ms: Sequence[float]) -> "CostCurve":

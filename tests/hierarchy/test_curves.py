@@ -27,6 +27,7 @@ def test_noise_does_not_make_tokens_free():
         ((1, 2), (-1.0, 1.0), "negative"),
         ((1, 2), (1.0, float("nan")), "number"),
         ((1, 2), (1.0, float("inf")), "finite"),
+        ((1, 2), (1.0, 1e300), "at most 1000000000"),
         ((1.5, 2), (1.0, 2.0), "whole"),
     ],
 )

@@ -93,6 +93,7 @@ def test_profiles_that_do_not_fit_together_are_refused(changes, message):
         (lambda: Model("m", 0.0, FLAT), "token_ms of m is 0"),
         (lambda: Model("m", -1.0, FLAT), "token_ms of m is -1"),
         (lambda: Model("m", float("nan"), FLAT), "number"),
+        (lambda: Model("m", 1e300, FLAT), "at most 1000000000"),
         (lambda: Model(" ", 1.0, FLAT), "name"),
         (lambda: Model("m", 1.0, FLAT, weight_bytes=-1), "weight_bytes is -1"),
         (lambda: Proposer("p", FLAT, nodes=0), "nodes is 0"),
