@@ -130,7 +130,7 @@ class TableDrafter:
         for _ in range(min(self.length, max_depth)):
             logits = self.model.logits((*self.text, *tokens[1:]))
             if settled:
-                judged = ChosenTokens(chance.sampling, chance.noise and chance.noise.field, None)
+                judged = ChosenTokens(chance.sampling, chance.noise.field if chance.noise else None, None)
                 tokens.append(judged.token(logits, len(self.text) + len(tokens) - 1))
             else:
                 laws.append(chance.sampling.law(logits))

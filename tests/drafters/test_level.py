@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from eagle.drafters.level import LevelDrafter
+from eagle.drafters.protocol import Drafter
 from eagle.sampling import Sampling
 from hsd_verify import DraftTree
 from tests.drafters.tables import TableDrafter, TableModel, plain_law, text_law, total_variation
@@ -19,7 +20,7 @@ def hierarchy(buffers: tuple[int, ...], length: int = 1, verifier: str = "hsd", 
 
     def build():
         models = [TableModel(seed, **options) for seed in range(len(buffers) + 1)]
-        drafter = TableDrafter(TableModel(99), length, reads=models[-1])
+        drafter: Drafter = TableDrafter(TableModel(99), length, reads=models[-1])
         for model, buffer in zip(reversed(models[1:]), reversed(buffers), strict=True):
             drafter = LevelDrafter(model, drafter, buffer, verifier)
         return models[0], drafter
