@@ -2,7 +2,7 @@
 
     measure_costs   a target pass over 1 .. 64 nodes and a draft step, a few seconds
     load_costs      the same, from a file in the user's cache where this machine, target and dtype were measured before
-    plan            a policy with what it leaves open filled in: the default tree, `budgeted`
+    plan            a policy with what it leaves open filled in: the default tree, `coupled`, `budgeted`
     plan_reference  EAGLE's tree with the budget that pays at temperature 0
 
 Numbers of the head are in its `drafting.json` (`eagle.trees.fitted`). Without it trees keep neutral defaults.
@@ -34,6 +34,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees.automatic import AutoTree, partly_sampled, perturbed, placed
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
+from eagle.trees.coupled import CoupledTree
 from eagle.trees.fitted import Expected, HeadFit
 from eagle.trees.protocols import TreePolicy
 from eagle.trees.valued import ValuedTree
@@ -55,6 +56,8 @@ def plan(policy: TreePolicy, target: Target, head: DraftHead, directory: Path | 
     """
     if isinstance(policy, AutoTree) and head.fit is not None and not policy.trees:
         return _plan_auto(policy, head.fit, load_costs(target, head, directory))
+    if isinstance(policy, CoupledTree) and policy.values is None and head.fit is not None:
+        return replace(policy, values=head.fit.coupled.get("coupled"))
     if isinstance(policy, BudgetedTree) and policy.cost is None:
         return _plan_budgeted(policy, head.fit, load_costs(target, head, directory))
     return policy
@@ -71,9 +74,7 @@ def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
     """At every measured temperature the tree with the most tokens a second; sizes that the policy names stay."""
     trees = tuple((temperature, _best_tree(policy, fit, temperature, costs)) for temperature in fit.temperatures)
     coupled = tuple(
-        (temperature, _best_coupled(policy, fit, temperature, costs))
-        for temperature in fit.temperatures
-        if "coupled" in fit.at(temperature)
+        (temperature, _best_coupled(policy, fit, temperature, costs)) for temperature in fit.temperatures if fit.coupled
     )
     return replace(policy, trees=trees, coupled_trees=coupled)
 
@@ -87,12 +88,11 @@ def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostMo
 
 
 def _best_coupled(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
-    """Under shared noise: the tree that reads it, or the deterministic one where that is faster."""
-    kinds = fit.at(temperature)
-    by_size = kinds["coupled"].by_size
-    if "eagle" in kinds and _fastest(costs, kinds["eagle"].by_size) > _fastest(costs, by_size):
-        return placed(policy.num_nodes or best_budget(costs, kinds["eagle"].by_size))
-    return perturbed(policy.num_nodes or best_budget(costs, by_size), fit.coupled)
+    """Under shared noise the fastest: a tree that reads it, a blunt or a deep one, or the deterministic one."""
+    kinds = {name: rounds.by_size for name, rounds in fit.at(temperature).items() if name in ("eagle", *fit.coupled)}
+    fastest = max(kinds, key=lambda name: _fastest(costs, kinds[name]))
+    num_nodes = policy.num_nodes or best_budget(costs, kinds[fastest])
+    return placed(num_nodes) if fastest == "eagle" else perturbed(num_nodes, fit.coupled[fastest])
 
 
 def _is_sampled(policy: AutoTree, kinds: Mapping[str, Expected], temperature: float, costs: CostModel) -> bool:

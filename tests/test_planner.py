@@ -9,7 +9,16 @@ from eagle import planner
 from eagle.chance import Chance
 from eagle.chat import Chat
 from eagle.sampling import Sampling
-from eagle.trees import Acceptance, AutoTree, BudgetedTree, CostModel, CoupledValues, SampledChain, ValuedTree
+from eagle.trees import (
+    Acceptance,
+    AutoTree,
+    BudgetedTree,
+    CostModel,
+    CoupledTree,
+    CoupledValues,
+    SampledChain,
+    ValuedTree,
+)
 from eagle.trees.automatic import partly_sampled, perturbed, placed
 from eagle.trees.fitted import Expected, HeadFit
 from tests.files import read_only
@@ -108,15 +117,27 @@ def test_a_tree_that_samples_must_be_faster_one_standard_error_below_its_mean(ta
 
 def test_under_shared_noise_the_faster_tree_is_taken(target, measured, tmp_path):
     """10 ms a pass of 1 node and 12 of 8, 1.5 ms a draft step: the deterministic tree makes 2 tokens in 13.5 ms."""
-    values = CoupledValues(1.1, 0.2)
+    values, slow = CoupledValues(1.1, 0.2), {8: (0.1, 9)}
     for tau, kind in ((0.99, "eagle"), (1.01, "coupled")):
         head = fitted_head(target, eagle_1={8: (1.0, 1)}, coupled_1={8: (tau, 1)}, mixed_1={8: (9.0, 1)})
-        head.fit = replace(head.fit, coupled=values)
+        head.fit = replace(head.fit, coupled={"coupled": values})
         tree = planned(AutoTree(), target, head, tmp_path)
         assert tree.choose(Sampling(0.9), coupled=True) == (placed(8) if kind == "eagle" else perturbed(8, values))
         assert isinstance(tree.choose(Sampling(0.9)), ValuedTree)  # for draws of its own
     named = planned(AutoTree(num_nodes=5), target, head, tmp_path)
     assert named.choose(Sampling(1.0), coupled=True) == perturbed(5, values)
+    head = fitted_head(
+        target, eagle_1=slow, coupled_1={8: (1.0, 1)}, deep_1={8: (1.3, 3)}
+    )
+    head.fit = replace(head.fit, coupled={"coupled": values, "deep": CoupledValues(1.6)})
+    assert planned(AutoTree(), target, head, tmp_path).choose(Sampling(1.0), coupled=True) == perturbed(8, values)
+    head = fitted_head(target, eagle_1=slow, coupled_1={8: (1.0, 1)}, deep_1={8: (1.5, 3)})
+    head.fit = replace(head.fit, coupled={"coupled": values, "deep": CoupledValues(1.6)})
+    deep = planned(AutoTree(), target, head, tmp_path).choose(Sampling(1.0), coupled=True)
+    assert deep == perturbed(8, CoupledValues(1.6))
+    assert planned(CoupledTree(9), target, head, tmp_path) == CoupledTree(9, values=values)
+    by_hand = CoupledTree(9, values=CoupledValues(0.9))
+    assert planned(by_hand, target, head, tmp_path) == by_hand
     old = planned(AutoTree(), target, fitted_head(target, eagle_1={8: (1.0, 1)}), tmp_path)
     assert old.choose(Sampling(1.0), coupled=True) == perturbed()  # measured before there were such trees
 

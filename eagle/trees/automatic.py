@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from eagle.chance import Chance
-from eagle.judging import COUPLED
+from eagle.judging import COUPLED, INDEPENDENT
 from eagle.sampling import Sampling
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.coupled import CoupledTree, CoupledValues
@@ -48,7 +48,7 @@ def partly_sampled(num_nodes: int = DEFAULT_NUM_NODES, acceptance: Acceptance | 
 
 def perturbed(num_nodes: int = DEFAULT_NUM_NODES, values: CoupledValues | None = None) -> CoupledTree:
     """The tree of coupled decoding, as the default has it; `values` of the head, None: neutral numbers."""
-    return CoupledTree(num_nodes, values=values or CoupledValues())
+    return CoupledTree(num_nodes, values=values)
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,17 @@ class AutoTree:
     trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)
     coupled_trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)  # for shared noise
 
-    verifier: ClassVar[str] = COUPLED
-
     def __post_init__(self) -> None:
         for name in ("num_nodes", "greedy_nodes"):
             if getattr(self, name) is not None:
                 check_counts(**{name: (getattr(self, name), 1)})
         if self.sampled_from is not None:
             check_number("sampled_from", self.sampled_from, at_least=0)
+
+    @property
+    def verifier(self) -> str:
+        """Coupled, unless it is said from where on part of a tree is sampled."""
+        return COUPLED if self.sampled_from is None else INDEPENDENT
 
     def choose(self, sampling: Sampling, coupled: bool = False) -> TreePolicy:
         """The tree for a sampling; `coupled`: for a target whose noise is shared."""

@@ -13,7 +13,7 @@ forbidden for drawn nodes is forbidden here.
 Letters: F nodes of a frontier, Vd draft vocabulary.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -44,14 +44,14 @@ class CoupledTree:
     num_nodes: int = 16  # with the root
     depth: int = 8  # levels below the root
     top_k: int = 8  # children per node and nodes expanded per level
-    values: CoupledValues = field(default_factory=CoupledValues)
+    values: CoupledValues | None = None  # None: the head's (`eagle.planner` fills them in), or neutral ones
 
     verifier: ClassVar[str] = COUPLED
 
     def __post_init__(self) -> None:
         if isinstance(self.values, dict):  # from YAML
             object.__setattr__(self, "values", CoupledValues(**self.values))
-        if not isinstance(self.values, CoupledValues):
+        if not isinstance(self.values, CoupledValues | None):
             raise ValueError(f"values are {self.values!r}, give fields of it, such as values.sharpness=1.1")
         check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
 
@@ -63,13 +63,13 @@ class CoupledTree:
                 "tree 'coupled' reads the noise that verifier 'coupled' shares with it, and this verifier draws on its "
                 "own: choose --verifier coupled, or another tree such as 'auto'"
             )
-        sharpness, plain = self.values.sharpness, self.values.plain
+        values = self.values or CoupledValues()
 
         def log_values(logits: Tensor, depth: int) -> Tensor:
             if noise is None:
                 return logits.log_softmax(-1)
             perturbed = logits + temperature * noise.below(depth, proposer.vocabulary.target_ids)  # (F, Vd)
-            values = (sharpness * perturbed).softmax(-1).mul_(1 - plain)
-            return values.add_(logits.softmax(-1), alpha=plain).log_()
+            joint = (values.sharpness * perturbed).softmax(-1).mul_(1 - values.plain)
+            return joint.add_(logits.softmax(-1), alpha=values.plain).log_()
 
         return grow_best(self, proposer, min(self.depth, max_depth), log_values)

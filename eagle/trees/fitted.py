@@ -22,7 +22,7 @@ class Expected:
     """Rounds of one kind of tree at one temperature, a number a node budget."""
 
     temperature: float
-    tree: str  # "eagle", "mixed" or "coupled", as in `eagle.trees.automatic`
+    tree: str  # "eagle" or "mixed", as in `eagle.trees.automatic`, or a name in `HeadFit.coupled`
     num_nodes: tuple[int, ...]  # node budgets with the root, ascending
     tau: tuple[float, ...]  # accepted tokens of a round, without the bonus token
     tau_low: tuple[float, ...]  # the same at the lower end of its 95 % interval over the deterministic tree
@@ -60,7 +60,8 @@ class HeadFit:
     expected: tuple[Expected, ...]
     head: str  # fingerprint of the weights that were measured
     provenance: Mapping[str, Any] = field(default_factory=dict)  # contexts, draws, machine, versions, command
-    coupled: CoupledValues | None = None  # None: measured by a version without it
+    # kinds of coupled tree by name, such as "coupled" and "deep"; empty: measured by a version without them
+    coupled: Mapping[str, CoupledValues] = field(default_factory=dict)
 
     def at(self, temperature: float) -> dict[str, Expected]:
         """The trees measured at one temperature, by name."""
@@ -79,14 +80,14 @@ class HeadFit:
         if values.get("format") != FORMAT:
             raise ValueError(f"format is {values.get('format')}, this version reads {FORMAT}: fit again")
         for part in ("acceptance", "expected", "coupled"):
-            _check_numbers(part, values.get(part) or ())
+            _check_numbers(part, values.get(part, ()))
         try:
             return cls(
                 acceptance=Acceptance(**values["acceptance"]),
                 expected=tuple(Expected(**rounds) for rounds in values["expected"]),
                 head=values["head"],
                 provenance=values["provenance"],
-                coupled=CoupledValues(**values["coupled"]) if values.get("coupled") else None,
+                coupled={name: CoupledValues(**own) for name, own in values.get("coupled", {}).items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a field is missing, unknown or of another type: {error}") from None

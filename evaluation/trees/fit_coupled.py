@@ -3,8 +3,9 @@
     context, noise  -> a tree, and the nodes that the target's own tokens pass through
     node, new noise -> the target's token there, and how probable the draft thinks it, by sharpness
 
-Likelihood does not see that sharper values make deeper trees, a draft step a level: tau was the same from 0.7 to 1.1 of
-the most likely sharpness (docs/trees.md), so the blunt end is taken. The share of the plain law stays as it is.
+The most likely sharpness makes the deepest trees, a draft step a level. Blunter values make shallower ones that accept
+almost as much (docs/trees.md): both are measured, and `eagle.planner` takes what pays where it runs. The share of the
+plain law stays as it is.
 
 Letters: Vd draft vocabulary, V target vocabulary, S sharpnesses.
 """
@@ -50,11 +51,12 @@ class SharpnessSums:
     def most_likely(self) -> float:
         return SHARPNESSES[int(self._logs.argmax())]
 
-    def fitted(self) -> CoupledValues:
-        """By the most likely sharpness; the neutral one where nothing was seen."""
+    def fitted(self) -> dict[str, CoupledValues]:
+        """The kinds of coupled tree of this head. Raises ValueError where nothing was seen."""
         if not self.num_tokens:
-            return CoupledValues()
-        return CoupledValues(round(BLUNTED * self.most_likely, 2), self.plain)
+            raise ValueError("no token was seen to fit coupled trees by: record contexts above temperature 0")
+        blunt = round(BLUNTED * self.most_likely, 2)
+        return {"coupled": CoupledValues(blunt, self.plain), "deep": CoupledValues(self.most_likely, self.plain)}
 
 
 @torch.inference_mode()

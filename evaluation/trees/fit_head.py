@@ -10,7 +10,7 @@ Stopped at any moment, it goes on with the laboratory's rows; the acceptance is 
 Letters: N tree nodes including the root.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from eagle.engine.target import Target
@@ -29,7 +29,7 @@ from evaluation.trees.shared import DraftSource
 SIZES = (4, 6, 8, 12, 16, 32, 60)  # N
 LABELS = ("0", "0.3", "0.6", "0.8", "1")
 FITTED_AT = ("0.6", "1")  # contexts are recorded at these temperatures
-VERIFIER = {"eagle": "walk", "mixed": "hsd", "coupled": COUPLED}
+VERIFIER = {"eagle": "walk", "mixed": "hsd"}  # of the others: coupled
 Say = Callable[[str], None]
 
 
@@ -59,7 +59,7 @@ def fit_acceptance(target: Target, source: DraftSource, contexts: Sequence[Conte
     return sums.pooled()
 
 
-def fit_coupled(target: Target, source: DraftSource, contexts: Sequence[Context], say: Say) -> CoupledValues:
+def fit_coupled(target: Target, source: DraftSource, contexts: Sequence[Context], say: Say) -> dict[str, CoupledValues]:
     """How sharp the head's perturbed order is, at all temperatures together."""
     sums = SharpnessSums()
     for label in FITTED_AT:
@@ -70,19 +70,19 @@ def fit_coupled(target: Target, source: DraftSource, contexts: Sequence[Context]
     return sums.fitted()
 
 
-def plan_of(acceptance: Acceptance, values: CoupledValues, num_draws: int) -> Plan:
+def plan_of(acceptance: Acceptance, coupled: Mapping[str, CoupledValues], num_draws: int) -> Plan:
     """All kinds of tree at every size, as `eagle.planner` would make them."""
     eagle = [TreeArm("eagle", size, placed(size)) for size in SIZES]
     mixed = [TreeArm("mixed", size, partly_sampled(size, acceptance)) for size in SIZES]
-    coupled = [TreeArm("coupled", size, perturbed(size, values)) for size in SIZES]
-    return Plan((*eagle, *mixed, *coupled), LABELS, ("walk", "hsd"), num_draws)
+    shared = [TreeArm(name, size, perturbed(size, own)) for name, own in coupled.items() for size in SIZES]
+    return Plan((*eagle, *mixed, *shared), LABELS, ("walk", "hsd"), num_draws)
 
 
 def expected_rounds(cells: Iterable[TreeCell]) -> Iterable[Expected]:
     """What the planner reads of the laboratory's table: a row a temperature and kind of tree."""
     by_kind: dict[tuple[str, str], list[TreeCell]] = {}
     for cell in cells:
-        if VERIFIER.get(cell.tree) == cell.verifier:
+        if VERIFIER.get(cell.tree, COUPLED) == cell.verifier:
             by_kind.setdefault((cell.sampling, cell.tree), []).append(cell)
     for (label, tree), sizes in sorted(by_kind.items()):
         sizes.sort(key=lambda cell: cell.budget)

@@ -107,5 +107,6 @@ def test_the_default_reads_the_noise_where_it_is_shared():
     assert planned.choose(WARM, coupled=True) == perturbed(8)
     assert planned.choose(Sampling(0.6), coupled=True) == perturbed(6, fitted)
     assert planned.choose(WARM) == planned.choose(Sampling(), coupled=True) == placed(5)
+    assert auto.verifier == "coupled" and AutoTree(9, sampled_from=0.5).verifier == "hsd"
     grown = auto.grow(proposer(), shared(), 3)
     assert paths(grown) == paths(perturbed(9).grow(proposer(), shared(), 3))

@@ -1,5 +1,6 @@
 """The sharpness of a head's perturbed order, by the likelihood of what the target takes."""
 
+import pytest
 import torch
 
 from eagle.sampling import Sampling, seeded
@@ -24,11 +25,15 @@ def test_the_sharpness_behind_the_tokens_is_found():
         draft, noise, error = 2 * torch.randn(12, generator=draws), gumbel(draws, 12), gumbel(draws, 12)
         token = int((draft + error / sharpness + temperature * noise).argmax())
         sums.add(draft, token, noise, temperature)
-    assert sums.most_likely == sharpness and sums.fitted() == CoupledValues(1.12, 0.0)
+    assert sums.most_likely == sharpness and sums.fitted() == {
+        "coupled": CoupledValues(1.12, 0.0),
+        "deep": CoupledValues(1.6, 0.0),
+    }
 
 
-def test_nothing_seen_leaves_the_neutral_numbers():
-    assert SharpnessSums().fitted() == CoupledValues()
+def test_without_a_token_nothing_is_fitted():
+    with pytest.raises(ValueError, match="record contexts above temperature 0"):
+        SharpnessSums().fitted()
 
 
 def test_every_context_adds_tokens_of_the_target(target):

@@ -33,8 +33,8 @@ def test_a_head_is_measured_at_every_size_and_temperature(target, tmp_path, monk
     assert [len(level) for level in fit.acceptance.sampled] == [len(CONFIDENCE) + 1]
     for rounds in fit.expected:
         assert rounds.num_nodes == (4, 6) and all(0 <= tau <= 5 for tau in rounds.tau) and min(rounds.steps) > 0
-    assert {rounds.tree for rounds in fit.expected} == {"coupled", "eagle", "mixed"}
-    assert fit.coupled is not None and 0.4 < fit.coupled.sharpness < 2
+    assert {rounds.tree for rounds in fit.expected} == {"coupled", "deep", "eagle", "mixed"}
+    assert fit.coupled["coupled"].sharpness < fit.coupled["deep"].sharpness
     assert fit.at(1.0)["eagle"].tau_low == fit.at(1.0)["eagle"].tau
     before = len(told)
     again = fit_head.fit_head(target, source, contexts, "abc", tmp_path, 1, told.append)
@@ -43,9 +43,12 @@ def test_a_head_is_measured_at_every_size_and_temperature(target, tmp_path, monk
 
 def test_the_planner_makes_the_trees_that_were_measured(target):
     acceptance = partly_sampled(8).acceptance
-    arms = {(arm.name, arm.budget): arm.policy for arm in fit_head.plan_of(acceptance, CoupledValues(1.1), 1).arms}
+    arms = {
+        (arm.name, arm.budget): arm.policy
+        for arm in fit_head.plan_of(acceptance, {"blunt": CoupledValues(1.1)}, 1).arms
+    }
     assert arms["eagle", 12] == placed(12) and arms["mixed", 60] == partly_sampled(60, acceptance)
-    assert arms["coupled", 16] == perturbed(16, CoupledValues(1.1))
+    assert arms["blunt", 16] == perturbed(16, CoupledValues(1.1))
 
 
 def test_a_sampled_tree_counts_at_the_lower_end_of_its_gain():
