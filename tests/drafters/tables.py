@@ -22,6 +22,7 @@ from hsd_verify import DraftTree, Verdict
 
 Text = tuple[int, ...]
 VOCAB = 3
+KNOWN_LAWS: dict[object, tuple[Tensor, list[Tensor]]] = {}
 
 
 class TableCache:
@@ -182,9 +183,18 @@ class ListedJudge:
         return int(logits.argmax())
 
     def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
-        law = hsd_verify.law(tree, self.sampling.law(logits), self.verifier)
-        node = self.choices.ask(law.stop)
-        return Verdict(torch.tensor(tree.path(node), dtype=torch.int64), self.choices.ask(law.residual(node)))
+        stop, residuals = self._law(tree, logits)
+        node = self.choices.ask(stop)
+        return Verdict(torch.tensor(tree.path(node), dtype=torch.int64), self.choices.ask(residuals[node]))
+
+    def _law(self, tree: DraftTree, logits: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The verifier's law, worked out once for a tree: most branches of a list share most of theirs."""
+        drawn = None if tree.draft_probs is None else tree.draft_probs.numpy().tobytes()
+        key = (self.verifier, self.sampling, tree.parent_list, tree.token_list, drawn, logits.numpy().tobytes())
+        if key not in KNOWN_LAWS:
+            law = hsd_verify.law(tree, self.sampling.law(logits), self.verifier)
+            KNOWN_LAWS[key] = law.stop, [law.residual(node) for node in range(tree.num_nodes)]
+        return KNOWN_LAWS[key]
 
     def chance(self, position: int) -> Chance:
         return Chance(self.sampling, draw=self.choices.draw)
