@@ -45,6 +45,10 @@ class Judge(Protocol):
         """What a drafter may know below a root whose successor stands at `position`."""
         ...
 
+    def laws(self, logits: Tensor) -> Tensor | None:
+        """The laws (n, V) that tokens are drawn from after logits (n, V); None where they are settled."""
+        ...
+
 
 def judge(
     sampling: Sampling, verifier: str, generator: torch.Generator | None, device: torch.device | str = "cpu"
@@ -60,6 +64,19 @@ def judge(
         key = answer_key(generator)
         return ChosenTokens(sampling, NoiseField(key, device), seeded(key, device))
     return IndependentDraws(sampling, verifier, generator)
+
+
+def judge_below(chance: Chance, sampling: Sampling | None, verifier: str) -> Judge:
+    """How a level of a hierarchy decides its own tokens, for a round that has `chance`.
+
+    With shared noise, or at temperature 0, it takes the tokens that it expects above; otherwise it draws by the laws of
+    its own sampling (None: that of above).
+    """
+    if chance.noise is not None:
+        return ChosenTokens(chance.sampling, chance.noise.field, chance.generator)
+    if chance.sampling.greedy:
+        return ChosenTokens(chance.sampling, None, chance.generator)
+    return judge(sampling or chance.sampling, verifier, chance.generator)
 
 
 def check_verifier(verifier: str) -> None:
@@ -85,6 +102,9 @@ class IndependentDraws:
 
     def chance(self, position: int) -> Chance:
         return Chance(self.sampling, self.generator)
+
+    def laws(self, logits: Tensor) -> Tensor:
+        return self.sampling.law(logits)
 
 
 @dataclass(frozen=True)
@@ -119,6 +139,9 @@ class ChosenTokens:
     def chance(self, position: int) -> Chance:
         noise = Noise(self.field, position) if self.field is not None else None
         return Chance(self.sampling, self.generator, noise=noise)
+
+    def laws(self, logits: Tensor) -> None:
+        return None
 
     def _best(self, logits: Tensor, position: int) -> Tensor:
         if self.field is None:

@@ -126,9 +126,7 @@ def test_under_shared_noise_the_faster_tree_is_taken(target, measured, tmp_path)
         assert isinstance(tree.choose(Sampling(0.9)), ValuedTree)  # for draws of its own
     named = planned(AutoTree(num_nodes=5), target, head, tmp_path)
     assert named.choose(Sampling(1.0), coupled=True) == perturbed(5, values)
-    head = fitted_head(
-        target, eagle_1=slow, coupled_1={8: (1.0, 1)}, deep_1={8: (1.3, 3)}
-    )
+    head = fitted_head(target, eagle_1=slow, coupled_1={8: (1.0, 1)}, deep_1={8: (1.3, 3)})
     head.fit = replace(head.fit, coupled={"coupled": values, "deep": CoupledValues(1.6)})
     assert planned(AutoTree(), target, head, tmp_path).choose(Sampling(1.0), coupled=True) == perturbed(8, values)
     head = fitted_head(target, eagle_1=slow, coupled_1={8: (1.0, 1)}, deep_1={8: (1.5, 3)})

@@ -1,8 +1,11 @@
 """The EAGLE-3 drafter: a draft head with its own one-layer cache, and a policy that grows trees with it.
 
-    known tokens    x0 x1 x2 x3     always one more than the known features: the target has not read the newest token
+    known tokens    x0 x1 x2 x3     one more than the known features: the target has not read the newest token
     known features  g0 g1 g2
     head entries    (g0,x1) (g1,x2) (g2,x3)    committed; the last one predicts what follows x3, the tree's root
+
+Where more tokens wait for their features (x4 too, g3 is missing), a round steps over them on the head's own states, as
+inside a tree.
 
 Letters: A newly known tokens, F nodes of a frontier, R expanded rows of this round with the root, H draft hidden size,
 Ht target hidden size, T committed head entries, Vd draft vocabulary.
@@ -43,6 +46,7 @@ class EagleDrafter:
         self._reader = HeadReader(head, embed)
         self.num_known = 0
         self._root_token = -1
+        self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, that have no entry yet
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
         self._watch = FiniteWatch(lambda: BAD_HEAD)
 
@@ -51,14 +55,21 @@ class EagleDrafter:
         return self.policy.verifier
 
     @torch.inference_mode()
-    def observe(self, tokens: Tensor, features: Tensor) -> None:
+    def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
+        """See `Drafter.observe`. Raises ValueError for features of another width, or more than tokens to go with."""
+        if features is None:
+            features = torch.empty(0, 3 * self.head.config.target_hidden_size, device=tokens.device)
         self._check(tokens, features)
-        num_known = self.num_known + len(tokens)
-        tokens = tokens[-len(features) :]  # x0 has no feature before it, so no head entry of its own
-        for piece, own in zip(tokens.split(PIECE), features.split(PIECE), strict=True):  # a mask of (PIECE, T) entries
-            output = self._observe_piece(piece, own)
-        self._root_token, self._root_hidden, self.num_known = int(tokens[-1]), output[-1:], num_known
-        self._watch.look(output[-1:])
+        own = tokens if self.num_known else tokens[1:]  # x0 has no feature before it, so no head entry of its own
+        waiting = torch.cat([self._waiting.to(own.device), own])
+        for piece, part in zip(waiting[: len(features)].split(PIECE), features.split(PIECE), strict=True):
+            if len(part):  # a mask of (PIECE, T) entries
+                self._root_hidden = self._observe_piece(piece, part)[-1:]
+        self._waiting, self.num_known = waiting[len(features) :], self.num_known + len(tokens)
+        if len(tokens):
+            self._root_token = int(tokens[-1])
+        if len(features) and self._root_hidden is not None:
+            self._watch.look(self._root_hidden)
 
     def _observe_piece(self, tokens: Tensor, features: Tensor) -> Tensor:
         """Entries (A, H) of tokens (A,), appended behind what the head has read."""
@@ -85,16 +96,28 @@ class EagleDrafter:
             raise ValueError("nothing observed yet: call observe(tokens, features) with the prompt first")
         committed = self._reader.length
         try:
-            yield HeadRound(self._reader, self._root_token, self._root_hidden)
+            yield HeadRound(self._reader, self._root_token, self._step_over(self._root_hidden))
         finally:
             self._reader.rewind(committed)
 
+    def _step_over(self, hidden: Tensor) -> Tensor:
+        """The state (1, H) at the newest token, one step a waiting token from the state at the newest entry."""
+        for token in self._waiting[:, None]:
+            start = self._reader.length
+            mask = _additive(torch.ones(1, 1, dtype=torch.bool, device=token.device), start, hidden.dtype)
+            hidden = self._reader.read(hidden, token, torch.full_like(token, start), mask)
+        return hidden
+
     def truncate(self, num_tokens: int) -> None:
+        """See `Drafter.truncate`. Where entries are forgotten, a feature must be observed before the next round."""
         if not 0 <= num_tokens <= self.num_known:
             raise ValueError(f"cannot truncate {self.num_known} known tokens to {num_tokens}")
         self.num_known = num_tokens
-        self._reader.rewind(max(num_tokens - 1, 0))
-        self._root_hidden = None
+        entries = min(self._reader.length, max(num_tokens - 1, 0))
+        if entries < self._reader.length:
+            self._root_hidden = None
+        self._reader.rewind(entries)
+        self._waiting = self._waiting[: max(num_tokens - 1 - entries, 0)]
 
     def _check_layers(self) -> None:
         wanted, target = self.head.config.feature_layers, self._target
@@ -106,12 +129,12 @@ class EagleDrafter:
 
     def _check(self, tokens: Tensor, features: Tensor) -> None:
         self._check_layers()  # again: another head may have been loaded for this target meanwhile
-        expected = len(tokens) - (self.num_known == 0)
+        most = len(self._waiting) + len(tokens) - (self.num_known == 0)
         width = 3 * self.head.config.target_hidden_size
-        if features.shape != (expected, width) or expected < 1:
+        if features.dim() != 2 or features.shape[1] != width or len(features) > max(most, 0):
             raise ValueError(
-                f"{len(tokens)} new tokens need features of shape ({expected}, {width}), got {tuple(features.shape)}: "
-                "is this head made for another target?"
+                f"{len(tokens)} new tokens go with at most {max(most, 0)} features of width {width}, got "
+                f"{tuple(features.shape)}: is this head made for another target?"
             )
 
 

@@ -14,15 +14,21 @@ from hsd_verify import DraftTree
 class Drafter(Protocol):
     """Proposes a tree a round. It owns its state; one drafter serves one sequence at a time."""
 
-    num_known: int  # known tokens
+    @property
+    def num_known(self) -> int:
+        """Known tokens."""
+        ...
 
     @property
     def verifier(self) -> str:
         """The verifier that its trees are made for."""
         ...
 
-    def observe(self, tokens: Tensor, features: Tensor) -> None:
-        """Newly known tokens (A,) and features (.., 3Ht); in total, one more token is known than features."""
+    def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
+        """Newly known tokens (A,) and features (.., 3Ht), the next ones of the text; None: no new ones.
+
+        In total at least one more token is known than features; more where what reads the text has not read its end.
+        """
         ...
 
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:

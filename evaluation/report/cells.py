@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from evaluation.report.bootstrap import Array, Resamples
+from eagle.bootstrap import Array, Resamples
 from evaluation.rows import AnswerRow
 
 Answer = tuple[str, int, int]  # question, turn, seed: what arms are paired by

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eagle.bootstrap import LEVEL
 from eagle.files import write_text
 from evaluation.arms import BASELINE, PEER_BASELINE
-from evaluation.report.bootstrap import LEVEL
 from evaluation.report.charts import colours, draw_plots
 from evaluation.report.page import PAGE
 from evaluation.report.summary import MEAN, SHARES, Result

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eagle.bootstrap import Array, Interval, Resamples, interval, survival
 from eagle.seeds import stable_number
 from evaluation.arms import BASELINE, PEER_BASELINE, drafting_spec
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import GREEDY
 from evaluation.recording import PHASES
 from evaluation.report import cells
-from evaluation.report.bootstrap import Array, Interval, Resamples, interval, survival
 from evaluation.report.cells import Cell
 from evaluation.rows import AnswerRow, Key
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eagle.bootstrap import Array, Interval, Resamples, interval
 from eagle.files import atomic_file
 from eagle.judging import COUPLED
-from evaluation.report.bootstrap import Array, Interval, Resamples, interval
 from evaluation.trees.contexts import HELD_OUT
 
 if TYPE_CHECKING:  # slow to import, and only plots need it

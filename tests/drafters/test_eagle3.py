@@ -85,7 +85,7 @@ def test_truncating_the_drafter_equals_a_fresh_one(target):
 
 def test_features_of_another_target_are_refused(target):
     drafter = tiny_drafter(target, EagleTree())
-    with pytest.raises(ValueError, match=r"need features of shape \(3, 96\), got \(3, 60\)"):
+    with pytest.raises(ValueError, match=r"go with at most 3 features of width 96, got \(3, 60\)"):
         drafter.observe(torch.tensor([1, 2, 3, 4]), torch.zeros(3, 60))
 
 

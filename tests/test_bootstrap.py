@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.report.bootstrap import Resamples, interval, survival
+from eagle.bootstrap import Resamples, interval, survival
 
 
 def test_without_variation_the_interval_is_a_point():
