@@ -21,9 +21,10 @@ from eagle.drafters.protocol import Drafter
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TreeCache
-from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge
+from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge, settled
 from eagle.sampling import Sampling
 from eagle.timing import no_clock
+from eagle.trees.protocols import lone_root
 from hsd_verify import DraftTree
 
 Finish = Literal["stop", "length", "context"]
@@ -106,9 +107,8 @@ class Session:
         """
         options, self._answer = options or DecodeOptions(), (answer := object())
         emitter = _Emitter(options, self.target.end_token_ids)
-        own = self.drafter.verifier if self.drafter is not None else COUPLED
-        verifier = own if options.verifier == AUTO else options.verifier
-        judged = judge(options.sampling, verifier, generator, self.target.device)
+        made_for = self.drafter.verifier if self.drafter is not None else COUPLED
+        judged = judge(options.sampling, settled(options.verifier, made_for), generator, self.target.device)
         token = self._prefill(prompt_ids, judged, clock)
         step = emitter.step((token,), num_accepted=0)
         yield step
@@ -205,8 +205,7 @@ class Session:
         # the bonus token needs no node, and a node needs a position in the context
         max_depth = min(num_left - 1, self.cache.max_depth)
         if self.drafter is None or max_depth <= 0:
-            device = self.target.device
-            return DraftTree(torch.tensor([-1], device=device), torch.tensor([token], device=device))
+            return lone_root(token, self.target.device)
         return self.drafter.propose(chance, max_depth)
 
 
@@ -244,8 +243,7 @@ def autoregressive(
     """
     options = options or DecodeOptions()
     emitter = _Emitter(options, target.end_token_ids)
-    verifier = COUPLED if options.verifier == AUTO else options.verifier
-    judged = judge(options.sampling, verifier, generator, target.device)
+    judged = judge(options.sampling, settled(options.verifier, COUPLED), generator, target.device)
     cache, text, ids = target.new_cache(), list(prompt_ids), list(prompt_ids)
     watch = FiniteWatch(lambda: target.explain_bad_logits(text))
     while True:

@@ -72,11 +72,15 @@ def judge_below(chance: Chance, sampling: Sampling | None, verifier: str) -> Jud
     With shared noise, or at temperature 0, it takes the tokens that it expects above; otherwise it draws by the laws of
     its own sampling (None: that of above).
     """
+    above = chance.sampling
     if chance.noise is not None:
-        return ChosenTokens(chance.sampling, chance.noise.field, chance.generator)
-    if chance.sampling.greedy:
-        return ChosenTokens(chance.sampling, None, chance.generator)
-    return judge(sampling or chance.sampling, verifier, chance.generator)
+        return ChosenTokens(above, chance.noise.field, chance.generator)
+    return judge(above if above.greedy else sampling or above, verifier, chance.generator)
+
+
+def settled(verifier: str, made_for: str) -> str:
+    """The verifier that is meant: `auto` is the one that trees are made for."""
+    return made_for if verifier == AUTO else verifier
 
 
 def check_verifier(verifier: str) -> None:
@@ -97,8 +101,7 @@ class IndependentDraws:
         return drawn_token(self.sampling.law(logits), self.generator)
 
     def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
-        laws = lambda nodes: self.sampling.law(logits[nodes])  # noqa: E731
-        return hsd_verify.verify(tree, laws, self.verifier, self.generator)
+        return hsd_verify.verify(tree, lambda nodes: self.laws(logits[nodes]), self.verifier, self.generator)
 
     def chance(self, position: int) -> Chance:
         return Chance(self.sampling, self.generator)

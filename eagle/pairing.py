@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eagle.judging import AUTO, judge
+from eagle.judging import judge, settled
 from eagle.sampling import Sampling, seeded
 from eagle.seeds import stable_number
 from eagle.trees.budgeted import BudgetedTree
@@ -31,7 +31,7 @@ def check_pair(policy: TreePolicy, verifier: str, sampling: Sampling) -> None:
 
     `auto` is the verifier that the trees are made for.
     """
-    verifier = policy.verifier if verifier == AUTO else verifier
+    verifier = settled(verifier, policy.verifier)
     if isinstance(policy, BudgetedTree) and policy.cost is None:
         policy = replace(policy, cost=FREE)
     for sharpness in SHARPNESS:

@@ -58,7 +58,9 @@ class Sampling:
         """
         assert not self.greedy, "a greedy law has no scores"
         scores = self._heated(logits).to(torch.promote_types(logits.dtype, torch.float32))
-        return scores.masked_fill(self.law(logits) == 0, -torch.inf) if self.top_p < 1 else scores
+        if self.top_p == 1:
+            return scores
+        return scores.masked_fill(keep_top_p(scores.softmax(-1), self.top_p) == 0, -torch.inf)
 
     def _heated(self, logits: Tensor) -> Tensor:
         """Logits (..., V) over the temperature, -inf beyond `top_k`; still in their own dtype where nothing changes."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eagle.chance import Chance
 from eagle.drafters.head import DraftHead, Embed
+from eagle.drafters.protocol import check_truncation
 from eagle.drafters.reader import HeadReader
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import tree_mask
@@ -110,8 +111,7 @@ class EagleDrafter:
 
     def truncate(self, num_tokens: int) -> None:
         """See `Drafter.truncate`. Where entries are forgotten, a feature must be observed before the next round."""
-        if not 0 <= num_tokens <= self.num_known:
-            raise ValueError(f"cannot truncate {self.num_known} known tokens to {num_tokens}")
+        check_truncation(num_tokens, self.num_known)
         self.num_known = num_tokens
         entries = min(self._reader.length, max(num_tokens - 1, 0))
         if entries < self._reader.length:

@@ -20,11 +20,11 @@ from torch.nn.functional import pad
 
 from eagle.chance import Chance
 from eagle.drafters.level_state import LevelState
-from eagle.drafters.protocol import Drafter
+from eagle.drafters.protocol import Drafter, check_truncation
 from eagle.engine.protocol import Engine
 from eagle.judging import INDEPENDENT, Judge, judge_below
 from eagle.sampling import Sampling
-from eagle.trees.protocols import check_counts
+from eagle.trees.protocols import check_counts, lone_root
 from hsd_verify import DraftTree
 from hsd_verify.verifiers import find_rule
 
@@ -100,8 +100,7 @@ class LevelDrafter:
         self._text += new
 
     def truncate(self, num_tokens: int) -> None:
-        if not 0 <= num_tokens <= self.num_known:
-            raise ValueError(f"cannot truncate {self.num_known} known tokens to {num_tokens}")
+        check_truncation(num_tokens, self.num_known)
         self._text, self._handed = self._text[:num_tokens], []
 
     @torch.inference_mode()
@@ -110,7 +109,7 @@ class LevelDrafter:
         if not self._text:
             raise ValueError("nothing observed yet: call observe(tokens) with the prompt first")
         window = _Window(self._text[-1], judge_below(chance, self.sampling, self.below))
-        if len(self._text) < self.model.new_cache().limit:
+        if len(self._text) < self._state.cache.limit:
             self._state.catch_up(self._text)
             while self._goes_on(window, max_depth):
                 self._round(window, max_depth)
@@ -133,9 +132,7 @@ class LevelDrafter:
         if depth > 0 and self._state.can_draft:
             tree = self.drafter.propose(window.judge.chance(position), depth)
         else:
-            device = self.model.device
-            root = window.tokens[-1] if window.tokens else self._text[-1]
-            tree = DraftTree(torch.tensor([-1], device=device), torch.tensor([root], device=device))
+            tree = lone_root((window.tokens or self._text)[-1], self.model.device)
         begin = time.perf_counter()
         logits = self._masked(self._state.score(tree))  # (N, Vl)
         self.stats.passes += 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.drafters.protocol import check_truncation
 from eagle.judging import COUPLED
 from eagle.trees.protocols import check_counts
 from hsd_verify import DraftTree
@@ -51,8 +52,7 @@ class LookupDrafter:
                 self._ends[match] = self._ends.get(match, (0, 0))[1], end
 
     def truncate(self, num_tokens: int) -> None:
-        if not 0 <= num_tokens <= self.num_known:
-            raise ValueError(f"cannot truncate {self.num_known} known tokens to {num_tokens}")
+        check_truncation(num_tokens, self.num_known)
         kept, self._text, self._ends = self._text[:num_tokens], [], {}
         self.observe(torch.tensor(kept, dtype=torch.int64))
 

@@ -38,3 +38,9 @@ class Drafter(Protocol):
     def truncate(self, num_tokens: int) -> None:
         """Forget all but the first `num_tokens` known tokens and the first `num_tokens - 1` known features."""
         ...
+
+
+def check_truncation(num_tokens: int, num_known: int) -> None:
+    """Raises ValueError where a drafter cannot be taken back to so many known tokens."""
+    if not 0 <= num_tokens <= num_known:
+        raise ValueError(f"cannot truncate {num_known} known tokens to {num_tokens}")

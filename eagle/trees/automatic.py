@@ -82,10 +82,11 @@ class AutoTree:
 
     def choose(self, sampling: Sampling, coupled: bool = False) -> TreePolicy:
         """The tree for a sampling; `coupled`: for a target whose noise is shared."""
-        trees = self.coupled_trees if coupled and not sampling.greedy else self.trees
+        coupled = coupled and not sampling.greedy
+        trees = self.coupled_trees if coupled else self.trees
         if trees:
             return min(trees, key=lambda entry: abs(entry[0] - sampling.temperature))[1]
-        if coupled and not sampling.greedy:
+        if coupled:
             return perturbed(self.num_nodes or DEFAULT_NUM_NODES)
         if sampling.temperature < (SAMPLED_FROM if self.sampled_from is None else self.sampled_from):
             return placed(self.greedy_nodes or self.num_nodes or DEFAULT_NUM_NODES)

@@ -8,13 +8,13 @@ Letters: F rows of one random call, R expanded rows, V target vocabulary, Vd dra
 """
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from eagle.chance import Draw
 from eagle.vocab import DraftVocabulary
-from hsd_verify import DraftTree
 from hsd_verify.exact.processes import Text
 
 
@@ -22,7 +22,10 @@ class TooManyTreesError(Exception):
     """The policy draws too much for a list."""
 
 
-def all_trees(grow: Callable[[Draw], DraftTree], most: int | None = None) -> Iterator[tuple[float, DraftTree]]:
+Grown = TypeVar("Grown")  # a tree, or whatever else follows from draws
+
+
+def all_trees(grow: Callable[[Draw], Grown], most: int | None = None) -> Iterator[tuple[float, Grown]]:
     """Every tree that `grow` can return, with its probability; a tree may be listed several times.
 
     grow: grows one tree with the `draw` it is given. Raises TooManyTreesError behind the first `most` trees.

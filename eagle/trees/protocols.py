@@ -46,8 +46,12 @@ class TreePolicy(Protocol):
 
 def bare_root(proposer: Proposer) -> DraftTree:
     """The tree of one node: nothing is drafted."""
-    device = proposer.root_logits.device
-    return DraftTree(torch.tensor([-1], device=device), torch.tensor([proposer.root_token], device=device))
+    return lone_root(proposer.root_token, proposer.root_logits.device)
+
+
+def lone_root(token: int, device: torch.device) -> DraftTree:
+    """The same, where nobody proposes."""
+    return DraftTree(torch.tensor([-1], device=device), torch.tensor([token], device=device))
 
 
 def check_counts(**limits: tuple[Any, int]) -> None:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 import hsd_verify
-from eagle.chance import Chance
+from eagle.chance import Chance, Draw
 from eagle.decode import DecodeOptions, Session
 from eagle.drafters.protocol import Drafter
 from eagle.engine.protocol import TargetOutput
 from eagle.judging import ChosenTokens
 from eagle.sampling import Sampling, seeded
+from eagle.trees.exact import all_trees
 from hsd_verify import DraftTree, Verdict
 
 Text = tuple[int, ...]
@@ -143,40 +144,13 @@ class TableDrafter:
         return DraftTree(parents, torch.tensor(tokens), parents >= 0, probs)
 
 
-class Choices:
-    """Answers to random questions from a list, and by the first possible one behind its end."""
-
-    def __init__(self, given: tuple[int, ...] = ()):
-        self._given, self._taken, self.probability = given, [], 1.0
-
-    def ask(self, weights: Tensor) -> int:
-        """An index of positive weight; weights (K,) sum to 1."""
-        possible = weights.nonzero()[:, 0].tolist()
-        place = len(self._taken)
-        choice = self._given[place] if place < len(self._given) else 0
-        self._taken.append((choice, len(possible)))
-        self.probability *= float(weights[possible[choice]])
-        return int(possible[choice])
-
-    def draw(self, weights: Tensor, generator: object = None) -> Tensor:
-        return torch.tensor([self.ask(row / row.sum()) for row in weights])
-
-    def following(self) -> tuple[int, ...] | None:
-        taken = list(self._taken)
-        while taken:
-            choice, possible = taken.pop()
-            if choice + 1 < possible:
-                return (*(c for c, _ in taken), choice + 1)
-        return None
-
-
 @dataclass
 class ListedJudge:
     """`IndependentDraws` with its random numbers taken from a list of choices."""
 
     sampling: Sampling
     verifier: str
-    choices: Choices
+    draw: Draw
 
     def token(self, logits: Tensor, position: int) -> int:
         """The first token is left out of the lists: plain, and threefold work."""
@@ -184,8 +158,11 @@ class ListedJudge:
 
     def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
         stop, residuals = self._law(tree, logits)
-        node = self.choices.ask(stop)
-        return Verdict(torch.tensor(tree.path(node), dtype=torch.int64), self.choices.ask(residuals[node]))
+        node = self._ask(stop)
+        return Verdict(torch.tensor(tree.path(node), dtype=torch.int64), self._ask(residuals[node]))
+
+    def _ask(self, weights: Tensor) -> int:
+        return int(self.draw(weights[None], None))
 
     def _law(self, tree: DraftTree, logits: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The verifier's law, worked out once for a tree: most branches of a list share most of theirs."""
@@ -197,7 +174,7 @@ class ListedJudge:
         return KNOWN_LAWS[key]
 
     def chance(self, position: int) -> Chance:
-        return Chance(self.sampling, draw=self.choices.draw)
+        return Chance(self.sampling, draw=self.draw)
 
     def laws(self, logits: Tensor) -> Tensor:
         return self.sampling.law(logits)
@@ -210,20 +187,19 @@ def text_law(
     build: Build, prompt: list[int], num_tokens: int, sampling: Sampling, verifier: str, patch: pytest.MonkeyPatch
 ) -> dict[Text, float]:
     """The law of what a real session emits, every random choice of every level listed."""
-    found: dict[Text, float] = {}
-    given: tuple[int, ...] | None = ()
-    while given is not None:
-        choices = Choices(given)
-        patch.setattr("eagle.decode.judge", lambda *_, c=choices: ListedJudge(sampling, verifier, c))
+
+    def emitted(draw: Draw) -> Text:
+        patch.setattr("eagle.decode.judge", lambda *_: ListedJudge(sampling, verifier, draw))
         patch.setattr(
-            "eagle.drafters.level.judge_below",
-            lambda _chance, own, name, c=choices: ListedJudge(own or sampling, name, c),
+            "eagle.drafters.level.judge_below", lambda _chance, own, name: ListedJudge(own or sampling, name, draw)
         )
         target, drafter = build()
         steps = Session(target, drafter).decode(prompt, DecodeOptions(sampling, num_tokens))
-        text = tuple(token for step in steps for token in step.tokens)
-        found[text] = found.get(text, 0.0) + choices.probability
-        given = choices.following()
+        return tuple(token for step in steps for token in step.tokens)
+
+    found: dict[Text, float] = {}
+    for probability, text in all_trees(emitted):
+        found[text] = found.get(text, 0.0) + probability
     return found
 
 
