@@ -1,6 +1,6 @@
 """A conversation: history, chat template, streamed text and stop conditions on top of a decode session."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from eagle.decode import DecodeOptions, Finish, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
 from eagle.pairing import check_pair
 from eagle.planner import plan
@@ -50,9 +51,18 @@ class Chat:
         template: str | None = None,
         stop: Sequence[str] = (),
         seed: int = 0,
+        drafter: Drafter | None = None,
+        check_length: Callable[[int], None] = lambda num_tokens: None,
     ):
+        """
+        drafter: in place of a head, a hierarchy say.
+        check_length: raises ValueError for a prompt of so many tokens that the drafter has no room for it.
+        """
+        if head is not None and drafter is not None:
+            raise ValueError("a head and a drafter are given: name one of them")
         self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
-        drafter, policy = None, policy or AutoTree()
+        self._check_length = check_length
+        policy = policy or AutoTree()
         if head is not None:
             check_pair(policy, self.options.verifier, self.options.sampling)
             drafter = EagleDrafter(head, target.embed, plan(policy, target, head))
@@ -87,6 +97,7 @@ class Chat:
         messages = [*self.messages, {"role": "user", "content": message}]
         prompt_ids = self._read(messages)
         self.target.new_cache().check_room(len(prompt_ids) + 1)
+        self._check_length(len(prompt_ids))
         self.stats, self.finish, said = DecodeStats(), None, []
         self.prompt_ids, self.tokens = prompt_ids, []
         self._turn = (turn := object())

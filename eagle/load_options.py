@@ -18,6 +18,7 @@ QUANTIZATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "quanto-int8": ("optimum.quanto", "QuantoConfig", {"weights": "int8"}),
     "torchao-int8": ("torchao", "TorchAoConfig", {"quant_type": "Int8WeightOnlyConfig"}),
     "torchao-int4": ("torchao", "TorchAoConfig", {"quant_type": "Int4WeightOnlyConfig"}),
+    "torchao-fp8": ("torchao", "TorchAoConfig", {"quant_type": "Float8WeightOnlyConfig"}),
 }
 INSTALL = {"optimum.quanto": "optimum-quanto"}
 

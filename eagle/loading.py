@@ -85,7 +85,7 @@ def load_target(
             f"revision is '{revision}', but {source or DEFAULT_TARGET} is no model of the hub: leave it out"
         )
     name = str(source) if source else DEFAULT_TARGET
-    directory = convert_gguf(SMOLLM2.path()) if source is None else _as_directory(source)
+    directory = find_model(source)
     dtype = dtype or choose_dtype(device)
     told: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     told |= {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -93,7 +93,7 @@ def load_target(
         told |= {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
     if device_map is not None:
         told["device_map"] = device_map
-    model, tokenizer = load_checked(name, str(directory), **told)
+    model, tokenizer = load_checked(name, directory, **told)
     if "device_map" not in told and not getattr(model, "is_quantized", False):
         model.to(device)
     pack(model)
@@ -115,8 +115,10 @@ def load_head(
     return head
 
 
-def _as_directory(source: str | Path) -> str:
-    """What `from_pretrained` takes: converts GGUF files, leaves ids and directories alone."""
+def find_model(source: str | Path | None) -> str:
+    """What `from_pretrained` takes: converts GGUF files, leaves ids and directories alone; None: the embedded model."""
+    if source is None:
+        return str(convert_gguf(SMOLLM2.path()))
     path = Path(source).expanduser()
     if path.suffix.lower() != ".gguf":
         if path.is_dir():

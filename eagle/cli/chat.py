@@ -13,6 +13,7 @@ from rich.console import Console
 
 from eagle.chat import Chat
 from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
+from eagle.cli.levels import show_levels, show_notices
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
 
@@ -61,6 +62,7 @@ def obey(chat: Chat, command: str, console: Console) -> bool:
         console.print("(new conversation)", style="dim")
     elif command == "/stats":
         console.print(last_answer(chat.stats), style="dim")
+        show_levels(console, chat.session.drafter)
     elif command != "/quit":
         console.print(HELP, style="dim")
     return command != "/quit"
@@ -87,3 +89,4 @@ def main(argv: Sequence[str] | None = None) -> None:
             message = message[1:] if message.startswith("//") else message
             notice.check(message)
             answer_or_explain(chat, message, console)
+            show_notices(console, args.notices)

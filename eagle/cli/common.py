@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.text import Text as RichText
 
 from eagle.chat import Chat, Piece
+from eagle.cli.levels import add_level_flags, has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
 from eagle.judging import AUTO, VERIFIERS
+from eagle.levels.building import levels_of
 from eagle.load_options import add_loading_flags, loading_options
 from eagle.loading import load_head, load_target
 from eagle.pairing import check_pair
@@ -50,6 +52,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", help="system prompt (default: the template's own)")
     parser.add_argument("--template", help="FastChat conversation template, for a tokenizer without one")
     parser.add_argument("--stop", action="append", default=[], help="stop string; may be given several times")
+    add_level_flags(parser)
 
 
 def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Target | None = None) -> Chat:
@@ -57,20 +60,14 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.verifier or AUTO)
     policy = parse_policy(args.tree)
+    told = {"options": options, "system": args.system, "template": args.template, "stop": args.stop, "seed": args.seed}
+    if not plain and has_levels(args):
+        candidates, drafter = levels_from_flags(args, DTYPES[args.dtype], target)
+        return Chat(candidates.target, drafter=drafter, check_length=candidates.check_room, **told)
     if not plain:
         check_pair(policy, options.verifier, sampling)
     target = target or load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))
-    head = None if plain else load_head(args.head, target)
-    return Chat(
-        target,
-        head,
-        policy,
-        options=options,
-        system=args.system,
-        template=args.template,
-        stop=args.stop,
-        seed=args.seed,
-    )
+    return Chat(target, None if plain else load_head(args.head, target), policy, **told)
 
 
 def show_settings(console: Console, chat: Chat) -> None:
@@ -84,6 +81,8 @@ def show_settings(console: Console, chat: Chat) -> None:
     drafter = chat.session.drafter
     if isinstance(drafter, EagleDrafter) and drafter.head.fit is None:
         console.print(NO_NUMBERS, style="dim")
+    if levels := levels_of(drafter):
+        console.print(f"levels: {' <- '.join(f'{one.name} ({one.buffer})' for one in levels)}", style="dim")
 
 
 class LengthNotice:

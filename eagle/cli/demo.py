@@ -17,6 +17,7 @@ from rich.text import Text as RichText
 from eagle.agreement import Parting, chosen_tokens, parting, tie_gap
 from eagle.chat import Chat
 from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
+from eagle.cli.levels import show_levels, show_notices
 from eagle.judging import AUTO, COUPLED
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
@@ -114,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chat.warm_up()
     LengthNotice(console, chat).check(args.prompt)
     stats = answer_aloud(chat, args.prompt, console)
+    show_notices(console, args.notices)
+    show_levels(console, chat.session.drafter)
     if args.plain or args.no_comparison:
         console.print(comparison(stats, None))
         return

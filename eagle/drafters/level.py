@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from eagle.chance import Chance
 from eagle.drafters.level_state import LevelState
-from eagle.drafters.protocol import Drafter, check_truncation
+from eagle.drafters.protocol import Drafter, check_truncation, num_kept
 from eagle.engine.protocol import Engine
 from eagle.judging import INDEPENDENT, Judge, judge_below
 from eagle.sampling import Sampling
@@ -38,6 +38,11 @@ class LevelStats:
     windows: int = 0  # chains handed up
     tokens: int = 0  # in them
     survival: list[int] = field(default_factory=list)  # entry a: windows of which at least a + 1 tokens were kept above
+
+    @property
+    def kept_share(self) -> float:
+        """Of the tokens handed up, those that were kept."""
+        return sum(self.survival) / max(self.tokens, 1)
 
     def kept(self, num_tokens: int) -> None:
         """The level above kept the first so many of a window."""
@@ -62,6 +67,7 @@ class LevelDrafter:
         comb: bool = False,
         num_tokens: int | None = None,
         vocab_size: int | None = None,
+        name: str = "level",
     ):
         """
         verifier: of what the drafter below proposes, where nothing is settled by shared noise or temperature 0.
@@ -70,16 +76,17 @@ class LevelDrafter:
         comb: at temperature 0, second-best tokens of every row go up too, as leaves.
         num_tokens: entries of the tokenizer, the model's rows behind them are padding; None: all are tokens.
         vocab_size: V, where it differs from the model's own.
+        name: in reports.
         """
         check_counts(buffer=(buffer, 1))
         find_rule(verifier)
         model.check_scores_trees()
         self.model, self.drafter, self.buffer, self.below = model, drafter, buffer, verifier
-        self.sampling, self.comb, self.stats = sampling, comb, LevelStats()
+        self.sampling, self.comb, self.name, self.stats = sampling, comb, name, LevelStats()
         self._num_tokens, self._vocab_size = num_tokens, vocab_size
         self._state = LevelState(model, drafter)
         self._text: list[int] = []
-        self._handed: list[int] = []  # the window under verification above, behind `_text`
+        self._handed: DraftTree | None = None  # under verification above, behind `_text`
 
     @property
     def verifier(self) -> str:
@@ -93,15 +100,14 @@ class LevelDrafter:
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
         """See `Drafter.observe`. Features are those of another model, which this one has no use for."""
         new = tokens.tolist()
-        if self._handed:
-            same = [a == b for a, b in zip(self._handed, new, strict=False)]
-            self.stats.kept(min(same.index(False) if False in same else len(same), max(len(new) - 1, 0)))
-            self._handed = []
+        if self._handed is not None and new:
+            self.stats.kept(num_kept(self._handed, new))
+            self._handed = None
         self._text += new
 
     def truncate(self, num_tokens: int) -> None:
         check_truncation(num_tokens, self.num_known)
-        self._text, self._handed = self._text[:num_tokens], []
+        self._text, self._handed = self._text[:num_tokens], None
 
     @torch.inference_mode()
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:
@@ -114,9 +120,9 @@ class LevelDrafter:
             while self._goes_on(window, max_depth):
                 self._round(window, max_depth)
         tree = window.tree(max_depth, self._vocab_size, self.comb, self.model.device)
-        self._handed = window.tokens[:max_depth]
+        self._handed = tree
         self.stats.windows += 1
-        self.stats.tokens += len(self._handed)
+        self.stats.tokens += min(len(window.tokens), max_depth)
         return tree
 
     def _goes_on(self, window: "_Window", max_depth: int) -> bool:

@@ -3,6 +3,7 @@
 Letters: A newly known tokens, Ht target hidden size.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -44,3 +45,15 @@ def check_truncation(num_tokens: int, num_known: int) -> None:
     """Raises ValueError where a drafter cannot be taken back to so many known tokens."""
     if not 0 <= num_tokens <= num_known:
         raise ValueError(f"cannot truncate {num_known} known tokens to {num_tokens}")
+
+
+def num_kept(tree: DraftTree, tokens: Sequence[int]) -> int:
+    """How many tokens of a tree the verdict kept, from those that were added: the kept ones and one more."""
+    node, kept = 0, 0
+    edges = zip(tree.parent_list, tree.token_list, strict=True)
+    children = {edge: child for child, edge in enumerate(edges)}
+    for token in tokens[:-1]:
+        if (node, token) not in children:
+            break
+        node, kept = children[node, token], kept + 1
+    return kept

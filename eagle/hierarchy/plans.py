@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ class Plan:
     def speedup_over_single(self) -> float:
         """Over the best single draft; over plain decoding where there is none."""
         return (self.single.ms_per_token if self.single else self.plain_ms) / self.ms_per_token
+
+    def drafter(self, candidates: Any = None) -> Any:
+        """What drafts as the plan says, an `eagle.levels.planned.PlannedDrafter`: falls back where it no longer pays.
+
+        candidates: the models (`eagle.levels.candidates.load_candidates`); None: loaded as the profile's were. Raises
+        ValueError where the plan does not say what from, and for levels that are not among them.
+        """
+        if candidates is None:  # modules by name: planning loads no torch
+            candidates = import_module("eagle.levels.opening").open_again(self)
+        return import_module("eagle.levels.planned").PlannedDrafter(self, candidates)
 
     def write(self, path: Path) -> None:
         write_record(path, self, FORMAT)

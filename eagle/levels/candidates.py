@@ -1,0 +1,131 @@
+"""Models, heads and copies that a hierarchy can be made of, loaded and checked against the target.
+
+A model drafts by itself, token by token, or with its head; the target's own head drafts for the target, or for copies
+of it. What drafts without being a level has a name of its own: `small.head@16` is the head of `small` with trees of 16
+nodes, `small.head` the same with the sizes that pay alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eagle.drafters.head import DraftHead
+from eagle.engine.target import Target
+from eagle.levels.memory import check_memory, weight_bytes, with_packed
+from eagle.levels.specs import HEAD, HEAD_NODES, PRECISIONS, TARGET, LookupSpec, ModelSpec, parse_levels
+from eagle.levels.tokenizers import check_same_tokens
+from eagle.loading import find_model, load_head, load_target
+
+BYTES = {"int8": 1.0, "fp8": 1.0, "int4": 0.5}  # a weight, in those precisions
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model that can be a level."""
+
+    model: Target
+    head: DraftHead | None
+    buffer: int  # where nobody plans
+    num_tokens: int  # rows of its vocabulary behind them are padding
+    nodes: tuple[int, ...] = HEAD_NODES
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Everything beside the target, from the largest model down, as it was named."""
+
+    target: Target
+    head: DraftHead | None = None  # of the target
+    members: dict[str, Member] = field(default_factory=dict)
+    lookup: LookupSpec | None = None
+    texts: tuple[str, ...] = ()  # the levels as they were written
+    nodes: tuple[int, ...] = HEAD_NODES  # sizes of trees of the target's head that are profiled
+
+    def model(self, name: str) -> Target:
+        """The target or a level. Raises ValueError for a name of none."""
+        return self.target if name == TARGET else self.member(name).model
+
+    def member(self, name: str) -> Member:
+        if name not in self.members:
+            raise ValueError(f"no level is called '{name}': there are {', '.join(self.members) or 'none'}")
+        return self.members[name]
+
+    def head_of(self, name: str) -> DraftHead:
+        """Raises ValueError for a model without one."""
+        head = self.head if name == TARGET else self.member(name).head
+        if head is None:
+            flag = "--head" if name == TARGET else f"--level {name}=..,head=DIR"
+            raise ValueError(f"{name} has no draft head: name one with {flag}")
+        return head
+
+    def readers(self) -> list[str]:
+        """Models that can verify, from the smallest."""
+        return [*reversed(self.members), TARGET]
+
+    def heads(self) -> Iterator[tuple[str, int]]:
+        """Model and nodes of every proposer that is a head."""
+        for name in self.readers():
+            has_head = (self.head if name == TARGET else self.members[name].head) is not None
+            for nodes in (self.nodes if name == TARGET else self.members[name].nodes) if has_head else ():
+                yield name, nodes
+
+    def check_room(self, num_tokens: int) -> None:
+        """Raises ValueError where a text of so many tokens does not fit into the context of a level."""
+        for name, member in self.members.items():
+            limit = member.model.context_limit
+            if num_tokens >= limit:
+                raise ValueError(
+                    f"level '{name}' was made for {limit:,} tokens, the prompt has {num_tokens:,}: leave the level "
+                    "out, or shorten the prompt"
+                )
+
+
+def head_name(model: str, nodes: int | None = None) -> str:
+    """Of the proposer that the head of a model is."""
+    return f"{model}.{HEAD}" + (f"@{nodes}" if nodes else "")
+
+
+def parse_head(name: str) -> tuple[str, int | None] | None:
+    """Model and nodes of a proposer's name; None for a name of another kind."""
+    model, dot, rest = name.partition(".")
+    if not dot or rest.partition("@")[0] != HEAD:
+        return None
+    nodes = rest.partition("@")[2]
+    return model, int(nodes) if nodes else None
+
+
+def load_candidates(
+    target: Target, texts: Sequence[str], head: DraftHead | None = None, source: str | Path | None = None
+) -> Candidates:
+    """Levels as text, see `eagle.levels.specs`. Models get the target's device and dtype; `source` is what the target
+    was loaded from, which copies of it are loaded from again.
+
+    Raises ValueError for what is no level, another tokenizer, and a model that does not fit into memory; and as
+    `load_target` and `load_head`.
+    """
+    specs = parse_levels(texts)
+    members = {spec.name: _load(spec, target, head, source) for spec in specs if isinstance(spec, ModelSpec)}
+    lookup = next((spec for spec in specs if isinstance(spec, LookupSpec)), None)
+    return Candidates(target, head, members, lookup, tuple(texts))
+
+
+def _load(spec: ModelSpec, target: Target, head: DraftHead | None, source: str | Path | None) -> Member:
+    if spec.source is None:
+        return _copy(spec, target, head, source)
+    needed = with_packed(weight_bytes(find_model(spec.source), target.dtype.itemsize), target.dtype, target.device)
+    check_memory(spec.name, needed, target.device)
+    model = load_target(spec.source, target.dtype, target.device)
+    num_tokens = check_same_tokens(target, model, spec.name)
+    own = load_head(spec.head, model) if spec.head else None
+    return Member(model, own, spec.buffer, num_tokens, spec.nodes)
+
+
+def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str | Path | None) -> Member:
+    """The target's weights once more, in a lower precision. Features are its own, so its head is bound to it anew."""
+    assert spec.precision is not None, "a level without a source is a copy"
+    check_memory(spec.name, weight_bytes(find_model(source), BYTES[spec.precision]), target.device)
+    model = load_target(source, target.dtype, target.device, quantization=PRECISIONS[spec.precision])
+    if head is not None:
+        model.read_layers(head.config.feature_layers)
+    own = load_head(spec.head, model) if spec.head else head
+    return Member(model, own, spec.buffer, check_same_tokens(target, model, spec.name), spec.nodes)

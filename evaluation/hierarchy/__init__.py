@@ -1,0 +1,1 @@
+"""Commands of `eagle-hsd hierarchy`: profile models, plan from the profile."""
