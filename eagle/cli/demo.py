@@ -17,7 +17,7 @@ from rich.text import Text as RichText
 from eagle.agreement import Parting, chosen_tokens, parting, tie_gap
 from eagle.chat import Chat
 from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
-from eagle.cli.levels import show_levels, show_notices
+from eagle.cli.level_flags import show_levels, show_notices
 from eagle.judging import AUTO, COUPLED
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats

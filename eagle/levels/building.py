@@ -11,7 +11,7 @@ from eagle.drafters.none import NoDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.hierarchy.curves import MOST_TOKENS
 from eagle.hierarchy.renewal import Hierarchy, Level
-from eagle.levels.candidates import Candidates, head_name, parse_head
+from eagle.levels.loaded import Candidates, head_name, parse_head
 from eagle.levels.specs import LOOKUP, TARGET, LookupSpec, ModelSpec, parse_levels
 from eagle.planner import plan
 from eagle.trees import AutoTree, TreePolicy

@@ -14,7 +14,7 @@ from eagle.engine.target import Target
 from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve
 from eagle.hierarchy.profiles import Profile
-from eagle.levels.candidates import Candidates, head_name
+from eagle.levels.loaded import Candidates, head_name
 from eagle.levels.rounds import PLAIN, Measured, Pair, Seen
 from eagle.levels.specs import LOOKUP
 
