@@ -49,8 +49,8 @@ def build_drafter(
     """
     if not levels:
         raise ValueError("a plan without levels is plain decoding: leave --hierarchy out")
-    if above := [level.name for level in levels[1:] if level.name == LOOKUP or parse_head(level.name)]:
-        raise ValueError(f"{above[0]} stands above another level: it is no model, and can only be the lowest")
+    if misplaced := [level.name for level in levels[1:] if level.name == LOOKUP or parse_head(level.name)]:
+        raise ValueError(f"{misplaced[0]} stands above another level: it is no model, and can only be the lowest")
     drafter: CountedDrafter | None = None
     for level, above in zip(levels, [*(level.name for level in levels[1:]), reader], strict=True):
         own = _level(candidates, level, drafter, above)
