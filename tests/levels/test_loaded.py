@@ -54,8 +54,9 @@ def test_memory_is_estimated_from_the_configuration_alone(tmp_path):
     (tmp_path / "small" / "model.safetensors").unlink()
     small = family().member("small").model.model
     expected = sum(weight.numel() for weight in small.parameters())
-    assert weight_bytes(str(tmp_path / "small"), 2) == 2 * expected
-    assert weight_bytes(str(tmp_path), 2) is None
+    assert weight_bytes("small", str(tmp_path / "small"), 2) == 2 * expected
+    with pytest.raises(FileNotFoundError, match="no model 'gone'"):
+        weight_bytes("gone", str(tmp_path / "nowhere"), 2)
 
 
 def test_too_little_memory_is_refused_before_loading(tmp_path, monkeypatch):
