@@ -124,7 +124,8 @@ def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
     """The target's weights once more, in a lower precision. Features are its own, so its head is bound to it anew."""
     assert spec.precision is not None, "a level without a source is a copy"
     check_memory(spec.name, weight_bytes(target.name, find_model(source), BYTES[spec.precision]), target.device)
-    model = load_target(source, target.dtype, target.device, quantization=PRECISIONS[spec.precision])
+    quantization = PRECISIONS[spec.precision][target.device.type != "cpu"]
+    model = load_target(source, target.dtype, target.device, quantization=quantization)
     if head is not None:
         model.read_layers(head.config.feature_layers)
     own = load_head(spec.head, model) if spec.head else head
