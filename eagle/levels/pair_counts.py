@@ -5,14 +5,14 @@ Letters: n tokens of a window.
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from eagle.engine.shape import attention_shape
 from eagle.engine.target import Target
 from eagle.hierarchy.candidates import Acceptance, Model, Proposer
-from eagle.hierarchy.curves import CostCurve
+from eagle.hierarchy.curves import CostCurve, falling
 from eagle.hierarchy.profiles import Profile
 from eagle.levels.loaded import Candidates, head_name
 from eagle.levels.rounds import PLAIN, Measured, Pair, Seen
@@ -61,9 +61,9 @@ def _model(name: str, model: Target, by_pair: Rows) -> Model:
     if not plain:
         raise ValueError(f"{name} was never measured: its context of {model.context_limit:,} tokens holds no prompt")
     seen = [one for pair, rows in by_pair.items() if pair.reader == name for one in _counted(rows)]
-    points = [(0, statistics.median(plain)), *medians((one.nodes, one.ms) for one in seen if one.nodes)]
-    curve = CostCurve.rising(*zip(*points, strict=True))
-    return Model(name, points[0][1], curve, bytes_of(model.model), cache_bytes(model))
+    points = [Point(0, statistics.median(plain), len(plain))]
+    points += medians((one.nodes, one.ms) for one in seen if one.nodes)
+    return Model(name, points[0].ms, rising(points), bytes_of(model.model), cache_bytes(model))
 
 
 def _proposers(candidates: Candidates, by_pair: Rows) -> tuple[Proposer, ...]:
@@ -85,21 +85,35 @@ def _draft_ms(source: str, by_pair: Rows) -> CostCurve:
     seen = [one for pair, rows in by_pair.items() if pair.source == source for one in _counted(rows)]
     if not seen:
         raise ValueError(f"{source} was never measured: no prompt fits into the context of who it drafts for")
-    return CostCurve.rising(*zip(*medians((one.window, one.draft_ms) for one in seen), strict=True))
+    return rising(medians((one.window, one.draft_ms) for one in seen))
 
 
-def medians(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
+class Point(NamedTuple):
+    """Of a cost curve, before it is made rising."""
+
+    tokens: int
+    ms: float
+    rounds: int  # behind it
+
+
+def rising(points: Sequence[Point]) -> CostCurve:
+    """The curve nearest to the points, weighted by rounds, that never falls: one slow point must not lift all behind."""
+    fitted = falling([-point.ms for point in points], [point.rounds for point in points])
+    return CostCurve(tuple(point.tokens for point in points), tuple(-ms for ms in fitted))
+
+
+def medians(times: Iterable[tuple[int, float]]) -> list[Point]:
     """Times against tokens: medians of neighbours, so many together that there are `LEAST_TIMES` of them."""
-    ordered = sorted(points)
-    found: list[tuple[int, float]] = []
+    ordered = sorted(times)
+    found: list[Point] = []
     group: list[tuple[int, float]] = []
     for place, point in enumerate(ordered):
         group.append(point)
         is_last_of_size = place + 1 == len(ordered) or ordered[place + 1][0] != point[0]
         if is_last_of_size and (len(group) >= LEAST_TIMES or place + 1 == len(ordered)):
             size = round(statistics.mean(n for n, _ in group))
-            if not found or size > found[-1][0]:
-                found.append((size, statistics.median(ms for _, ms in group)))
+            if not found or size > found[-1].tokens:
+                found.append(Point(size, statistics.median(ms for _, ms in group), len(group)))
             group = []
     return found
 

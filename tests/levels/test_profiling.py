@@ -8,7 +8,7 @@ from eagle import hierarchy
 from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Level
 from eagle.levels import profiling
-from eagle.levels.pair_counts import bytes_of, cache_bytes, medians, summarise
+from eagle.levels.pair_counts import Point, bytes_of, cache_bytes, medians, rising, summarise
 from eagle.levels.profiling import ProfileOptions, Prompt, pairs_of, profile
 from eagle.levels.rounds import PLAIN, Measured, Pair, Seen
 from tests.levels.family import family
@@ -78,7 +78,13 @@ def test_counts_are_those_of_the_rounds():
 
 def test_times_are_medians_of_enough_rounds():
     points = [(1, 2.0)] * 3 + [(2, 3.0)] * 3 + [(4, 9.0), (4, 5.0), (4, 5.0), (4, 5.0), (4, 100.0)] + [(7, 8.0)]
-    assert medians(points) == [(2, 2.5), (4, 5.0), (7, 8.0)]  # six rounds of 1 and 2 tokens; the last ones in any case
+    # six rounds of 1 and 2 tokens together; the last one in any case
+    assert medians(points) == [(2, 2.5, 6), (4, 5.0, 5), (7, 8.0, 1)]
+
+
+def test_one_slow_point_does_not_lift_all_behind_it():
+    curve = rising([Point(1, 5.0, 20), Point(2, 30.0, 1), Point(3, 6.0, 24), Point(4, 9.0, 20)])
+    assert curve.ms == (5.0, pytest.approx(6.96), pytest.approx(6.96), 9.0)  # (30 + 24 * 6) / 25
 
 
 def test_what_cannot_be_profiled_is_refused():
