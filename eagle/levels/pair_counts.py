@@ -97,7 +97,7 @@ class Point(NamedTuple):
 
 
 def rising(points: Sequence[Point]) -> CostCurve:
-    """The curve nearest to the points, weighted by rounds, that never falls: one slow point must not lift all behind."""
+    """The never falling curve nearest to the points, weighted by rounds: one slow point must not lift all behind it."""
     fitted = falling([-point.ms for point in points], [point.rounds for point in points])
     return CostCurve(tuple(point.tokens for point in points), tuple(-ms for ms in fitted))
 
