@@ -214,6 +214,7 @@ def _key(target: Target, head: DraftHead | None) -> str:
     """What the times depend on. The machine is known by its processor, its accelerator and its threads."""
     accelerator = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
     machine = (platform.node(), platform.processor() or platform.machine(), os.cpu_count(), accelerator)
-    models = (target.name, str(target.dtype), head and str(head.config))
+    weights = sum(weight.nbytes for weight in [*target.model.parameters(), *target.model.buffers()])  # quantised ones
+    models = (target.name, str(target.dtype), weights, head and str(head.config))
     parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
