@@ -1,10 +1,10 @@
 """Tokens a second of decoding: ours, transformers' generate, llama.cpp, on targets of several precisions.
 
     eagle-hsd bench decode
-    eagle-hsd bench decode --arms hf_generate hsd cpu-int4/autoregressive cpu-int4/hsd --temperatures 0 1
+    eagle-hsd bench decode --arms hf_generate hsd cpu-int4/hsd --temperatures 0 1
     eagle-hsd bench decode --arms hsd cpu-int4/hsd llama_cpp --gguf FILE.gguf      # needs llama-cpp-python
 
-An arm is one of `eagle-hsd evaluate`, of the target as --dtype has it or, behind a precision and a slash, of a target in
+An arm is one of `eagle-hsd evaluate`, of the target as --dtype has it or, behind a precision and a slash, of one in
 that precision (see --quantization), which is a target of its own. All arms answer a prompt after each other, in an
 order that rotates, after a warm-up. The first token is not counted. Intervals are bootstrapped over prompts.
 """
