@@ -25,6 +25,7 @@ from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
 from eagle.trees import Proposer, TreePolicy
+from eagle.trees.scaffold import EMPTY
 from hsd_verify import DraftTree
 
 PIECE = 1024  # tokens of a prompt that are read at a time
@@ -143,6 +144,8 @@ class HeadRound:
 
     Row 0 is the root, which is a committed entry; the entries of rows 1, 2, .. stand behind it in the cache.
     """
+
+    scaffold = EMPTY
 
     def __init__(self, reader: HeadReader, root_token: int, root_hidden: Tensor):
         self._reader = reader
