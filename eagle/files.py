@@ -17,6 +17,12 @@ LOCK, OWNER = ".lock", ".lock.owner"
 WRITE_ERRORS = ("(os error ", "PytorchStreamWriter", "inline_container.cc")  # in messages of safetensors and torch
 
 
+def cache_dir() -> Path:
+    """Where converted models and measurements are kept: `EAGLE_HSD_CACHE`, or the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("EAGLE_HSD_CACHE") or Path(base) / "eagle-hsd")
+
+
 @contextmanager
 def only_writer(directory: Path) -> Iterator[None]:
     """Hold `directory` for this process; makes it where there is none.

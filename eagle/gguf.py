@@ -11,18 +11,12 @@ from typing import Any
 
 import torch
 
-from eagle.files import naming, read_json, remove_leftovers
+from eagle.files import cache_dir, naming, read_json, remove_leftovers
 from eagle.model_files import check_files, load_checked
 from eagle.packages import need
 from eagle.whole import damage, list_files
 
 MAGIC = b"GGUF"
-
-
-def cache_dir() -> Path:
-    """Where converted models and measurements are kept: `EAGLE_HSD_CACHE`, or the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("EAGLE_HSD_CACHE") or Path(base) / "eagle-hsd")
 
 
 def convert_gguf(path: Path) -> Path:

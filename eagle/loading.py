@@ -9,10 +9,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from eagle.checkpoints import flat
 from eagle.drafters.head import DraftHead
+from eagle.engine.lowbit.linear import shrink
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
 from eagle.gguf import convert_gguf
-from eagle.load_options import quantization_config
+from eagle.load_options import LOW_BITS, QUANTIZATIONS, quantization_config
 from eagle.model_files import first_line, load_checked
 from eagle.packages import SMOLLM2
 
@@ -89,15 +90,28 @@ def load_target(
     dtype = dtype or choose_dtype(device)
     told: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
     told |= {"revision": revision, "trust_remote_code": trust_remote_code}
-    if quantization is not None:
+    if quantization in LOW_BITS:
+        check_low_bits(quantization, device, device_map)
+        told["dtype"] = "auto"  # blocks that were stored in so many bits get their very numbers back
+    elif quantization is not None:
         told |= {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
     if device_map is not None:
         told["device_map"] = device_map
     model, tokenizer = load_checked(name, directory, **told)
     if "device_map" not in told and not getattr(model, "is_quantized", False):
         model.to(device)
+    if quantization in LOW_BITS:
+        shrink(model, LOW_BITS[quantization])
+        model.to(dtype)
     pack(model)
     return Target(model, tokenizer, name=name)
+
+
+def check_low_bits(quantization: str, device: torch.device, device_map: object) -> None:
+    """Raises ValueError for a place where our own low-bit layers do not run."""
+    if device.type != "cpu" or device_map is not None:
+        others = ", ".join(QUANTIZATIONS)
+        raise ValueError(f"quantization '{quantization}' is for one CPU: leave --device-map out, or choose of {others}")
 
 
 def load_head(

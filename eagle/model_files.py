@@ -43,6 +43,12 @@ def load_checked(name: str, source: str, **options: Any) -> tuple[Any, Any]:
         return model, AutoTokenizer.from_pretrained(source, **shared)
 
 
+def read_config(name: str, source: str) -> Any:
+    """The configuration of a directory or a Hugging Face id. Raises as `load_checked`."""
+    with _named(name, "cannot be loaded as a causal language model"), _quiet():
+        return AutoConfig.from_pretrained(source)
+
+
 def _kind(source: str, options: Mapping[str, Any]) -> Any:
     """The class of causal language models, or of those that read images too and hold one."""
     told = {key: options[key] for key in ("revision", "trust_remote_code", "gguf_file") if key in options}

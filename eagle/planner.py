@@ -28,8 +28,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.masks import ancestor_matrix, chain_parents
 from eagle.engine.target import Target
-from eagle.files import read_json, write_json
-from eagle.gguf import cache_dir
+from eagle.files import cache_dir, read_json, write_json
 from eagle.sampling import Sampling, seeded
 from eagle.trees.automatic import AutoTree, partly_sampled, perturbed, placed
 from eagle.trees.budgeted import BudgetedTree

@@ -15,8 +15,11 @@ from eagle import judging, planner
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
 from eagle.judging import COUPLED
+from eagle.levels.building import build_drafter
+from eagle.levels.chosen import ChosenLevels
 from eagle.pairing import check_pair
 from eagle.sampling import Sampling, seeded
 from eagle.timing import PhaseClock
@@ -52,6 +55,7 @@ class Models:
     target: Target
     head: DraftHead | None = None
     assistant: PreTrainedModel | None = None
+    levels: ChosenLevels | None = None
     _planned: dict[str, TreeAndVerifier] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def drafting(self, spec: str) -> TreeAndVerifier:
@@ -123,6 +127,30 @@ def _speculative(spec: str, models: Models, request: Request) -> Generation:
     return record(steps, clock, ExactTau(target.end_token_ids, request.sampling.greedy))
 
 
+def _hierarchical(models: Models, config: EvalConfig, request: Request) -> Generation:
+    """Draft with the levels of `--hierarchy` or `--level`, whatever they accept."""
+    return _drafted(_levels_of(models).measured(), models, config, request)
+
+
+def _single(models: Models, config: EvalConfig, request: Request) -> Generation:
+    """Draft with the single draft that the plan of `--hierarchy` found best."""
+    levels = _levels_of(models)
+    return _drafted(build_drafter(levels.candidates, levels.single), models, config, request)
+
+
+def _levels_of(models: Models) -> ChosenLevels:
+    if models.levels is None:
+        raise ValueError("arms 'hierarchy' and 'single' need levels: pass --hierarchy RUN/plan.json, or --level")
+    return models.levels
+
+
+def _drafted(drafter: Drafter, models: Models, config: EvalConfig, request: Request) -> Generation:
+    target, clock = models.target, PhaseClock(models.target.device)
+    options = DecodeOptions(request.sampling, request.max_new_tokens, config.verifier)
+    steps = Session(target, drafter).decode(request.prompt_ids, options, seeded(request.seed, target.device), clock)
+    return record(steps, clock, coupled=_shares_noise(options))
+
+
 def _shares_noise(options: DecodeOptions) -> bool:
     """Whether the tokens are those of the seed's noise field; at temperature 0 there is none."""
     return options.verifier == COUPLED and not options.sampling.greedy
@@ -146,7 +174,10 @@ ARMS: dict[str, Arm] = {
         models, request, prompt_lookup_tokens=config.prompt_lookup_tokens
     ),
     "hf_assisted": lambda models, _config, request: _assisted(models, request),
+    "hierarchy": _hierarchical,
+    "single": _single,
 }
+LEVEL_ARMS = ("hierarchy", "single")
 # arms that are names for TREE+VERIFIER
 DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}", "coupled": "{tree}+coupled"}
 BASELINE, PEER_BASELINE = "autoregressive", "hf_generate"

@@ -47,6 +47,10 @@ class EvalConfig(LoadOptions):
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
     head: str | None = option(None, "draft head, directory or Hugging Face id; the shipped one by default")
     assistant: str | None = option(None, "small language model for hf_assisted, directory or Hugging Face id")
+    hierarchy: str | None = option(None, "plan.json of `eagle-hsd hierarchy plan`, for arms hierarchy and single")
+    level: tuple[str, ...] = option(
+        (), "levels of arm hierarchy named by hand, largest first: small=ID:buffer=8,head=DIR, copy=int8, lookup"
+    )
     eagle3_tree: str = option(
         "eagle", "tree policy of eagle3, the reference; 'eagle' alone takes the node budget that pays here"
     )

@@ -20,13 +20,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eagle.checkpoints.flat import head_fingerprint
+from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers, write_json
+from eagle.levels.chosen import ChosenLevels, choose_levels
+from eagle.levels.opening import Opening
 from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import identity, parse
-from evaluation.arms import DRAFTING, Models, check_fit, drafting_spec, find_arm, weights_digest
+from evaluation.arms import DRAFTING, LEVEL_ARMS, Models, check_fit, drafting_spec, find_arm, weights_digest
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
+from evaluation.hierarchy.predicted import compare_with_plan
 from evaluation.report.document import PLOTS, write_report
 from evaluation.report.fastchat import FOLDER, write_answers
 from evaluation.report.summary import summarise
@@ -38,7 +42,14 @@ from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.tasks import Question, find_task
 
 SUMMARY = "summary.json"
-PLACES = ("target", "target_name", "head", "assistant", "sources")  # options and names that say where something lies
+PLACES = (
+    "target",
+    "target_name",
+    "head",
+    "assistant",
+    "sources",
+    "hierarchy",
+)  # options and names that say where something lies
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,6 +88,8 @@ def _evaluate(
     write_answers(rows, directory.path, models.target.name)
     report = write_report(summary, directory.path)
     print_summary(summary, console)
+    for line in summary["hierarchy"].get("lines", ()):
+        console.print(line, soft_wrap=True)
     console.print(f"{report} and {SUMMARY} beside it hold the rest")
     return summary
 
@@ -108,7 +121,17 @@ def load_models(config: EvalConfig) -> Models:
     dtype = getattr(torch, config.dtype) if config.dtype else None
     target = load_target(config.target, dtype, config.device, **loading_options(config))
     head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.arms) else None
-    return Models(target, head, load_target(config.assistant, dtype, config.device).model if config.assistant else None)
+    assistant = load_target(config.assistant, dtype, config.device).model if config.assistant else None
+    return Models(target, head, assistant, load_levels(config, target))
+
+
+def load_levels(config: EvalConfig, target: Target) -> ChosenLevels | None:
+    """The levels of an arm that drafts with them."""
+    if not set(LEVEL_ARMS) & set(config.arms):
+        return None
+    dtype = getattr(torch, config.dtype) if config.dtype else None
+    opening = Opening(config.target, config.head, dtype, config.device, loading_options(config))
+    return choose_levels(config.hierarchy, config.level, opening, target)
 
 
 def describe_trees(config: EvalConfig, models: Models) -> dict[str, str]:
@@ -130,6 +153,8 @@ def describe_models(models: Models) -> dict[str, str | int]:
     }
     if models.head is not None:
         described["head_weights"] = head_fingerprint(models.head)
+    if models.levels is not None:
+        described["levels"] = models.levels.told
     return described
 
 
@@ -180,8 +205,11 @@ def make_summary(
 ) -> dict[str, Any]:
     """Everything the table and the report are made from."""
     differences = measure_differences(rows, models.target, folder)
+    levels = models.levels
+    planned = compare_with_plan(rows, levels.plan, levels.watch, config.resamples) if levels and levels.plan else {}
     return {
         **summarise(rows, config),
+        "hierarchy": planned,
         "equality": summarise_equality(rows, differences),
         "self_check": [asdict(check) for check in checks],
         "conditions": conditions(config, models),

@@ -18,7 +18,7 @@ PRESENT = [page for page in PAGES + CARDS if LOG not in page.parents]
 TARGET = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.S)
 PROGRAM = "eagle-hsd"
-GROUPS = {"trees", "bench"}  # commands that hold commands
+GROUPS = {"trees", "bench", "hierarchy"}  # commands that hold commands
 ENDS = {"&&", "||", "|", "&", ";", ">"}  # of a call in a shell's line
 FILE = re.compile(r"(?:configs|scripts|eagle|evaluation|hsd_verify|tests)/[\w/.-]+\.(?:py|sh|yaml)")
 

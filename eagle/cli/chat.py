@@ -13,7 +13,7 @@ from rich.console import Console
 
 from eagle.chat import Chat
 from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
-from eagle.cli.levels import show_levels, show_notices
+from eagle.cli.level_flags import show_levels, show_notices
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
 

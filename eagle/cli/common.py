@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text as RichText
 
 from eagle.chat import Chat, Piece
-from eagle.cli.levels import add_level_flags, has_levels, levels_from_flags
+from eagle.cli.level_flags import add_level_flags, has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
@@ -62,8 +62,9 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     policy = parse_policy(args.tree)
     told = {"options": options, "system": args.system, "template": args.template, "stop": args.stop, "seed": args.seed}
     if not plain and has_levels(args):
-        candidates, drafter = levels_from_flags(args, DTYPES[args.dtype], target)
-        return Chat(candidates.target, drafter=drafter, check_length=candidates.check_room, **told)
+        chosen = levels_from_flags(args, DTYPES[args.dtype], target)
+        drafter, own = chosen.drafter(args.notices.append), chosen.candidates
+        return Chat(own.target, drafter=drafter, check_length=own.check_room, **told)
     if not plain:
         check_pair(policy, options.verifier, sampling)
     target = target or load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))

@@ -17,7 +17,7 @@ from rich.text import Text as RichText
 from eagle.agreement import Parting, chosen_tokens, parting, tie_gap
 from eagle.chat import Chat
 from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
-from eagle.cli.levels import show_levels, show_notices
+from eagle.cli.level_flags import has_levels, show_levels, show_notices
 from eagle.judging import AUTO, COUPLED
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
@@ -93,8 +93,8 @@ def _word(token: int | None, chat: Chat) -> str:
     return f"{chat.target.tokenizer.decode([token])!r} ({token})"
 
 
-def comparison(stats: DecodeStats, plain: DecodeStats | None) -> Table:
-    """What was measured, a row an arm, with the speed-up where there is a plain run."""
+def comparison(stats: DecodeStats, plain: DecodeStats | None, name: str = "eagle") -> Table:
+    """What was measured, a row an arm, with the speed-up where there is a plain run. `name`: of the drafting arm."""
     grid = Table(title=None, show_header=True)
     for column in ("", "rounds", "tau", "block efficiency", "tokens/s", "speed-up"):
         grid.add_column(column, justify="left" if not column else "right")
@@ -104,7 +104,7 @@ def comparison(stats: DecodeStats, plain: DecodeStats | None) -> Table:
         )
     speedup = f"{stats.tokens_per_s / plain.tokens_per_s:.2f}" if plain and plain.tokens_per_s else ""
     row = (str(stats.rounds), f"{stats.tau:.2f}", f"{stats.block_efficiency:.2f}", f"{stats.tokens_per_s:.1f}", speedup)
-    grid.add_row("plain" if plain is None and not stats.num_accepted else "eagle", *row)
+    grid.add_row(name, *row)
     return grid
 
 
@@ -115,16 +115,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     chat.warm_up()
     LengthNotice(console, chat).check(args.prompt)
     stats = answer_aloud(chat, args.prompt, console)
+    name = "plain" if args.plain else "hierarchy" if has_levels(args) else "eagle"
     show_notices(console, args.notices)
     show_levels(console, chat.session.drafter)
     if args.plain or args.no_comparison:
-        console.print(comparison(stats, None))
+        console.print(comparison(stats, None, name))
         return
     plain = chat_from_flags(args, plain=True, target=chat.target)
     with console.status("plain decoding of the same prompt, for comparison"):
         plain.ask(args.prompt)
     is_equal = not args.check or show_agreement(chat, plain, args.seed, console)
-    console.print(comparison(stats, plain.stats))
+    console.print(comparison(stats, plain.stats, name))
     console.print("decode time only (after the first token), both arms in this process, one run each", style="dim")
     if not is_equal:
         sys.exit(1)

@@ -34,7 +34,7 @@ class LevelStats:
     """What a level did since it was made."""
 
     passes: int = 0
-    milliseconds: float = 0.0  # of its passes
+    milliseconds: float = 0.0  # of its passes, with their verdicts
     windows: int = 0  # chains handed up
     tokens: int = 0  # in them
     survival: list[int] = field(default_factory=list)  # entry a: windows of which at least a + 1 tokens were kept above
@@ -141,11 +141,11 @@ class LevelDrafter:
             tree = lone_root((window.tokens or self._text)[-1], self.model.device)
         begin = time.perf_counter()
         logits = self._masked(self._state.score(tree))  # (N, Vl)
-        self.stats.passes += 1
-        self.stats.milliseconds += 1000 * (time.perf_counter() - begin)
         verdict = window.judge.verdict(tree, logits, position)
         rows = torch.cat([verdict.path.new_zeros(1), verdict.path])
         window.add(self._state.advance(tree, verdict.path, verdict.next_token), logits[rows])
+        self.stats.passes += 1
+        self.stats.milliseconds += 1000 * (time.perf_counter() - begin)  # the new tokens are on the host: it waited
 
     def _masked(self, logits: Tensor) -> Tensor:
         """Logits (N, Vl) without the rows that stand for no token."""

@@ -110,7 +110,7 @@ class Plan:
     def drafter(self, candidates: Any = None) -> Any:
         """What drafts as the plan says, an `eagle.levels.planned.PlannedDrafter`: falls back where it no longer pays.
 
-        candidates: the models (`eagle.levels.candidates.load_candidates`); None: loaded as the profile's were. Raises
+        candidates: the models (`eagle.levels.loaded.load_candidates`); None: loaded as the profile's were. Raises
         ValueError where the plan does not say what from, and for levels that are not among them.
         """
         if candidates is None:  # modules by name: planning loads no torch

@@ -11,7 +11,7 @@ from eagle.drafters.none import NoDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.hierarchy.curves import MOST_TOKENS
 from eagle.hierarchy.renewal import Hierarchy, Level
-from eagle.levels.candidates import Candidates, head_name, parse_head
+from eagle.levels.loaded import Candidates, head_name, parse_head
 from eagle.levels.specs import LOOKUP, TARGET, LookupSpec, ModelSpec, parse_levels
 from eagle.planner import plan
 from eagle.trees import AutoTree, TreePolicy
@@ -49,6 +49,8 @@ def build_drafter(
     """
     if not levels:
         raise ValueError("a plan without levels is plain decoding: leave --hierarchy out")
+    if misplaced := [level.name for level in levels[1:] if level.name == LOOKUP or parse_head(level.name)]:
+        raise ValueError(f"{misplaced[0]} stands above another level: it is no model, and can only be the lowest")
     drafter: CountedDrafter | None = None
     for level, above in zip(levels, [*(level.name for level in levels[1:]), reader], strict=True):
         own = _level(candidates, level, drafter, above)
@@ -64,9 +66,9 @@ def _ignored(_window: int, _kept: int) -> None: ...
 
 def _level(candidates: Candidates, level: Level, below: Drafter | None, reader: str) -> Drafter:
     if head := parse_head(level.name):
-        return _head(candidates, *head, below, reader)
+        return _head(candidates, *head, reader)
     if level.name == LOOKUP:
-        return _lookup(candidates, level, below)
+        return _lookup(candidates, level)
     member, width = candidates.member(level.name), candidates.model(reader).vocab_size
     own = member.model
     return LevelDrafter(
@@ -79,9 +81,9 @@ def _level(candidates: Candidates, level: Level, below: Drafter | None, reader: 
     )
 
 
-def _head(candidates: Candidates, model: str, nodes: int | None, below: Drafter | None, reader: str) -> Drafter:
-    if below is not None or model != reader:
-        raise ValueError(f"the head of {model} drafts for {model} alone, and has nothing below it")
+def _head(candidates: Candidates, model: str, nodes: int | None, reader: str) -> Drafter:
+    if model != reader:
+        raise ValueError(f"the head of {model} drafts for {model} alone, and not for {reader}")
     return EagleDrafter(candidates.head_of(model), candidates.model(model).embed, head_tree(candidates, model, nodes))
 
 
@@ -90,9 +92,7 @@ def head_tree(candidates: Candidates, model: str, nodes: int | None) -> TreePoli
     return plan(AutoTree(nodes), candidates.model(model), candidates.head_of(model))
 
 
-def _lookup(candidates: Candidates, level: Level, below: Drafter | None) -> Drafter:
-    if below is not None:
-        raise ValueError("lookup drafts without a model: it has nothing below it")
+def _lookup(candidates: Candidates, level: Level) -> Drafter:
     spec = candidates.lookup or LookupSpec()
     return LookupDrafter(level.buffer, spec.most, spec.least, candidates.target.device)
 

@@ -4,22 +4,26 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from eagle.engine.packing import MAX_BYTES, is_available
+from eagle.model_files import read_config
 from eagle.packages import need
 
 SPARE = 1.1  # caches, activations and what loading takes beside the weights
 GIGA = 1e9
 
 
-def weight_bytes(directory: str, bytes_each: float) -> int | None:
-    """Of all weights of a model; None where its configuration says nothing: loading will tell why."""
+def weight_bytes(name: str, directory: str, bytes_each: float) -> int | None:
+    """Of all weights of a model; None where its configuration alone does not say: loading will tell why.
+
+    Raises FileNotFoundError and ValueError for a model that is not there.
+    """
+    config = read_config(name, directory)
     try:
-        config, kind = AutoConfig.from_pretrained(directory), cast(Any, AutoModelForCausalLM)
         with torch.device("meta"):
-            model: nn.Module = kind.from_config(config)
-    except (OSError, ValueError, KeyError):
+            model: nn.Module = cast(Any, AutoModelForCausalLM).from_config(config)
+    except (ValueError, KeyError, ImportError):  # no causal model, or code of its own
         return None
     return round(bytes_each * sum(weight.numel() for weight in model.parameters()))  # tied ones once
 

@@ -1,6 +1,7 @@
 """Target, head and levels by name, as commands and saved plans have them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from eagle.engine.target import Target
 from eagle.hierarchy.plans import Plan
 from eagle.hierarchy.profiles import Profile
-from eagle.levels.candidates import Candidates, load_candidates
+from eagle.levels.loaded import Candidates, load_candidates
 from eagle.levels.specs import parse_levels
 from eagle.loading import load_head, load_target
 
@@ -17,45 +18,55 @@ NO_HEAD = "none"
 PROFILE = "profile.json"  # beside a plan
 
 
-def open_candidates(
-    source: str | None,
-    head: str | None,
-    texts: Sequence[str],
-    dtype: torch.dtype | None = None,
-    device: str | None = None,
-    target: Target | None = None,
-    **loading: Any,
-) -> Candidates:
-    """`head` None: the shipped one, which only the packaged target has; "none": without. `target`: loaded already.
+@dataclass(frozen=True)
+class Opening:
+    """What a target is loaded from, and how."""
 
-    Raises as `load_target`, `load_head` and `load_candidates`; levels are read before anything is loaded.
+    source: str | None = None  # None: the packaged one
+    head: str | None = None  # None: the shipped one, which only the packaged target has; "none": without
+    dtype: torch.dtype | None = None
+    device: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # others of `load_target`
+
+    @property
+    def has_head(self) -> bool:
+        return self.head != NO_HEAD and (self.head is not None or self.source is None)
+
+
+def open_candidates(opening: Opening, texts: Sequence[str], target: Target | None = None) -> Candidates:
+    """Raises as `load_target`, `load_head` and `load_candidates`; levels are read before anything is loaded.
+
+    `target`: loaded already.
     """
     parse_levels(texts)
-    target = target or load_target(source, dtype, device, **loading)
-    has_head = head != NO_HEAD and (head is not None or source is None)
-    return load_candidates(target, texts, load_head(head, target) if has_head else None, source)
+    target = target or load_target(opening.source, opening.dtype, opening.device, **opening.options)
+    head = load_head(opening.head, target) if opening.has_head else None
+    return load_candidates(target, texts, head, opening.source)
 
 
-def described(source: str | None, head: str | None, candidates: Candidates) -> dict[str, Any]:
+def described(opening: Opening, candidates: Candidates) -> dict[str, Any]:
     """What `open_again` needs, for a profile's provenance. Local paths become absolute: plans are kept elsewhere."""
     return {
-        "target": _absolute(source),
-        "head": _absolute(head),
+        "target": _absolute(opening.source),
+        "head": _absolute(opening.head),
         "levels": list(candidates.texts),
         "dtype": str(candidates.target.dtype).removeprefix("torch."),
+        "loading": dict(opening.options),
     }
 
 
 def open_again(plan: Plan, device: str | None = None, target: Target | None = None) -> Candidates:
     """The models that a plan was made with. Raises ValueError where its provenance does not name them."""
-    known: Mapping[str, Any] = plan.provenance
-    if missing := [name for name in ("target", "head", "levels", "dtype") if name not in known]:
+    known = plan.provenance
+    if missing := [name for name in ("target", "head", "levels", "dtype", "loading") if name not in known]:
         raise ValueError(
             f"the plan does not say which {missing[0]} it was made with: pass candidates, or plan from a profile "
             "that `eagle-hsd hierarchy profile` wrote"
         )
     dtype = getattr(torch, str(known["dtype"]))
-    return open_candidates(known["target"], known["head"], known["levels"], dtype, device, target)
+    return open_candidates(
+        Opening(known["target"], known["head"], dtype, device, known["loading"]), known["levels"], target
+    )
 
 
 def read_plan(path: Path) -> tuple[Plan, Profile | None]:

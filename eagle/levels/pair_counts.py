@@ -14,7 +14,7 @@ from eagle.engine.target import Target
 from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve
 from eagle.hierarchy.profiles import Profile
-from eagle.levels.candidates import Candidates, head_name
+from eagle.levels.loaded import Candidates, head_name
 from eagle.levels.rounds import PLAIN, Measured, Pair, Seen
 from eagle.levels.specs import LOOKUP
 
@@ -105,8 +105,8 @@ def medians(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def bytes_of(model: nn.Module) -> int:
-    """Of the weights as they are stored, tied ones once."""
-    return sum(weight.nbytes for weight in model.parameters())
+    """Of the weights as they are stored, tied ones once; of low-bit layers they are buffers."""
+    return sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
 
 
 def cache_bytes(model: Target) -> int:

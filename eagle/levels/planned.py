@@ -18,7 +18,7 @@ from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Hierarchy
 from eagle.hierarchy.watch import Compared, Fallback, Watch
 from eagle.levels.building import build_drafter, levels_of
-from eagle.levels.candidates import Candidates, parse_head
+from eagle.levels.loaded import Candidates, parse_head
 from eagle.levels.specs import TARGET
 from hsd_verify import DraftTree
 
@@ -36,19 +36,22 @@ class PlannedDrafter:
         candidates: Candidates,
         profile: Profile | None = None,
         told: Callable[[str], None] = lambda text: None,
-        falls_back: bool = True,
+        watch: Watch | None = None,
     ):
+        """
+        watch: counts for somebody else, who measures the plan as it is: nothing is fallen back to.
+        """
         self.plan, self.candidates = plan, candidates
-        self._profile, self._told, self._falls_back = profile, told, falls_back
+        self._profile, self._told, self._counts_for = profile, told, watch
         self._text: list[int] = []
         self._features: list[Tensor] = []  # of the text, one run a call; only where a head on the target may need them
         self._start(plan)
 
     def _start(self, plan: Plan) -> None:
-        self.plan, self.watch = plan, Watch(plan)
+        self.plan, self.watch = plan, self._counts_for or Watch(plan)
         self._watched = {one.pair for one in plan.break_evens}
         self.drafter = drafter_of(self.candidates, plan.levels, self._count)
-        self._keeps = self._falls_back and any(
+        self._keeps = self._counts_for is None and any(
             one.fallback is not None and is_head_of_target(one.fallback.levels) for one in plan.break_evens
         )
 
@@ -69,7 +72,7 @@ class PlannedDrafter:
 
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """See `Drafter.propose`. Where the last round decided it, a simpler plan proposes from now on."""
-        if self._falls_back and (fallback := self.watch.fallback()) is not None:
+        if self._counts_for is None and (fallback := self.watch.fallback()) is not None:
             self._fall_back(fallback)
         return self.drafter.propose(chance, max_depth)
 

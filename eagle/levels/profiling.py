@@ -26,7 +26,7 @@ from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Level
 from eagle.judging import INDEPENDENT
 from eagle.levels.building import build_drafter
-from eagle.levels.candidates import Candidates, head_name, load_candidates
+from eagle.levels.loaded import Candidates, head_name, load_candidates
 from eagle.levels.pair_counts import summarise
 from eagle.levels.rounds import PLAIN, Measured, Pair, Seen
 from eagle.levels.specs import LOOKUP

@@ -16,8 +16,12 @@ from eagle.typed import read_word
 
 LOOKUP, COPY, TARGET, HEAD = "lookup", "copy", "target", "head"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-# of a copy: on any device through torchao; on GPUs fp8 needs compute capability 8.9
-PRECISIONS = {"int8": "torchao-int8", "int4": "torchao-int4", "fp8": "torchao-fp8"}
+# of a copy, on a CPU and on an accelerator: names in `eagle.load_options`; fp8 needs compute capability 8.9
+PRECISIONS = {
+    "int8": ("cpu-int8", "torchao-int8"),
+    "int4": ("cpu-int4", "torchao-int4"),
+    "fp8": ("torchao-fp8", "torchao-fp8"),
+}
 HEAD_NODES = (8, 16)  # sizes of a head's trees that are profiled
 GRAMMAR = "write NAME=SOURCE, copy=int8 or lookup, then :buffer=8,head=DIR"
 

@@ -21,8 +21,8 @@ from rich.progress import Progress
 from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers
 from eagle.hierarchy.profiles import Profile
-from eagle.levels.candidates import Candidates
-from eagle.levels.opening import PROFILE, described, open_candidates
+from eagle.levels.loaded import Candidates
+from eagle.levels.opening import PROFILE, Opening, described, open_candidates
 from eagle.levels.profiling import ProfileOptions, Prompt, profile
 from eagle.load_options import LoadOptions, loading_options
 from eagle.options import DTYPES, check_options, option, parse
@@ -69,9 +69,8 @@ def run_profile(config: ProfileConfig, console: Console) -> Profile:
     if config.threads:
         torch.set_num_threads(config.threads)
     dtype = getattr(torch, config.dtype) if config.dtype else None
-    candidates = open_candidates(
-        config.target, config.head, config.level, dtype, config.device, **loading_options(config)
-    )
+    opening = Opening(config.target, config.head, dtype, config.device, loading_options(config))
+    candidates = open_candidates(opening, config.level)
     asked = questions(config, candidates.target)
     options = ProfileOptions(**{field.name: getattr(config, field.name) for field in fields(ProfileOptions)})
     with Progress(console=console, transient=True) as bar:
@@ -83,7 +82,7 @@ def run_profile(config: ProfileConfig, console: Console) -> Profile:
             options,
             Path(config.output),
             lambda done, _all: bar.update(task, completed=done),
-            provenance(config, candidates),
+            provenance(config, opening, candidates),
         )
 
 
@@ -103,10 +102,10 @@ def questions(config: ProfileConfig, target: Target) -> list[Prompt]:
     return found
 
 
-def provenance(config: ProfileConfig, candidates: Candidates) -> dict[str, Any]:
+def provenance(config: ProfileConfig, opening: Opening, candidates: Candidates) -> dict[str, Any]:
     """How the numbers came about, and what to load to run a plan of them."""
     return {
-        **described(config.target, config.head, candidates),
+        **described(opening, candidates),
         "temperature": config.temperature,
         "verifier": config.verifier,
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 
 from eagle.cli.dispatch import choose, first_line, run_or_explain
 from evaluation.bench.main import COMMANDS as BENCHES
+from evaluation.hierarchy.main import COMMANDS as HIERARCHY
 from evaluation.trees.main import COMMANDS as TREES
 from tests.cli.console import PROJECT, ROOT, Ended, assert_one_clear_line, run, write_metadata
 
@@ -47,11 +48,12 @@ def _argv_is_put_back(monkeypatch) -> None:
 
 
 def test_the_project_names_its_commands():
-    assert set(COMMANDS) == {"bench", "chat", "convert", "demo", "evaluate", "features", "prepare", "train", "trees"}
+    names = "bench chat convert demo evaluate features hierarchy prepare train trees"
+    assert set(COMMANDS) == set(names.split())
     assert PROJECT["scripts"] == {"eagle-hsd": "eagle.cli.main:main"}
 
 
-@pytest.mark.parametrize("entry", [*COMMANDS.values(), *TREES.values(), *BENCHES.values()])
+@pytest.mark.parametrize("entry", [*COMMANDS.values(), *TREES.values(), *BENCHES.values(), *HIERARCHY.values()])
 def test_every_command_is_there_and_says_what_it_does(entry):
     module, _, function = entry.partition(":")
     assert callable(getattr(import_module(module), function))
@@ -137,7 +139,7 @@ def test_scripts_are_aliases(script):
     text = script.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 10
     entry = re.search(r'run_command\("([\w.:]+)"\)', text)
-    assert entry and entry[1] in {*COMMANDS.values(), *TREES.values(), *BENCHES.values()}
+    assert entry and entry[1] in {*COMMANDS.values(), *TREES.values(), *BENCHES.values(), *HIERARCHY.values()}
 
 
 def test_a_command_is_called_by_its_whole_name(capsys):

@@ -112,8 +112,8 @@ def load_candidates(
 def _load(spec: ModelSpec, target: Target, head: DraftHead | None, source: str | Path | None) -> Member:
     if spec.source is None:
         return _copy(spec, target, head, source)
-    needed = with_packed(weight_bytes(find_model(spec.source), target.dtype.itemsize), target.dtype, target.device)
-    check_memory(spec.name, needed, target.device)
+    needed = weight_bytes(spec.source, find_model(spec.source), target.dtype.itemsize)
+    check_memory(spec.name, with_packed(needed, target.dtype, target.device), target.device)
     model = load_target(spec.source, target.dtype, target.device)
     num_tokens = check_same_tokens(target, model, spec.name)
     own = load_head(spec.head, model) if spec.head else None
@@ -123,8 +123,9 @@ def _load(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
 def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str | Path | None) -> Member:
     """The target's weights once more, in a lower precision. Features are its own, so its head is bound to it anew."""
     assert spec.precision is not None, "a level without a source is a copy"
-    check_memory(spec.name, weight_bytes(find_model(source), BYTES[spec.precision]), target.device)
-    model = load_target(source, target.dtype, target.device, quantization=PRECISIONS[spec.precision])
+    check_memory(spec.name, weight_bytes(target.name, find_model(source), BYTES[spec.precision]), target.device)
+    quantization = PRECISIONS[spec.precision][target.device.type != "cpu"]
+    model = load_target(source, target.dtype, target.device, quantization=quantization)
     if head is not None:
         model.read_layers(head.config.feature_layers)
     own = load_head(spec.head, model) if spec.head else head

@@ -1,0 +1,76 @@
+"""Models that become levels: by their vocabulary, by the memory they need, by their context."""
+
+import pytest
+import torch
+
+from eagle.engine.target import Target
+from eagle.levels import memory
+from eagle.levels.loaded import head_name, load_candidates, parse_head
+from eagle.levels.memory import check_memory, weight_bytes
+from eagle.levels.tokenizers import check_same_tokens
+from tests import tiny_text
+from tests.levels.family import family, model, saved
+
+
+def test_levels_are_loaded_with_their_heads(tmp_path):
+    paths, target = saved(tmp_path), model("big", 0)
+    found = load_candidates(target, [f"small={paths['small']}:head={paths['small_head']},nodes=4", "lookup"])
+    member = found.member("small")
+    assert found.readers() == ["small", "target"] and list(found.heads()) == [("small", 4)]
+    assert member.num_tokens == tiny_text.VOCAB_SIZE and member.head is not None and found.lookup is not None
+    assert member.model.dtype == target.dtype
+    with pytest.raises(ValueError, match="target has no draft head: name one with --head"):
+        found.head_of("target")
+
+
+def test_names_of_heads():
+    assert parse_head(head_name("small", 16)) == ("small", 16) and parse_head(head_name("small")) == ("small", None)
+    assert parse_head("small") is None and parse_head("lookup") is None
+
+
+def test_another_tokenizer_is_told_by_its_vocabulary_and_not_its_size():
+    other = tiny_text.tokenizer()
+    own = dict(other.get_vocab())
+    first, second = "a", "b"
+    swapped = {**own, first: own[second], second: own[first]}
+    other.get_vocab = lambda: swapped
+    level = Target(tiny_text.target(), other, name="sibling")
+    with pytest.raises(ValueError, match=r"'small' \(sibling\) has another tokenizer than big: 2 tokens .* 'a'"):
+        check_same_tokens(model("big", 0), level, "small")
+
+
+def test_padded_rows_are_no_difference():
+    padded = model("small", 1, vocab_size=tiny_text.VOCAB_SIZE + 6)
+    assert check_same_tokens(model("big", 0), padded, "small") == tiny_text.VOCAB_SIZE
+
+
+def test_a_model_without_a_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        check_same_tokens(model("big", 0), Target(tiny_text.target()), "small")
+
+
+def test_memory_is_estimated_from_the_configuration_alone(tmp_path):
+    saved(tmp_path)
+    (tmp_path / "small" / "model.safetensors").unlink()
+    small = family().member("small").model.model
+    expected = sum(weight.numel() for weight in small.parameters())
+    assert weight_bytes("small", str(tmp_path / "small"), 2) == 2 * expected
+    with pytest.raises(FileNotFoundError, match="no model 'gone'"):
+        weight_bytes("gone", str(tmp_path / "nowhere"), 2)
+
+
+def test_too_little_memory_is_refused_before_loading(tmp_path, monkeypatch):
+    paths = saved(tmp_path)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"level 'small' needs about 0.0 GB for its weights, 0.0 GB are free on cpu"):
+        load_candidates(model("big", 0), [f"small={paths['small']}"])
+    monkeypatch.undo()
+    check_memory("small", 1000, torch.device("cpu"))
+    check_memory("small", None, torch.device("cpu"))
+
+
+def test_a_prompt_without_room_in_a_levels_context_is_refused():
+    candidates = family(max_position_embeddings=64)
+    candidates.check_room(63)
+    with pytest.raises(ValueError, match="level 'small' was made for 64 tokens, the prompt has 64"):
+        candidates.check_room(64)
