@@ -185,20 +185,23 @@ def claim_the_law_with_the_placed_token(tree: DraftTree) -> DraftTree:
 
 @dataclass(frozen=True)
 class PlacedInsteadOfDrawn:
-    """Draws from the whole law, and merges the child that drew the scaffold's token with the placed one."""
+    """Draws from the whole law, and merges the child that drew the scaffold's token with the placed one.
+
+    Without a scaffold it is a drawn chain of one token.
+    """
 
     verifier = "hsd"
 
     def grow(self, proposer, chance, max_depth):
         law = chance.sampling.law(proposer.root_logits)  # (Vd,)
         drawn = int(chance.draw(law[None], None))
-        suggested = proposer.scaffold.steps(proposer.vocabulary)[0].draft_id
-        ids = [suggested] if drawn == suggested else [drawn, suggested]
+        suggested = [step.draft_id for step in proposer.scaffold.steps(proposer.vocabulary)[:1]]
+        ids = suggested if drawn in suggested else [drawn, *suggested]
         tokens = torch.cat([torch.tensor([0]), proposer.vocabulary.target_ids[ids]])
-        rows = torch.zeros(len(tokens), SIZE, dtype=law.dtype)
+        rows = law.new_zeros(len(tokens), proposer.vocabulary.t2d.numel())
         rows[0] = proposer.vocabulary.scatter(law)
         places = torch.arange(len(tokens))
-        return DraftTree((places > 0).long() - 1, tokens, (places == 1) & (drawn != suggested), rows)
+        return DraftTree((places > 0).long() - 1, tokens, (places == 1) & (drawn not in suggested), rows)
 
 
 FLAWED: dict[str, TreePolicy] = {
