@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 import pytest
 import torch
 
+from eagle.chance import Chance, Draw
 from eagle.decode import DecodeOptions, Session, Step, autoregressive
 from eagle.drafters.beside import LONGEST, LookupBeside
 from eagle.drafters.eagle3 import EagleDrafter
@@ -13,9 +15,15 @@ from eagle.drafters.level import LevelDrafter
 from eagle.drafters.lookup import LookupDrafter
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
-from eagle.trees import POLICIES, CostModel, EagleTree, TreePolicy, make_policy
+from eagle.trees import POLICIES, CostModel, EagleTree, SampledChain, TreePolicy, make_policy
+from eagle.trees.automatic import partly_sampled
+from eagle.trees.exact import all_trees
 from eagle.trees.scaffold import EMPTY, Scaffold
+from eagle.trees.scaffolded import with_scaffold
+from hsd_verify import DraftTree
+from hsd_verify.exact import enumerate as exact
 from tests.tiny import random_ids, tiny_head, tiny_target, tokens_of
+from tests.trees.toy import table_model, toy_proposer
 
 COST = CostModel((1, 64), (20.0, 40.0), draft_step_ms=1.0)
 GREEDY, WARM = DecodeOptions(Sampling(), 60, "coupled"), DecodeOptions(Sampling(1.0), 60, "coupled")
@@ -68,6 +76,37 @@ def test_truncating_equals_a_fresh_one(length):
         one.observe([1, 2, 1, 2, 3])
     assert used.scaffold() == fresh.scaffold()
     assert [used.acceptance(n) for n in range(1, 20)] == [fresh.acceptance(n) for n in range(1, 20)]
+
+
+PAIRS = (0, 1, 2, 0, 2, 1, 0, 0, 1, 1, 2, 2, 0)  # a text that holds every pair of three tokens
+ENUMERATED: dict[str, TreePolicy] = {
+    "eagle": EagleTree(5, depth=2, top_k=2),
+    "chain": SampledChain(2),
+    "partly-sampled": partly_sampled(4),
+}
+
+
+@pytest.mark.parametrize("verifier", ["hsd", "tokenwise"])
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+@pytest.mark.parametrize("name", ENUMERATED)
+def test_several_rounds_with_a_lookup_have_the_targets_law(name, top_p, verifier):
+    """Every draw of every round listed: the scaffold of a round follows from what the rounds before it drew."""
+    sampling, suggested = Sampling(1.0, top_p=top_p), []
+
+    @cache
+    def process(prefix: tuple[int, ...]) -> list[tuple[float, DraftTree]]:
+        suggested.append(beside([*PAIRS, *prefix]).scaffold())
+
+        def grow(draw: Draw) -> DraftTree:
+            proposer = with_scaffold(toy_proposer([0, 2], 3, 2, prefix), suggested[-1])  # the draft does not know 1
+            return ENUMERATED[name].grow(proposer, Chance(sampling, draw=draw), 2)
+
+        return list(all_trees(grow))
+
+    target = cache(table_model(3, 1, sampling))
+    law = exact.output_law(process, target, verifier, 4)
+    assert exact.total_variation(law, exact.text_law(target, 4)) < 1e-12  # of float64
+    assert sum(len(one.tokens) > 0 for one in suggested) > len(suggested) / 2
 
 
 def test_a_lookup_belongs_to_one_drafter(target):
