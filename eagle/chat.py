@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from eagle.decode import DecodeOptions, Finish, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
 from eagle.pairing import check_pair
@@ -53,19 +54,23 @@ class Chat:
         seed: int = 0,
         drafter: Drafter | None = None,
         check_length: Callable[[int], None] = lambda num_tokens: None,
+        lookup: LookupDrafter | None = None,
     ):
         """
         drafter: in place of a head, a hierarchy say.
         check_length: raises ValueError for a prompt of so many tokens that the drafter has no room for it.
+        lookup: beside the head.
         """
         if head is not None and drafter is not None:
             raise ValueError("a head and a drafter are given: name one of them")
+        if head is None and lookup is not None:
+            raise ValueError("a lookup stands beside a head, and none is given: name one, or pass drafter=lookup")
         self.target, self.options, self.stop = target, options or DecodeOptions(), tuple(stop)
         self._check_length = check_length
         policy = policy or AutoTree()
         if head is not None:
-            check_pair(policy, self.options.verifier, self.options.sampling)
-            drafter = EagleDrafter(head, target.embed, plan(policy, target, head))
+            check_pair(policy, self.options.verifier, self.options.sampling, lookup is not None)
+            drafter = EagleDrafter(head, target.embed, plan(policy, target, head), lookup)
         if template is not None:
             self.stop += fastchat_stops(template)[0]
         if self.stop or template is not None:

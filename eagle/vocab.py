@@ -53,7 +53,7 @@ class DraftVocabulary:
         """Target id of every draft id: (Vd,) int64."""
         return self.d2t + torch.arange(self.d2t.numel(), device=self.d2t.device)
 
-    @property
+    @cached_property
     def draft_ids(self) -> Tensor:
         """Draft id of every target id, -1 where the draft vocabulary has none: (V,) int64."""
         ids = torch.full(self.t2d.shape, -1, dtype=torch.int64, device=self.d2t.device)

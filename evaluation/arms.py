@@ -1,6 +1,7 @@
 """The arms of a comparison: each turns a prompt into a counted answer.
 
-A new arm is a row in `ARMS` or, for another tree or verifier, no change at all: `TREE+VERIFIER` is an arm.
+A new arm is a row in `ARMS` or, for another tree or verifier, no change at all: `TREE+VERIFIER` is an arm, and
+`TREE+VERIFIER+lookup` the same with a lookup beside the head.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from eagle import judging, planner
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
 from eagle.judging import COUPLED
@@ -30,6 +32,7 @@ from evaluation.expected import ExactTau
 from evaluation.recording import Generation, record
 
 DIGEST_NUMBERS = 64  # of a weight
+LOOKUP = "+lookup"
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,30 @@ class TreeAndVerifier:
 
     policy: TreePolicy
     verifier: str  # a name in eagle.judging.VERIFIERS
+    lookup: bool = False  # beside the head
+
+    def drafter(self, target: Target, head: DraftHead) -> EagleDrafter:
+        """One for one session."""
+        return EagleDrafter(head, target.embed, self.policy, LookupDrafter() if self.lookup else None)
 
 
 def parse_drafting(spec: str) -> TreeAndVerifier:
-    """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`; the tree as `eagle.trees.parse_policy` reads it."""
-    tree, _, verifier = spec.rpartition("+")  # the tree may hold a `+` of its own
+    """`TREE+VERIFIER`, such as `eagle:num_nodes=16+walk`, and `TREE+VERIFIER+lookup`.
+
+    The tree as `eagle.trees.parse_policy` reads it. Raises ValueError for specs that mean nothing.
+    """
+    tree, verifier, lookup = split_spec(spec)
     if not tree or verifier not in judging.VERIFIERS:
-        raise ValueError(f"drafting '{spec}': write TREE+VERIFIER, verifiers are {', '.join(judging.VERIFIERS)}")
-    return TreeAndVerifier(parse_policy(tree), verifier)
+        known = ", ".join(judging.VERIFIERS)
+        raise ValueError(f"drafting '{spec}': write TREE+VERIFIER or TREE+VERIFIER{LOOKUP}, verifiers are {known}")
+    return TreeAndVerifier(parse_policy(tree), verifier, lookup)
+
+
+def split_spec(spec: str) -> tuple[str, str, bool]:
+    """Tree, verifier and whether there is a lookup; the tree may hold a `+` of its own."""
+    drafting = spec.removesuffix(LOOKUP)
+    tree, _, verifier = drafting.rpartition("+")
+    return tree, verifier, drafting != spec
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,7 @@ class Models:
         drafting = parse_drafting(spec)
         if self.head is None:
             raise ValueError(f"arm '{spec}' needs a draft head: name one with --head")
-        if spec.rpartition("+")[0] == "eagle":
+        if split_spec(spec)[0] == "eagle":
             return replace(drafting, policy=planner.plan_reference(self.target, self.head))
         return replace(drafting, policy=planner.plan(drafting.policy, self.target, self.head))
 
@@ -119,7 +138,7 @@ def _speculative(spec: str, models: Models, request: Request) -> Generation:
     drafting = models.drafting(spec)
     assert models.head is not None, "drafting was planned for one"
     target, clock = models.target, PhaseClock(models.target.device)
-    session = Session(target, EagleDrafter(models.head, target.embed, drafting.policy))
+    session = Session(target, drafting.drafter(target, models.head))
     options = DecodeOptions(request.sampling, request.max_new_tokens, drafting.verifier)
     steps = session.decode(request.prompt_ids, options, seeded(request.seed, target.device), clock)
     if _shares_noise(options):  # what a rule would accept of trees that have seen the target's noise means nothing
@@ -203,7 +222,7 @@ def check_fit(name: str, config: EvalConfig) -> None:
     drafting = parse_drafting(spec)
     for temperature in config.temperatures:
         try:
-            check_pair(drafting.policy, drafting.verifier, Sampling(temperature))
+            check_pair(drafting.policy, drafting.verifier, Sampling(temperature), drafting.lookup)
         except ValueError as refusal:
             raise ValueError(f"arm '{name}': {refusal}") from None
 

@@ -18,7 +18,7 @@ class EvalConfig(LoadOptions):
     tasks: tuple[str, ...] = option(("mt_bench", "gsm8k", "humaneval"), "benchmarks", may_change=True, each_once=True)
     arms: tuple[str, ...] = option(
         ("autoregressive", "eagle3", "hsd", "coupled"),
-        "arms: names in evaluation/arms.py, or TREE+VERIFIER",
+        "arms: names in evaluation/arms.py, TREE+VERIFIER or TREE+VERIFIER+lookup",
         may_change=True,
         each_once=True,
     )

@@ -4,6 +4,7 @@ import pytest
 
 from eagle.chat import Chat
 from eagle.decode import DecodeOptions
+from eagle.drafters.lookup import LookupDrafter
 from eagle.engine.target import Target
 from eagle.judging import COUPLED, VERIFIERS
 from eagle.pairing import check_pair
@@ -50,6 +51,26 @@ def test_others_are_refused_with_value_and_remedy(tree, verifier, why):
         check_pair(parse_policy(tree), verifier, Sampling(1.0))
 
 
+@pytest.mark.parametrize("tree", POLICIES)
+@pytest.mark.parametrize("verifier", EVERY_TREE)
+def test_a_lookup_fits_what_takes_every_tree(tree, verifier):
+    for temperature in (0.0, 1.0):
+        if tree != "coupled" or verifier == COUPLED or not temperature:
+            check_pair(parse_policy(tree), verifier, Sampling(temperature), lookup=True)
+
+
+@pytest.mark.parametrize(
+    ("tree", "verifier"), [("chain", "block"), ("iid", "hsd_multidraft"), ("without_replacement", "traversal")]
+)
+def test_what_needs_drawn_nodes_alone_is_refused_beside_a_lookup(tree, verifier):
+    """It would have failed in the first round that finds a match."""
+    check_pair(parse_policy(tree), verifier, Sampling(1.0))
+    with pytest.raises(
+        ValueError, match=f"verifier '{verifier}' does not fit this tree beside a lookup at temperature 1"
+    ):
+        check_pair(parse_policy(tree), verifier, Sampling(1.0), lookup=True)
+
+
 def test_a_verifier_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match=r"unknown verifier 'fast': choose one of .*coupled"):
         check_pair(parse_policy("eagle"), "fast", Sampling(1.0))
@@ -57,6 +78,8 @@ def test_a_verifier_that_does_not_exist_is_named():
 
 def test_a_chat_refuses_a_pair_when_it_is_made():
     target = Target(tiny_text.target(), tiny_text.tokenizer())
+    with pytest.raises(ValueError, match="a lookup stands beside a head, and none is given"):
+        Chat(target, lookup=LookupDrafter())
     options = DecodeOptions(Sampling(0.8), 8, "hsd")
     with pytest.raises(ValueError, match=r"verifier 'hsd' does not fit this tree at temperature 0\.8: tree 'coupled'"):
         Chat(target, tiny_head(target), parse_policy("coupled"), options)

@@ -11,6 +11,7 @@ from eagle.chat import Chat, Piece
 from eagle.cli.level_flags import add_level_flags, has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
+from eagle.drafters.lookup import LookupDrafter
 from eagle.engine.target import Target
 from eagle.judging import AUTO, VERIFIERS
 from eagle.levels.building import levels_of
@@ -36,6 +37,9 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: embedded SmolLM2-135M)")
     parser.add_argument("--head", help="directory or Hugging Face id of a draft head (default: the shipped one)")
     parser.add_argument("--tree", default="auto", help=f"{', '.join(POLICIES)}; fields: eagle:num_nodes=16,depth=5")
+    parser.add_argument(
+        "--lookup", action="store_true", help="trees also hold what followed the text's end before, in prompt or answer"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where it is native")
     parser.add_argument("--device", help="such as cuda or cpu (default: the first accelerator, or cpu)")
     add_loading_flags(parser)
@@ -62,13 +66,16 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     policy = parse_policy(args.tree)
     told = {"options": options, "system": args.system, "template": args.template, "stop": args.stop, "seed": args.seed}
     if not plain and has_levels(args):
+        if args.lookup:
+            raise ValueError("--lookup stands beside one head: leave it out, or name a level --level lookup")
         chosen = levels_from_flags(args, DTYPES[args.dtype], target)
         drafter, own = chosen.drafter(args.notices.append), chosen.candidates
         return Chat(own.target, drafter=drafter, check_length=own.check_room, **told)
     if not plain:
-        check_pair(policy, options.verifier, sampling)
+        check_pair(policy, options.verifier, sampling, args.lookup)
     target = target or load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))
-    return Chat(target, None if plain else load_head(args.head, target), policy, **told)
+    lookup = LookupDrafter() if args.lookup and not plain else None
+    return Chat(target, None if plain else load_head(args.head, target), policy, lookup=lookup, **told)
 
 
 def show_settings(console: Console, chat: Chat) -> None:

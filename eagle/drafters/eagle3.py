@@ -18,13 +18,17 @@ import torch
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.drafters.beside import LookupBeside
 from eagle.drafters.head import DraftHead, Embed
+from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import check_truncation
 from eagle.drafters.reader import HeadReader
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
 from eagle.trees import Proposer, TreePolicy
+from eagle.trees.scaffold import EMPTY
+from eagle.trees.scaffolded import with_scaffold
 from hsd_verify import DraftTree
 
 PIECE = 1024  # tokens of a prompt that are read at a time
@@ -37,11 +41,13 @@ BAD_HEAD = (
 class EagleDrafter:
     """Drafts with an EAGLE-3 head. `embed` maps token ids to the target's embeddings.
 
-    Raises ValueError where `embed` is the method of a target that hands out the features of other layers.
+    With a `lookup`, of its own, trees also hold what followed the end of the text before. Raises ValueError where
+    `embed` is the method of a target that hands out the features of other layers.
     """
 
-    def __init__(self, head: DraftHead, embed: Embed, policy: TreePolicy):
+    def __init__(self, head: DraftHead, embed: Embed, policy: TreePolicy, lookup: LookupDrafter | None = None):
         self.head, self.policy = head, policy
+        self._beside = None if lookup is None else LookupBeside(lookup)
         self._target = getattr(embed, "__self__", None)
         self._check_layers()
         self._reader = HeadReader(head, embed)
@@ -67,6 +73,8 @@ class EagleDrafter:
             if len(part):  # a mask of (PIECE, T) entries
                 self._root_hidden = self._observe_piece(piece, part)[-1:]
         self._waiting, self.num_known = waiting[len(features) :], self.num_known + len(tokens)
+        if self._beside is not None:
+            self._beside.observe(tokens.tolist())
         if len(tokens):
             self._root_token = int(tokens[-1])
         if len(features) and self._root_hidden is not None:
@@ -97,7 +105,8 @@ class EagleDrafter:
             raise ValueError("nothing observed yet: call observe(tokens, features) with the prompt first")
         committed = self._reader.length
         try:
-            yield HeadRound(self._reader, self._root_token, self._step_over(self._root_hidden))
+            proposer = HeadRound(self._reader, self._root_token, self._step_over(self._root_hidden))
+            yield proposer if self._beside is None else with_scaffold(proposer, self._beside.scaffold())
         finally:
             self._reader.rewind(committed)
 
@@ -113,6 +122,8 @@ class EagleDrafter:
         """See `Drafter.truncate`. Where entries are forgotten, a feature must be observed before the next round."""
         check_truncation(num_tokens, self.num_known)
         self.num_known = num_tokens
+        if self._beside is not None:
+            self._beside.truncate(num_tokens)
         entries = min(self._reader.length, max(num_tokens - 1, 0))
         if entries < self._reader.length:
             self._root_hidden = None
@@ -143,6 +154,8 @@ class HeadRound:
 
     Row 0 is the root, which is a committed entry; the entries of rows 1, 2, .. stand behind it in the cache.
     """
+
+    scaffold = EMPTY
 
     def __init__(self, reader: HeadReader, root_token: int, root_hidden: Tensor):
         self._reader = reader

@@ -6,6 +6,8 @@ it depends on the text alone, so any lossless verdict takes it (prompt lookup; n
 Letters: n tokens of a match.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,14 @@ from eagle.drafters.protocol import check_truncation
 from eagle.judging import COUPLED
 from eagle.trees.protocols import check_counts
 from hsd_verify import DraftTree
+
+
+class Match(NamedTuple):
+    """An earlier occurrence of the text's end."""
+
+    begin: int  # of what followed it
+    length: int  # tokens that are the same
+    token: int  # that followed it
 
 
 class LookupDrafter:
@@ -30,7 +40,7 @@ class LookupDrafter:
                 f"least is {least}, it must be at most {most} (most): a match has from least to most tokens"
             )
         self.length, self.most, self.least, self.device = length, most, least, torch.device(device)
-        self._text: list[int] = []
+        self.text: list[int] = []  # known tokens
         self._ends: dict[tuple[int, ...], tuple[int, int]] = {}  # n-gram -> where its last two occurrences end
 
     @property
@@ -40,38 +50,52 @@ class LookupDrafter:
 
     @property
     def num_known(self) -> int:
-        return len(self._text)
+        return len(self.text)
 
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
         """See `Drafter.observe`. Has no use for features."""
         for token in tokens.tolist():
-            self._text.append(token)
-            end = len(self._text)
-            for n in range(self.least, min(self.most, end) + 1):
-                match = tuple(self._text[-n:])
-                self._ends[match] = self._ends.get(match, (0, 0))[1], end
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """The same for one token."""
+        self.text.append(token)
+        end = len(self.text)
+        for n in range(self.least, min(self.most, end) + 1):
+            match = tuple(self.text[-n:])
+            self._ends[match] = self._ends.get(match, (0, 0))[1], end
 
     def truncate(self, num_tokens: int) -> None:
         check_truncation(num_tokens, self.num_known)
-        kept, self._text, self._ends = self._text[:num_tokens], [], {}
+        kept, self.text, self._ends = self.text[:num_tokens], [], {}
         self.observe(torch.tensor(kept, dtype=torch.int64))
 
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
-        if not self._text:
+        if not self.text:
             raise ValueError("nothing observed yet: call observe(tokens) with the prompt first")
-        tokens = [self._text[-1], *self.continuation(min(self.length, max_depth))]
+        tokens = [self.text[-1], *self.continuation(min(self.length, max_depth))]
         return DraftTree(
             torch.arange(-1, len(tokens) - 1, device=self.device), torch.tensor(tokens, device=self.device)
         )
 
     def continuation(self, length: int) -> list[int]:
         """Up to `length` tokens that may follow the text; none where its end was never seen before."""
-        for n in range(min(self.most, len(self._text)), self.least - 1, -1):
-            begin, _ = self._ends.get(tuple(self._text[-n:]), (0, 0))
+        found = self.match()
+        if found is None:
+            return []
+        num_known, text = self.num_known, list(self.text)
+        for place in range(found.begin, found.begin + length):
+            text.append(text[place])
+        return text[num_known:]
+
+    def match(self, longest: int = 0) -> "Match | None":
+        """Where the end of the text stood before; tokens that match are counted beyond `most`, up to `longest`."""
+        text = self.text
+        for n in range(min(self.most, len(text)), self.least - 1, -1):
+            begin, _ = self._ends.get(tuple(text[-n:]), (0, 0))
             if begin:
-                text = list(self._text)
-                for place in range(begin, begin + length):
-                    text.append(text[place])
-                return text[len(self._text) :]
-        return []
+                while n < min(longest, begin) and text[begin - n - 1] == text[-n - 1]:
+                    n += 1
+                return Match(begin, n, text[begin])
+        return None

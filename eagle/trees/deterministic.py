@@ -3,7 +3,8 @@
 Letters: N nodes including the root, F nodes of a frontier, C candidates of all levels, Vd draft vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from eagle.chance import Chance
 from eagle.judging import COUPLED
 from eagle.trees.protocols import Proposer, bare_root, check_counts, check_number
+from eagle.trees.scaffold import Step, believed
 from hsd_verify import DraftTree
 
 
@@ -64,29 +66,40 @@ LogValues = Callable[[Tensor, int], Tensor]
 
 
 def grow_best(shape: Shape, proposer: Proposer, depth: int, log_values: LogValues) -> DraftTree:
-    """The tree of `EagleTree` for any values, no deeper than `depth`."""
+    """The tree of `EagleTree` for any values, no deeper than `depth`.
+
+    What the text suggests is a candidate, too: where its place is expanded with what text and draft say together, and
+    beyond, as a chain, with what the text says alone.
+    """
     if depth == 0 or shape.num_nodes == 1:
         return bare_root(proposer)
-    levels = list(_levels(shape, proposer, depth, log_values))
+    steps = proposer.scaffold.steps(proposer.vocabulary)[:depth]
+    levels = list(_levels(shape, proposer, depth, log_values, steps))
     tokens, parents, scores = (torch.cat(parts) for parts in zip(*levels, strict=True))  # (C,)
+    if steps:
+        tokens, parents, scores = _with_chain(steps, tokens, parents, scores)
     return rerank(proposer.root_token, tokens, parents, scores, shape.num_nodes - 1)
 
 
 def _levels(
-    shape: Shape, proposer: Proposer, depth: int, log_values: LogValues
+    shape: Shape, proposer: Proposer, depth: int, log_values: LogValues, steps: Sequence[Step]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Level by level: tokens, parents (index among all candidates, -1 the root) and joint log values."""
     parents = torch.full((1,), -1, device=proposer.root_logits.device)  # of the candidates: the expanded nodes
     scores = torch.zeros_like(parents, dtype=torch.float32)
     rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
+    end: int | None = 0  # of the scaffold, among the expanded nodes
     values = log_values(proposer.root_logits[None], 0)  # (1, Vd)
     num_candidates = num_rows = 0
     pool = scores[:0]  # the scores that would stay if growth ended here
     for level in range(depth):
+        step = None if end is None or level >= len(steps) else steps[level]
+        if step is not None:
+            values[end, step.draft_id] = believed(values[end, step.draft_id].exp(), step.acceptance).log()
         best = values.topk(min(shape.top_k, values.shape[-1]))  # (F, top_k)
-        tokens = proposer.vocabulary.target_ids[best.indices].flatten()
+        tokens, width = proposer.vocabulary.target_ids[best.indices].flatten(), best.indices.shape[1]
         joint = (scores[:, None] + best.values).flatten()
-        yield tokens, parents.repeat_interleave(best.indices.shape[1]), joint
+        yield tokens, parents.repeat_interleave(width), joint
         if level == depth - 1:
             return
         pool = torch.cat([pool, joint])
@@ -96,10 +109,40 @@ def _levels(
             chosen = chosen[joint[chosen] > pool[-1]]
         if not len(chosen):
             return
-        logits = proposer.expand(tokens[chosen], rows[chosen // best.indices.shape[1]])  # (F, Vd)
+        end = None if step is None else _find((chosen // width == end) & (tokens[chosen] == step.token))
+        logits = proposer.expand(tokens[chosen], rows[chosen // width])  # (F, Vd)
         values, scores, parents = log_values(logits, level + 1), joint[chosen], chosen + num_candidates
         rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
         num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
+
+
+def _find(places: Tensor) -> int | None:
+    """The first place (n,) bool, if there is one."""
+    found = places.nonzero()[:1]
+    return int(found) if len(found) else None
+
+
+def _with_chain(
+    steps: Sequence[Step], tokens: Tensor, parents: Tensor, scores: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates (C,) with the rest of the scaffold behind them, below the node of it that was not expanded any more.
+
+    Where an expanded one has better children than the next token of the scaffold, it ends.
+    """
+    expanded = set(above := parents.tolist())
+    places = {edge: place for place, edge in enumerate(zip(above, tokens.tolist(), strict=True))}
+    end, chain = -1, list(steps)
+    while chain and (end, chain[0].token) in places:
+        end = places[end, chain.pop(0).token]
+    if not chain or end in expanded:
+        return tokens, parents, scores
+    first, last = len(tokens), len(tokens) + len(chain) - 1
+    joint = scores[end] + scores.new_tensor([math.log(step.acceptance) for step in chain]).cumsum(0)  # (n,)
+    return (
+        torch.cat([tokens, tokens.new_tensor([step.token for step in chain])]),
+        torch.cat([parents, parents.new_tensor([end, *range(first, last)])]),
+        torch.cat([scores, joint]),
+    )
 
 
 def rerank(root_token: int, tokens: Tensor, parents: Tensor, scores: Tensor, budget: int) -> DraftTree:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eagle.chance import Draw
+from eagle.trees.scaffold import EMPTY
 from eagle.vocab import DraftVocabulary
 from hsd_verify.exact.processes import Text
 
@@ -72,6 +73,8 @@ class _Answers:
 
 class TableProposer:
     """A `Proposer` after the text `prefix` whose logits are a function of the text they follow."""
+
+    scaffold = EMPTY
 
     def __init__(self, vocabulary: DraftVocabulary, logits: Callable[[Text], Tensor], prefix: Text = ()):
         self.vocabulary, self._logits = vocabulary, logits

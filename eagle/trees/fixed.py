@@ -21,20 +21,23 @@ from hsd_verify import DraftTree
 
 @dataclass(frozen=True)
 class FixedBranching:
-    """The rule: every node of level i gets `branching[i]` sampled children, and every child is read."""
+    """The rule: every node of level i gets `branching[i]` sampled children, and every one of them is read.
+
+    A scaffold stands beside them as a chain of its own, which is not read: its values are 0.
+    """
 
     branching: tuple[int, ...]
     replacement: bool = False
 
     def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
-        num_frontier, device = len(frontier.nodes), frontier.nodes.device
-        none = torch.empty(num_frontier, 0, dtype=torch.int64, device=device)
-        num_sampled = torch.full((num_frontier,), self.branching[level], device=device)
+        num_sampled = torch.full_like(frontier.nodes, self.branching[level])
         values = frontier.values[:, None].expand(-1, self.branching[level])  # (F, K)
-        return Families(none, none.to(values.dtype), none.bool(), num_sampled, values)
+        none = num_sampled.new_empty(len(num_sampled), 0)
+        placed, is_placed = (none, none.bool()) if frontier.step is None else frontier.step_slot
+        return Families(placed, torch.zeros_like(placed, dtype=values.dtype), is_placed, num_sampled, values)
 
     def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
-        return torch.arange(len(values), device=values.device)
+        return values.nonzero()[:, 0]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
     rule      laws and values of a level -> `Families`: which slots every node gets, before any token is drawn
     growth    fills the slots: placed ones with their tokens, sampled ones from the law without the placed tokens
     proposer  reads the children worth reading -> laws of the next level
+    scaffold  what the text suggests is one more placed slot of one node a level, which the rule weighs with the others;
+              where its end is not read the chain goes on with a law of zeros, from which nothing is drawn
 
 Why this is lossless whatever the rule decides: take the node whose family was filled last. Given everything before,
 its sampled tokens follow the recorded laws, so with the family the verifier emits, in expectation, the text it would
@@ -16,7 +18,8 @@ the tree, V target vocabulary, Vd draft vocabulary.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -25,12 +28,17 @@ from torch import Tensor
 from eagle.chance import Chance
 from eagle.sampling import Sampling
 from eagle.trees.protocols import Proposer, bare_root
-from eagle.trees.sapling import Children, Families, Frontier, Sapling
+from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Sapling
+from eagle.trees.scaffold import Step
 from hsd_verify import DraftTree
 
 
 class Rule(Protocol):
-    """The part of growth that differs between policies. It never sees a token that is still to be drawn."""
+    """The part of growth that differs between policies. It never sees a token that is still to be drawn.
+
+    Where the frontier has a step of the scaffold, a rule offers it as a placed slot (`Frontier.step_slot`) or does not,
+    by its value; a slot of the same token is then left out.
+    """
 
     @property
     def replacement(self) -> bool:
@@ -55,6 +63,11 @@ class Growth:
     chance: Chance  # its sampling is that of the laws that are drawn from
     predicting: Sampling | None = None  # of the laws that values are read off; None: those
 
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What the text suggests, level by level."""
+        return self.proposer.scaffold.steps(self.proposer.vocabulary)
+
     def tree(self, depth: int) -> DraftTree:
         """A tree no deeper than `depth`, every family of which was decided by the rule before it was drawn."""
         if depth < 1:
@@ -64,19 +77,42 @@ class Growth:
             families = self.rule.families(frontier, level, sapling.num_nodes)
             children = self._fill(families, frontier, sapling)
             sapling.add(children, frontier)
-            read = self.rule.worth_reading(children.values, sapling.num_nodes)
-            if level == depth - 1 or not len(read):
+            if level == depth - 1:
                 break
-            frontier = self._read(children, frontier, read, sapling)
+            following = self._following(children, frontier, sapling, level + 1)
+            if following is None:
+                break
+            frontier = following
         return sapling.tree(self.rule.replacement)
 
     def _root(self) -> Frontier:
         zero = torch.zeros(1, dtype=torch.int64, device=self.proposer.root_logits.device)
         laws, predicted = self._laws(self.proposer.root_logits[None])  # (1, Vd) each
-        return Frontier(zero, zero, laws.new_ones(1), laws, predicted)
+        return Frontier(zero, zero, laws.new_ones(1), laws, predicted, self._step(0))
+
+    def _step(self, level: int) -> Step | None:
+        return self.steps[level] if level < len(self.steps) else None
+
+    def _following(self, children: Children, frontier: Frontier, sapling: Sapling, level: int) -> Frontier | None:
+        """The next frontier: children worth reading, with their laws, and the end of the scaffold; None without any."""
+        end, step = children.find_step(frontier), self._step(level)
+        read = self._worth_reading(children, frontier, sapling)  # (F,)
+        following = self._read(children, frontier, read, sapling) if len(read) else None
+        if end is None or step is None:
+            return following
+        node = end + sapling.num_nodes - len(children.tokens)
+        return _with_step(following, step, node, children.values[end], frontier)
+
+    def _worth_reading(self, children: Children, frontier: Frontier, sapling: Sapling) -> Tensor:
+        """Children (F,) that the rule wants read; below a node that was not read nothing can be."""
+        if frontier.step is None:
+            return self.rule.worth_reading(children.values, sapling.num_nodes)
+        below_read = frontier.rows[children.parents] != UNREAD  # (C,)
+        read = self.rule.worth_reading(children.values * below_read, sapling.num_nodes)
+        return read[below_read[read]]
 
     def _read(self, children: Children, frontier: Frontier, read: Tensor, sapling: Sapling) -> Frontier:
-        """The next frontier: the children `read` (F,), with their laws."""
+        """The children `read` (F,), with their laws."""
         logits = self.proposer.expand(children.tokens[read], frontier.rows[children.parents[read]])  # (F, Vd)
         nodes = read + sapling.num_nodes - len(children.tokens)
         return Frontier(nodes, sapling.take_rows(len(read)), children.values[read], *self._laws(logits))
@@ -123,8 +159,20 @@ class Growth:
 UNLIMITED = 2**31
 
 
+def _with_step(following: Frontier | None, step: Step, node: int, value: Tensor, before: Frontier) -> Frontier:
+    """A frontier with a step of the scaffold below a node of the tree, which is added with zeros if it is not there."""
+    zeros = torch.zeros_like(before.laws[:1])  # (1, Vd)
+    number = torch.full_like(before.nodes[:1], node)
+    unread = Frontier(number, torch.full_like(number, UNREAD), value[None], zeros, zeros, step)
+    if following is None:
+        return unread
+    if len(places := (following.nodes == node).nonzero()):
+        return replace(following, step=step, step_node=int(places[0]))
+    return following.followed_by(unread)
+
+
 def _without_placed(families: Families, laws: Tensor, nodes: Tensor) -> Tensor:
     """Laws (n, Vd) of `nodes` (n,) without the tokens of their placed children, not renormalised."""
     placed, laws = families.placed[nodes], laws[nodes]  # (n, M), (n, Vd)
     kept = laws.gather(1, placed).masked_fill(families.is_placed[nodes], 0.0)
-    return laws.scatter_(1, placed, kept)
+    return laws.scatter_reduce_(1, placed, kept, "amin")  # a token may stand in two slots, one of which is not there

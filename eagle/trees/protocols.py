@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eagle.chance import Chance
 from eagle.options import Limits
+from eagle.trees.scaffold import Scaffold
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 
@@ -25,6 +26,11 @@ class Proposer(Protocol):
     vocabulary: DraftVocabulary
     root_token: int
     root_logits: Tensor  # (Vd,) float32
+
+    @property
+    def scaffold(self) -> Scaffold:
+        """What the text alone suggests below the root, all of it tokens of `vocabulary`; often nothing."""
+        ...
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Read nodes with target ids `tokens` (F,) below the rows `parents` (F,) -> logits (F, Vd) after each."""

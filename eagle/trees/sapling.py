@@ -5,12 +5,16 @@ the tree, n nodes that draw, V target vocabulary, Vd draft vocabulary.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eagle.trees.protocols import Proposer
+from eagle.trees.scaffold import Step
 from hsd_verify import DraftTree
+
+UNREAD = -1
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,28 @@ class Families:
 
 @dataclass(frozen=True)
 class Frontier:
-    """Nodes of one level whose laws are known."""
+    """Nodes of one level whose laws are known, and the end of the scaffold even where its law is not: zeros then."""
 
     nodes: Tensor  # (F,) their number in the tree
-    rows: Tensor  # (F,) their number at the proposer
+    rows: Tensor  # (F,) their number at the proposer, `UNREAD` where it did not read one
     values: Tensor  # (F,) predicted probability that each is accepted
     laws: Tensor  # (F, Vd) what sampled children are drawn from
     predicted: Tensor  # (F, Vd) what the draft expects of the target, which values are read off
+    step: Step | None = None  # of the scaffold, below one of the nodes
+    step_node: int = 0  # that node's place in the frontier
+
+    def followed_by(self, unread: "Frontier") -> "Frontier":
+        """With one more node, whose step is the one to take."""
+        columns = ("nodes", "rows", "values", "laws", "predicted")
+        joined: dict[str, Any] = {one: torch.cat([getattr(self, one), getattr(unread, one)]) for one in columns}
+        return Frontier(**joined, step=unread.step, step_node=len(self.nodes))
+
+    @property
+    def step_slot(self) -> tuple[Tensor, Tensor]:
+        """The placed slot that the step asks for: draft ids (F, 1) and where they are meant, bool (F, 1)."""
+        assert self.step is not None, "ask for a step first"
+        here = torch.arange(len(self.nodes), device=self.nodes.device)[:, None] == self.step_node
+        return torch.full_like(self.nodes, self.step.draft_id)[:, None], here
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,14 @@ class Children:
     parents: Tensor  # (C,) index in the frontier
     values: Tensor  # (C,)
     sampled: Tensor  # (C,) bool
+
+    def find_step(self, frontier: Frontier) -> int | None:
+        """The child that the frontier's step asked for, always a placed one: whether it is there no draw decides."""
+        if frontier.step is None:
+            return None
+        asked = (self.parents == frontier.step_node) & (self.tokens == frontier.step.token) & ~self.sampled
+        found = asked.nonzero()[:1]
+        return int(found) if len(found) else None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
     placed slot of token x below v      value(v) * q(x)
     k-th sampled slot below v           value(v) * (1 - q(S)) * alpha_k     S: the placed tokens of v
+    placed slot of the scaffold         value(v) * what draft and text say together (`eagle.trees.scaffold`)
 
 A slot exists when its value reaches a threshold, fixed or such that a budget of nodes lasts. The value of a sampled
 slot is the same whatever token it draws, and a level is decided as a whole before its first draw, so that existence
@@ -23,7 +24,8 @@ from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer, check_counts, check_number
-from eagle.trees.sapling import Families, Frontier
+from eagle.trees.sapling import UNREAD, Families, Frontier
+from eagle.trees.scaffold import believed
 from hsd_verify import DraftTree
 
 Table = tuple[tuple[tuple[float, ...], ...], ...]
@@ -151,13 +153,10 @@ class ValuedTree:
         best = frontier.predicted.topk(min(self.max_placed, frontier.predicted.shape[-1]))  # (F, M)
         scale = self.acceptance.placed_at(level)
         alphas = self.acceptance.sampled_at(level, frontier.predicted, self.max_sampled)  # (F, K)
-        return Offer(
-            best.indices,
-            best.values,
-            (frontier.values[:, None] * best.values * scale).clamp(max=1),
-            frontier.values[:, None] * alphas,
-            1 - self.covered,
-        )
+        values = (frontier.values[:, None] * best.values * scale).clamp(max=1)  # (F, M)
+        gains = values * (1 - self.covered)
+        offer = Offer(best.indices, best.values, values, gains, frontier.values[:, None] * alphas)
+        return offer if frontier.step is None else offer.with_step(frontier, scale, self.covered)
 
     def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
         """The most valuable children, no more than there is room below them, that may have one above the threshold."""
@@ -172,14 +171,34 @@ class Offer:
     placed: Tensor  # (F, M) draft ids, most probable first
     probs: Tensor  # (F, M) their draft probabilities
     placed_values: Tensor  # (F, M)
+    placed_gains: Tensor  # (F, M) the part of the value that no sampled sibling would win
     sampled_values: Tensor  # (F, K) if nothing were placed beside them
-    placed_gain: float  # the part of a placed child's value that no sampled sibling would win
+
+    def with_step(self, frontier: Frontier, scale: float, covered: float) -> "Offer":
+        """With a column for what the scaffold suggests, which its node is then offered nowhere else.
+
+        Sampled siblings would win it as often as the draft has it, which tells nothing of what the text knows.
+        """
+        assert frontier.step is not None, "there is no step to offer"
+        ids, here = frontier.step_slot  # (F, 1) each
+        drafted = (frontier.predicted.gather(1, ids) * scale).clamp(max=1)  # (F, 1)
+        probs = believed(drafted, frontier.step.acceptance) * here
+        values = frontier.values[:, None]
+        elsewhere = (self.placed != ids) | ~here  # (F, M)
+        is_read = frontier.rows[:, None] != UNREAD  # of a law of zeros nothing can be drawn
+        return Offer(
+            torch.cat([self.placed, ids], dim=1),
+            torch.cat([self.probs, probs], dim=1),
+            torch.cat([self.placed_values * elsewhere, values * probs], dim=1),
+            torch.cat([self.placed_gains, values * (probs - covered * drafted * here)], dim=1),
+            self.sampled_values * is_read,
+        )
 
     def slots(self, threshold: Tensor) -> "Slots":
         """The slots worth the threshold; a placed token counts by its gain, a sampled slot by what is left to it."""
         least = threshold[..., None, None]
-        is_placed = (self.placed_values * self.placed_gain >= least) & (self.placed_values > 0)  # (.., F, M)
-        rest = 1 - (self.probs * is_placed).sum(-1, keepdim=True)  # (.., F, 1)
+        is_placed = (self.placed_gains >= least) & (self.placed_values > 0)  # (.., F, M)
+        rest = (1 - (self.probs * is_placed).sum(-1, keepdim=True)).clamp(min=0)  # (.., F, 1)
         sampled = self.sampled_values * rest  # (.., F, K)
         return Slots(self.placed, self.placed_values * is_placed, sampled * (sampled >= least))
 
@@ -196,7 +215,7 @@ class Slots:
     """Candidates of one level; those of value 0 do not count."""
 
     placed: Tensor  # (F, M) draft ids
-    placed_values: Tensor  # (.., F, M), descending in a row
+    placed_values: Tensor  # (.., F, M)
     sampled_values: Tensor  # (.., F, K), descending in a row
 
     @property

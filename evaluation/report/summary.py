@@ -7,7 +7,7 @@ import numpy as np
 
 from eagle.bootstrap import Array, Interval, Resamples, interval, survival
 from eagle.seeds import stable_number
-from evaluation.arms import BASELINE, PEER_BASELINE, drafting_spec
+from evaluation.arms import BASELINE, PEER_BASELINE, drafting_spec, split_spec
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import GREEDY
 from evaluation.recording import PHASES
@@ -92,7 +92,7 @@ def _speedups(key: CellKey, table: Cells) -> dict[str, Array]:
 def own_verifier(key: CellKey, config: EvalConfig) -> str | None:
     """The verifier an arm decides with; at temperature 0 all of them are the greedy one."""
     spec = drafting_spec(key.arm, config)
-    return None if spec is None else GREEDY if key.temperature == 0 else spec.rpartition("+")[2]
+    return None if spec is None else GREEDY if key.temperature == 0 else split_spec(spec)[1]
 
 
 def _exact(cell: Cell, verifier: str | None) -> Array:

@@ -16,7 +16,6 @@ import torch
 from transformers import LlamaConfig
 
 from eagle.decode import DecodeOptions, Session, autoregressive
-from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.feature_layers import FEW_LAYERS
 from eagle.engine.target import Target
@@ -27,7 +26,7 @@ from evaluation.selfcheck.tiny import random_head, random_model
 from hsd_verify.exact.processes import Text
 
 VOCAB_SIZE, LENGTH, NUM_TEXTS = 3, 3, 400
-PROMPT = [1, 2, 0]
+PROMPT = [0, 0, 1, 0, 2, 1, 1, 2, 2, 0]  # every pair of tokens: a lookup finds a match whatever follows
 WIDTH = 16  # of the tiny models
 FALSE_ALARM = 1e-6  # of one chi-square test
 NUM_PROMPTS, EQUAL_LENGTH = 10, 12  # of the comparison with plain decoding
@@ -73,7 +72,7 @@ def _prompts() -> Iterator[list[int]]:
 
 
 def _session(target: Target, head: DraftHead, drafting: TreeAndVerifier) -> Session:
-    return Session(target, EagleDrafter(head, target.embed, drafting.policy))
+    return Session(target, drafting.drafter(target, head))
 
 
 def _text(

@@ -1,6 +1,7 @@
 """The exact half of the self-check: every tree a policy can draw, and the law of the text a verifier makes of them.
 
-The policy drafts from a table of laws on a few tokens; `eagle.trees.exact` lists what it can draw.
+The policy drafts from a table of laws on a few tokens; `eagle.trees.exact` lists what it can draw. A lookup is the real
+one, behind a prompt that holds every token twice; beside it the draft does not know the last token of the vocabulary.
 
 Letters: V vocabulary.
 """
@@ -12,9 +13,13 @@ import torch
 from torch import Tensor
 
 from eagle.chance import Chance, Draw
+from eagle.drafters.beside import LookupBeside
+from eagle.drafters.lookup import LookupDrafter
 from eagle.sampling import Sampling, one_hot, seeded
 from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, TooManyTreesError, all_trees
+from eagle.trees.scaffold import EMPTY, Scaffold
+from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
 from evaluation.arms import TreeAndVerifier
 from hsd_verify import DraftTree
@@ -48,22 +53,33 @@ def check_by_enumeration(drafting: TreeAndVerifier, temperature: float) -> Outco
 def _distance(drafting: TreeAndVerifier, temperature: float, vocab_size: int, depth: int) -> float:
     """Total variation between the law of the emitted text and the target's."""
     target = _table(vocab_size, temperature)
-    process = functools.cache(functools.partial(trees_after, drafting.policy, Sampling(temperature), vocab_size, depth))
+    grow = functools.partial(trees_after, drafting.policy, Sampling(temperature), vocab_size, depth)
+    process = functools.cache(functools.partial(grow, lookup=drafting.lookup))
     law = exact.output_law(process, target, drafting.verifier, LENGTH)
     return exact.total_variation(law, exact.text_law(target, LENGTH))
 
 
 def trees_after(
-    policy: TreePolicy, sampling: Sampling, vocab_size: int, max_depth: int, prefix: Text
+    policy: TreePolicy, sampling: Sampling, vocab_size: int, max_depth: int, prefix: Text, lookup: bool = False
 ) -> list[tuple[float, DraftTree]]:
     """Every tree the policy can draw after `prefix`, with its probability; raises TooManyTreesError."""
-    vocabulary = DraftVocabulary.first(vocab_size, vocab_size)
-    logits = functools.partial(_table_logits, vocab_size, 2)
+    num_drafted = vocab_size - 1 if lookup and vocab_size > 2 else vocab_size
+    vocabulary = DraftVocabulary.first(num_drafted, vocab_size)
+    logits = functools.partial(_table_logits, num_drafted, 2)
+    scaffold = scaffold_after(vocab_size, prefix) if lookup else EMPTY
 
     def grow(draw: Draw) -> DraftTree:
-        return policy.grow(TableProposer(vocabulary, logits, prefix), Chance(sampling, draw=draw), max_depth)
+        proposer = with_scaffold(TableProposer(vocabulary, logits, prefix), scaffold)
+        return policy.grow(proposer, Chance(sampling, draw=draw), max_depth)
 
     return list(all_trees(grow, MAX_TREES))
+
+
+def scaffold_after(vocab_size: int, prefix: Text) -> Scaffold:
+    """What a lookup suggests behind a prompt and the text `prefix`: never nothing."""
+    beside = LookupBeside(LookupDrafter(least=1))
+    beside.observe([*range(vocab_size), *range(vocab_size), *prefix])
+    return beside.scaffold()
 
 
 def _table(vocab_size: int, temperature: float) -> Model:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eagle.engine.target import Target
 from eagle.trees import Proposer
+from eagle.trees.scaffold import EMPTY
 from eagle.vocab import DraftVocabulary
 from evaluation.trees.shared import PathScores, TokenPath
 
@@ -41,6 +42,8 @@ class EarlyExit:
 
 class EarlyExitProposer:
     """A `Proposer` over the target's own vocabulary."""
+
+    scaffold = EMPTY
 
     def __init__(self, source: EarlyExit, root_token: int, scores: PathScores):
         self._source, self._scores = source, scores

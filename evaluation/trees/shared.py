@@ -18,6 +18,7 @@ from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.target import Target
 from eagle.trees import EagleTree, Proposer, TreePolicy
+from eagle.trees.scaffold import EMPTY
 from hsd_verify import DraftTree
 
 TokenPath = tuple[int, ...]  # tokens below the root
@@ -54,6 +55,8 @@ class SharedReads:
 
 class SharedProposer:
     """A `Proposer` with rows of its own in front of shared reads."""
+
+    scaffold = EMPTY
 
     def __init__(self, reads: SharedReads):
         self._reads = reads

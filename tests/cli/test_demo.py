@@ -7,6 +7,7 @@ import torch
 
 from eagle.cli import common, demo
 from eagle.cli.dispatch import run_or_explain
+from eagle.drafters.beside import LookupBeside
 from eagle.engine.target import Target
 from eagle.judging import ChosenTokens
 from tests import tiny_text
@@ -54,6 +55,14 @@ def test_at_temperature_zero_every_verifier_can_be_checked(loaded, capsys):
     assert loaded == [torch.bfloat16] and "equal: 20 tokens" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_a_lookup_beside_the_head_says_the_same(loaded, capsys, temperature, monkeypatch):
+    known, observe = [], LookupBeside.observe
+    monkeypatch.setattr(LookupBeside, "observe", lambda one, tokens: known.extend(tokens) or observe(one, tokens))
+    assert checked("--lookup", "--temperature", temperature) == 0
+    assert "equal: 20 tokens" in capsys.readouterr().out and len(known) > 20
+
+
 def test_the_seed_reaches_both_arms(loaded, capsys):
     texts = {checked("--temperature", "1", "--seed", seed) or capsys.readouterr().out for seed in ("1", "2")}
     assert len(texts) == 2
@@ -81,6 +90,8 @@ WRONG = {
     "--tree coupled --verifier hsd --temperature 1": "verifier 'hsd' does not fit this tree at temperature 1: tree 'c",
     "--verifier block --temperature 1": "verifier 'block' does not fit this tree at temperature 1",
     "--verifier quick": "invalid choice: 'quick'",
+    "--lookup --tree chain --verifier block --temperature 1": "verifier 'block' does not fit this tree beside a lookup",
+    "--lookup --level lookup": "--lookup stands beside one head: leave it out, or name a level --level lookup",
 }
 
 

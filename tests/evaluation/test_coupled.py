@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from eagle.drafters.beside import LookupBeside
 from eagle.judging import ChosenTokens
 from eagle.noise import NoiseField, answer_key
 from eagle.sampling import seeded
@@ -56,6 +57,17 @@ def test_a_coupled_arm_gives_the_baselines_very_answer(models, config, temperatu
         assert found.tokens == plain.tokens
         assert found.coupled == plain.coupled == (temperature > 0)
     assert sum(answered(models, config, "coupled+coupled").accepted) > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_arm_with_a_lookup_gives_the_same_answer(models, config, temperature, monkeypatch):
+    suggested, scaffold = [], LookupBeside.scaffold
+    monkeypatch.setattr(LookupBeside, "scaffold", lambda one: suggested.append(scaffold(one)) or suggested[-1])
+    plain = answered(models, config, "autoregressive", temperature)
+    assert answered(models, config, "eagle+coupled+lookup", temperature).tokens == plain.tokens
+    assert suggested, "the lookup was asked"
+    suggested.clear()
+    assert answered(models, config, "eagle+coupled", temperature).tokens == plain.tokens and not suggested
 
 
 @pytest.mark.parametrize("arm", ["coupled+coupled", "eagle+coupled", "chain+coupled"])

@@ -65,6 +65,8 @@ WRONG = {
     f"{GSM8K} --tree nonsense": "unknown tree 'nonsense'",
     f"{GSM8K} --eagle3-tree eagle:colour=1": "has no field colour",
     f"{GSM8K} coupled+hsd": "arm 'coupled+hsd': verifier 'hsd' does not fit this tree at temperature 1: tree 'coupled'",
+    f"{GSM8K} chain+block+lookup": "verifier 'block' does not fit this tree beside a lookup at temperature 1",
+    f"{GSM8K} chain+lookup": "drafting 'chain+lookup': write TREE+VERIFIER or TREE+VERIFIER+lookup",
     f"{GSM8K} eagle+block": "arm 'eagle+block': verifier 'block' does not fit this tree at temperature 1",
     f"{GSM8K} hsd --tree coupled --temperatures 0 0.5": "arm 'hsd': verifier 'hsd' does not fit this tree",
     f"{GSM8K} coupled+quick": "hsd_multidraft, coupled",

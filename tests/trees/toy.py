@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 import hsd_verify
-from eagle.chance import Chance
+from eagle.chance import Chance, Draw
 from eagle.sampling import Sampling
 from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, all_trees
+from eagle.trees.scaffold import EMPTY, Scaffold
+from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 from hsd_verify.exact.enumerate import target_rows, text_law, total_variation
@@ -56,14 +58,32 @@ def _add_continuations(law: Tensor, tree: DraftTree, node: int, masses: Tensor, 
 
 
 def toy_trees(
-    policy: TreePolicy, sampling: Sampling, draft_ids: list[int], size: int, depth: int
+    policy: TreePolicy,
+    sampling: Sampling,
+    draft_ids: list[int],
+    size: int,
+    depth: int,
+    scaffold: Scaffold = EMPTY,
 ) -> Iterator[tuple[float, DraftTree]]:
     """Every tree the policy can draw from a fresh `toy_proposer`."""
-    return all_trees(lambda draw: policy.grow(toy_proposer(draft_ids, size, 2), Chance(sampling, draw=draw), depth))
+
+    def grow(draw: Draw) -> DraftTree:
+        proposer = with_scaffold(toy_proposer(draft_ids, size, 2), scaffold)
+        return policy.grow(proposer, Chance(sampling, draw=draw), depth)
+
+    return all_trees(grow)
 
 
-def policy_error(policy: TreePolicy, sampling: Sampling, draft_ids: list[int], size: int, depth: int) -> float:
-    """Total variation between what a round emits with this policy and `hsd`, and the target's own text."""
+def policy_error(
+    policy: TreePolicy,
+    sampling: Sampling,
+    draft_ids: list[int],
+    size: int,
+    depth: int,
+    scaffold: Scaffold = EMPTY,
+    verifier: str = "hsd",
+) -> float:
+    """Total variation between what a round emits with this policy and verifier, and the target's own text."""
     target = table_model(size, 1, sampling)
-    emitted = round_law(toy_trees(policy, sampling, draft_ids, size, depth), target, depth + 1)
+    emitted = round_law(toy_trees(policy, sampling, draft_ids, size, depth, scaffold), target, depth + 1, verifier)
     return total_variation(emitted, text_law(target, depth + 1))

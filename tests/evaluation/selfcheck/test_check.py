@@ -7,6 +7,7 @@ import torch
 
 import hsd_verify
 from eagle import judging
+from eagle.drafters.beside import LookupBeside
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
 from eagle.trees import SampledChain, TreePolicy
@@ -14,8 +15,9 @@ from evaluation.arms import TreeAndVerifier, parse_drafting
 from evaluation.selfcheck import counting
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.selfcheck.counting import check_by_chi_square, check_equality, chi_square_tail
-from evaluation.selfcheck.enumeration import check_by_enumeration, trees_after
+from evaluation.selfcheck.enumeration import check_by_enumeration, scaffold_after, trees_after
 from hsd_verify import DraftTree, Law, Verdict
+from tests.trees.test_scaffold import PlacedInsteadOfDrawn
 
 
 def over_accepting(tree: DraftTree, target_probs: torch.Tensor, totals: torch.Tensor) -> Law:
@@ -128,6 +130,46 @@ def test_both_checks_are_made_of_an_arm(fewer_prompts):
 def test_the_tail_of_chi_square_is_the_tabulated_one():
     assert chi_square_tail(3.841, 1) == pytest.approx(0.05, abs=1e-4)
     assert chi_square_tail(40.113, 27) == pytest.approx(0.05, abs=1e-4)
+
+
+LOOKUP_SPECS = [f"{spec}+lookup" for spec in SPECS if spec != BUDGETED]
+
+
+@pytest.mark.parametrize("spec", LOOKUP_SPECS)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_arms_with_a_lookup_are_checked_with_it(spec, temperature):
+    drafting = parse_drafting(spec)
+    passed, finding = check_by_enumeration(drafting, temperature)
+    assert passed, finding
+    for prefix in ((), (1,), (1, 0), (0, 0, 1)):
+        scaffold = scaffold_after(2, prefix)
+        trees = trees_after(drafting.policy, Sampling(temperature), 2, 2, prefix, lookup=True)
+        assert scaffold.tokens and all(
+            any(not tree.sampled_list[v] and tree.token_list[v] == scaffold.tokens[0] for v in range(1, tree.num_nodes))
+            for _, tree in trees
+        )
+
+
+def test_a_flaw_that_only_a_scaffold_shows_is_caught():
+    policy: TreePolicy = PlacedInsteadOfDrawn()
+    assert check_by_enumeration(TreeAndVerifier(policy, "hsd"), 1.0)[0] is True
+    assert check_by_enumeration(TreeAndVerifier(policy, "hsd", lookup=True), 1.0)[0] is False
+
+
+@pytest.mark.parametrize("spec", ["auto+coupled+lookup", "auto+hsd+lookup"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_sessions_with_a_lookup_are_checked_with_it(spec, temperature, monkeypatch, fewer_prompts, fewer_texts):
+    suggested, scaffold = [], LookupBeside.scaffold
+
+    def kept(beside):
+        suggested.append(scaffold(beside))
+        return suggested[-1]
+
+    monkeypatch.setattr(LookupBeside, "scaffold", kept)
+    check = check_equality if temperature == 0 or "coupled" in spec else check_by_chi_square
+    passed, finding = check(parse_drafting(spec), temperature)
+    assert passed, finding
+    assert sum(len(one.tokens) > 0 for one in suggested) > len(suggested) / 4
 
 
 COUPLED_SPECS = ["coupled:num_nodes=8,depth=4,top_k=2+coupled", "auto+coupled", "chain:depth=2+coupled"]
