@@ -66,8 +66,6 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     policy = parse_policy(args.tree)
     told = {"options": options, "system": args.system, "template": args.template, "stop": args.stop, "seed": args.seed}
     if not plain and has_levels(args):
-        if args.lookup:
-            raise ValueError("--lookup stands beside one head: leave it out, or name a level --level lookup")
         chosen = levels_from_flags(args, DTYPES[args.dtype], target)
         drafter, own = chosen.drafter(args.notices.append), chosen.candidates
         return Chat(own.target, drafter=drafter, check_length=own.check_room, **told)

@@ -32,7 +32,7 @@ def has_levels(args: argparse.Namespace) -> bool:
 def levels_from_flags(args: argparse.Namespace, dtype: torch.dtype | None, target: Target | None) -> ChosenLevels:
     """Raises as `choose_levels`."""
     opening = Opening(args.target, args.head, dtype, args.device, loading_options(args))
-    return choose_levels(args.hierarchy, args.level, opening, target)
+    return choose_levels(args.hierarchy, args.level, opening, target, args.lookup)
 
 
 def show_notices(console: Console, notices: list[str]) -> None:

@@ -11,19 +11,20 @@ from eagle.drafters.none import NoDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.hierarchy.curves import MOST_TOKENS
 from eagle.hierarchy.renewal import Hierarchy, Level
-from eagle.levels.loaded import Candidates, head_name, parse_head
+from eagle.levels.loaded import Candidates, HeadDraft
 from eagle.levels.specs import LOOKUP, TARGET, LookupSpec, ModelSpec, parse_levels
 from eagle.planner import plan
-from eagle.trees import AutoTree, TreePolicy
+from eagle.trees import AutoTree
 
 Told = Callable[[str, str], Heard]
 """Reader and source of a pair -> who hears of its windows."""
 
 
-def hand_made(texts: tuple[str, ...], with_head: bool = False) -> Hierarchy:
+def hand_made(texts: tuple[str, ...], with_head: bool = False, beside: bool = False) -> Hierarchy:
     """The hierarchy of levels that were named by hand, largest first; the lowest one's head drafts where it has one.
 
-    Raises ValueError for levels that do not stand on each other. `with_head`: of the target, for its copies.
+    Raises ValueError for levels that do not stand on each other. `with_head`: of the target, for its copies; `beside`:
+    a lookup stands beside the head.
     """
     specs = parse_levels(texts)
     if not specs:
@@ -33,10 +34,12 @@ def hand_made(texts: tuple[str, ...], with_head: bool = False) -> Hierarchy:
         if isinstance(spec, LookupSpec) and spec is not specs[-1]:
             raise ValueError("lookup stands above another level: it drafts without a model, so it can only be the last")
         if isinstance(spec, ModelSpec) and not levels and (spec.head or (with_head and spec.source is None)):
-            levels.append(Level(head_name(spec.name), MOST_TOKENS))  # as deep as its trees are
+            levels.append(Level(HeadDraft(spec.name, beside=beside).name, MOST_TOKENS))  # as deep as its trees are
         levels.append(Level(spec.name, spec.buffer))
     if unused := [spec.name for spec in specs[:-1] if isinstance(spec, ModelSpec) and spec.head]:
         raise ValueError(f"the head of {unused[0]} is of no use: the level below drafts for it; leave one of them out")
+    if beside and HeadDraft.of(levels[0].name) is None:
+        raise ValueError("--lookup stands beside a head, and the lowest level has none: name --level lookup behind it")
     return tuple(levels)
 
 
@@ -49,7 +52,7 @@ def build_drafter(
     """
     if not levels:
         raise ValueError("a plan without levels is plain decoding: leave --hierarchy out")
-    if misplaced := [level.name for level in levels[1:] if level.name == LOOKUP or parse_head(level.name)]:
+    if misplaced := [level.name for level in levels[1:] if level.name == LOOKUP or HeadDraft.of(level.name)]:
         raise ValueError(f"{misplaced[0]} stands above another level: it is no model, and can only be the lowest")
     drafter: CountedDrafter | None = None
     for level, above in zip(levels, [*(level.name for level in levels[1:]), reader], strict=True):
@@ -65,8 +68,8 @@ def _ignored(_window: int, _kept: int) -> None: ...
 
 
 def _level(candidates: Candidates, level: Level, below: Drafter | None, reader: str) -> Drafter:
-    if head := parse_head(level.name):
-        return _head(candidates, *head, reader)
+    if head := HeadDraft.of(level.name):
+        return _head(candidates, head, reader)
     if level.name == LOOKUP:
         return _lookup(candidates, level)
     member, width = candidates.member(level.name), candidates.model(reader).vocab_size
@@ -81,15 +84,13 @@ def _level(candidates: Candidates, level: Level, below: Drafter | None, reader: 
     )
 
 
-def _head(candidates: Candidates, model: str, nodes: int | None, reader: str) -> Drafter:
-    if model != reader:
-        raise ValueError(f"the head of {model} drafts for {model} alone, and not for {reader}")
-    return EagleDrafter(candidates.head_of(model), candidates.model(model).embed, head_tree(candidates, model, nodes))
-
-
-def head_tree(candidates: Candidates, model: str, nodes: int | None) -> TreePolicy:
-    """The default tree of a model's head; with so many nodes, or with those that pay."""
-    return plan(AutoTree(nodes), candidates.model(model), candidates.head_of(model))
+def _head(candidates: Candidates, head: HeadDraft, reader: str) -> Drafter:
+    if head.model != reader:
+        raise ValueError(f"the head of {head.model} drafts for {head.model} alone, and not for {reader}")
+    model, own = candidates.model(head.model), candidates.head_of(head.model)
+    spec = candidates.lookup or LookupSpec()
+    lookup = LookupDrafter(spec.buffer, spec.most, spec.least) if head.beside else None
+    return EagleDrafter(own, model.embed, plan(AutoTree(head.nodes), model, own), lookup)
 
 
 def _lookup(candidates: Candidates, level: Level) -> Drafter:

@@ -60,19 +60,27 @@ class ChosenLevels:
 
 
 def choose_levels(
-    hierarchy: str | Path | None, levels: Sequence[str], opening: Opening, target: Target | None = None
+    hierarchy: str | Path | None,
+    levels: Sequence[str],
+    opening: Opening,
+    target: Target | None = None,
+    beside: bool = False,
 ) -> ChosenLevels:
     """What `--hierarchy` or `--level` names, loaded; `opening` says of what else, `target` may be loaded already.
+
+    `beside`: a lookup stands beside the lowest head of levels that are named by hand.
 
     Raises ValueError for both at once, for another target than the plan's, and as loading does.
     """
     if levels and hierarchy is not None:
         raise ValueError(BOTH)
+    if hierarchy is not None and beside:
+        raise ValueError("--lookup and --hierarchy are given: a plan says whether there is a lookup, leave it out")
     if hierarchy is not None:
         plan, profile = read_plan(Path(hierarchy))
         check_same_target(plan, opening.source)
         return ChosenLevels(open_again(plan, opening.device, target), plan.levels, plan, profile)
-    chosen = hand_made(tuple(levels), with_head=opening.has_head)
+    chosen = hand_made(tuple(levels), opening.has_head, beside)
     return ChosenLevels(open_candidates(opening, levels, target), chosen)
 
 

@@ -2,9 +2,10 @@
 
 A model drafts by itself, token by token, or with its head; the target's own head drafts for the target, or for copies
 of it. What drafts without being a level has a name of its own: `small.head@16` is the head of `small` with trees of 16
-nodes, `small.head` the same with the sizes that pay alone.
+nodes, `small.head` the same with the sizes that pay alone, `small.head+lookup@16` has a lookup beside it.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.levels.memory import check_memory, weight_bytes, with_packed
-from eagle.levels.specs import HEAD, HEAD_NODES, PRECISIONS, TARGET, LookupSpec, ModelSpec, parse_levels
+from eagle.levels.specs import HEAD, HEAD_NODES, LOOKUP, PRECISIONS, TARGET, LookupSpec, ModelSpec, parse_levels
 from eagle.levels.tokenizers import check_same_tokens
 from eagle.loading import find_model, load_head, load_target
 
+HEAD_PART, BESIDE = f".{HEAD}", f"+{LOOKUP}"
+HEAD_NAME = re.compile(r"(?P<model>[\w-]+)\.head(?P<beside>\+lookup)?(@(?P<nodes>\d+))?")
 BYTES = {"int8": 1.0, "fp8": 1.0, "int4": 0.5}  # a weight, in those precisions
 
 
@@ -62,12 +65,12 @@ class Candidates:
         """Models that can verify, from the smallest."""
         return [*reversed(self.members), TARGET]
 
-    def heads(self) -> Iterator[tuple[str, int]]:
-        """Model and nodes of every proposer that is a head."""
+    def heads(self) -> Iterator["HeadDraft"]:
+        """Every proposer that is a head; where there is a lookup, with it beside them and without."""
         for name in self.readers():
             has_head = (self.head if name == TARGET else self.members[name].head) is not None
             for nodes in (self.nodes if name == TARGET else self.members[name].nodes) if has_head else ():
-                yield name, nodes
+                yield from (HeadDraft(name, nodes, beside) for beside in (False, True)[: 1 + bool(self.lookup)])
 
     def check_room(self, num_tokens: int) -> None:
         """Raises ValueError where a text of so many tokens does not fit into the context of a level."""
@@ -80,18 +83,25 @@ class Candidates:
                 )
 
 
-def head_name(model: str, nodes: int | None = None) -> str:
-    """Of the proposer that the head of a model is."""
-    return f"{model}.{HEAD}" + (f"@{nodes}" if nodes else "")
+@dataclass(frozen=True)
+class HeadDraft:
+    """The head of a model as level 0."""
 
+    model: str
+    nodes: int | None = None  # of its trees, with the root; None: those that pay
+    beside: bool = False  # a lookup stands beside it
 
-def parse_head(name: str) -> tuple[str, int | None] | None:
-    """Model and nodes of a proposer's name; None for a name of another kind."""
-    model, dot, rest = name.partition(".")
-    if not dot or rest.partition("@")[0] != HEAD:
-        return None
-    nodes = rest.partition("@")[2]
-    return model, int(nodes) if nodes else None
+    @property
+    def name(self) -> str:
+        return self.model + HEAD_PART + (BESIDE if self.beside else "") + (f"@{self.nodes}" if self.nodes else "")
+
+    @classmethod
+    def of(cls, name: str) -> "HeadDraft | None":
+        """From its name; None for a name of another kind."""
+        found = HEAD_NAME.fullmatch(name)
+        return found and cls(
+            found["model"], int(found["nodes"]) if found["nodes"] else None, found["beside"] is not None
+        )
 
 
 def load_candidates(

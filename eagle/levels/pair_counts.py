@@ -14,7 +14,7 @@ from eagle.engine.target import Target
 from eagle.hierarchy.candidates import Acceptance, Model, Proposer
 from eagle.hierarchy.curves import CostCurve, falling
 from eagle.hierarchy.profiles import Profile
-from eagle.levels.loaded import Candidates, head_name
+from eagle.levels.loaded import Candidates, HeadDraft
 from eagle.levels.rounds import PLAIN, Measured, Pair, Seen
 from eagle.levels.specs import LOOKUP
 
@@ -67,18 +67,15 @@ def _model(name: str, model: Target, by_pair: Rows) -> Model:
 
 
 def _proposers(candidates: Candidates, by_pair: Rows) -> tuple[Proposer, ...]:
-    heads = [
-        Proposer(
-            (own := head_name(model, nodes)),
-            _draft_ms(own, by_pair),
-            (model,),
-            nodes - 1,
-            weight_bytes=bytes_of(candidates.head_of(model)),
-        )
-        for model, nodes in candidates.heads()
-    ]
+    heads = [_head(head, candidates, by_pair) for head in candidates.heads()]
     lookup = [Proposer(LOOKUP, _draft_ms(LOOKUP, by_pair))] if candidates.lookup is not None else []
     return (*heads, *lookup)
+
+
+def _head(head: HeadDraft, candidates: Candidates, by_pair: Rows) -> Proposer:
+    assert head.nodes is not None, "profiled ones have a size"
+    weights = bytes_of(candidates.head_of(head.model))
+    return Proposer(head.name, _draft_ms(head.name, by_pair), (head.model,), head.nodes - 1, weight_bytes=weights)
 
 
 def _draft_ms(source: str, by_pair: Rows) -> CostCurve:

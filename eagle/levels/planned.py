@@ -18,7 +18,7 @@ from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Hierarchy
 from eagle.hierarchy.watch import Compared, Fallback, Watch
 from eagle.levels.building import build_drafter, levels_of
-from eagle.levels.loaded import Candidates, parse_head
+from eagle.levels.loaded import Candidates, HeadDraft
 from eagle.levels.specs import TARGET
 from hsd_verify import DraftTree
 
@@ -118,8 +118,8 @@ def drafter_of(candidates: Candidates, levels: Hierarchy, count: Callable[[str, 
 
 def is_head_of_target(levels: Hierarchy) -> bool:
     """Whether such a hierarchy is the target's own head, which needs features of the whole text."""
-    head = parse_head(levels[0].name) if len(levels) == 1 else None
-    return head is not None and head[0] == TARGET
+    head = HeadDraft.of(levels[0].name) if len(levels) == 1 else None
+    return head is not None and head.model == TARGET
 
 
 def level_report(drafter: Drafter) -> list[str]:

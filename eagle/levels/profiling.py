@@ -26,7 +26,7 @@ from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Level
 from eagle.judging import INDEPENDENT
 from eagle.levels.building import build_drafter
-from eagle.levels.loaded import Candidates, head_name, load_candidates
+from eagle.levels.loaded import Candidates, HeadDraft, load_candidates
 from eagle.levels.pair_counts import summarise
 from eagle.levels.rounds import PLAIN, Measured, Pair, Seen
 from eagle.levels.specs import LOOKUP
@@ -177,7 +177,7 @@ def _source(candidates: Candidates, pair: Pair, window: int, heard: Callable[[in
     own = candidates.members.get(pair.source)
     levels = [Level(pair.source, window)]
     if own is not None and own.head is not None:
-        levels.insert(0, Level(head_name(pair.source), window))
+        levels.insert(0, Level(HeadDraft(pair.source).name, window))
     reader = candidates.model(pair.reader)
     built = build_drafter(candidates, tuple(levels), reader=pair.reader)
     assert isinstance(built, CountedDrafter)
@@ -187,7 +187,7 @@ def _source(candidates: Candidates, pair: Pair, window: int, heard: Callable[[in
 def pairs_of(candidates: Candidates) -> list[Pair]:
     """Reader and source of everything that may stand on each other."""
     readers = candidates.readers()
-    heads = [Pair(name, head_name(name, nodes)) for name, nodes in candidates.heads()]
+    heads = [Pair(head.model, head.name) for head in candidates.heads()]
     models = [Pair(reader, source) for place, reader in enumerate(readers) for source in readers[:place]]
     lookups = [Pair(name, LOOKUP) for name in readers] if candidates.lookup is not None else []
     return [*heads, *lookups, *models]

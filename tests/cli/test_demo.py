@@ -91,7 +91,7 @@ WRONG = {
     "--verifier block --temperature 1": "verifier 'block' does not fit this tree at temperature 1",
     "--verifier quick": "invalid choice: 'quick'",
     "--lookup --tree chain --verifier block --temperature 1": "verifier 'block' does not fit this tree beside a lookup",
-    "--lookup --level lookup": "--lookup stands beside one head: leave it out, or name a level --level lookup",
+    "--lookup --level lookup": "--lookup stands beside a head, and the lowest level has none",
 }
 
 

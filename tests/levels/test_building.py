@@ -21,6 +21,7 @@ IDS = [5, 9, 70, 5, 9, 70, 5, 9]
 GREEDY = DecodeOptions(Sampling(), 32, ignore_end=True)
 STACKS = [
     (Level("target.head@6", 5),),
+    (Level("target.head+lookup@6", 5),),
     (Level("lookup", 4),),
     (Level("small", 3),),
     (Level("small.head@4", 3), Level("small", 4)),

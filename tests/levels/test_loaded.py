@@ -5,7 +5,7 @@ import torch
 
 from eagle.engine.target import Target
 from eagle.levels import memory
-from eagle.levels.loaded import head_name, load_candidates, parse_head
+from eagle.levels.loaded import HeadDraft, load_candidates
 from eagle.levels.memory import check_memory, weight_bytes
 from eagle.levels.tokenizers import check_same_tokens
 from tests import tiny_text
@@ -16,16 +16,22 @@ def test_levels_are_loaded_with_their_heads(tmp_path):
     paths, target = saved(tmp_path), model("big", 0)
     found = load_candidates(target, [f"small={paths['small']}:head={paths['small_head']},nodes=4", "lookup"])
     member = found.member("small")
-    assert found.readers() == ["small", "target"] and list(found.heads()) == [("small", 4)]
+    assert found.readers() == ["small", "target"] and [head.name for head in found.heads()] == [
+        "small.head@4",
+        "small.head+lookup@4",
+    ]
     assert member.num_tokens == tiny_text.VOCAB_SIZE and member.head is not None and found.lookup is not None
     assert member.model.dtype == target.dtype
     with pytest.raises(ValueError, match="target has no draft head: name one with --head"):
         found.head_of("target")
 
 
-def test_names_of_heads():
-    assert parse_head(head_name("small", 16)) == ("small", 16) and parse_head(head_name("small")) == ("small", None)
-    assert parse_head("small") is None and parse_head("lookup") is None
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("nodes", [None, 16])
+def test_heads_are_found_by_their_names(nodes, beside):
+    head = HeadDraft("small-2", nodes, beside)
+    assert HeadDraft.of(head.name) == head
+    assert HeadDraft.of("small-2") is None and HeadDraft.of("lookup") is None
 
 
 def test_another_tokenizer_is_told_by_its_vocabulary_and_not_its_size():

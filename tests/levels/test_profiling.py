@@ -20,9 +20,8 @@ OPTIONS = ProfileOptions(windows=(2, 4), answer_tokens=12, num_cuts=2, num_token
 
 def test_every_pair_that_may_stand_on_each_other_is_measured():
     assert set(pairs_of(CANDIDATES)) == {
-        Pair("small", "small.head@4"),
-        Pair("target", "target.head@4"),
-        Pair("target", "target.head@6"),
+        *(Pair("small", name) for name in ("small.head@4", "small.head+lookup@4")),
+        *(Pair("target", f"target.head{beside}@{nodes}") for beside in ("", "+lookup") for nodes in (4, 6)),
         Pair("small", "lookup"),
         Pair("target", "lookup"),
         Pair("target", "small"),
@@ -34,7 +33,7 @@ def test_a_profile_of_real_models_can_be_planned_and_run(temperature, tmp_path):
     options = ProfileOptions(**{**vars(OPTIONS), "temperature": temperature})
     made = profile(CANDIDATES.target, CANDIDATES, PROMPTS, options, tmp_path)
     assert [model.name for model in made.models] == ["small", "target"]
-    assert {one.name for one in made.proposers} == {"small.head@4", "target.head@4", "target.head@6", "lookup"}
+    assert {one.name for one in made.proposers} == {one.source for one in pairs_of(CANDIDATES)} - {"small"}
     assert made.target.weight_bytes == bytes_of(CANDIDATES.target.model) and made.target.token_ms > 0
     assert made.target.cache_bytes == cache_bytes(CANDIDATES.target) == 8 * 2 * (2 * 8) * 4  # layers, k and v, numbers
     for one in made.acceptances:

@@ -49,6 +49,9 @@ def test_levels_by_hand_stand_on_each_other_largest_first():
     assert hand_made(("small=c", "lookup:buffer=5")) == (Level("lookup", 5), Level("small", 8))
     assert [one.name for one in hand_made(("copy=int8",), with_head=True)] == ["copy-int8.head", "copy-int8"]
     assert hand_made(("copy=int8",)) == (Level("copy-int8", 8),)
+    assert hand_made(("small=c:head=d",), beside=True)[0].name == "small.head+lookup"
+    with pytest.raises(ValueError, match="stands beside a head"):
+        hand_made(("small=c",), beside=True)
 
 
 @pytest.mark.parametrize(
