@@ -35,6 +35,15 @@ from eagle.sampling import Sampling, seeded
 from eagle.seeds import stable_number
 from eagle.timing import PhaseClock
 
+MADE_WITH = (
+    "target",
+    "head",
+    "levels",
+    "dtype",
+    "loading",
+    "device",
+    "threads",
+)  # of the provenance: rounds hang on it
 DIGITS = 3  # digits of milliseconds that are kept
 
 
@@ -85,7 +94,8 @@ def profile(
     options = options or ProfileOptions()
     file = None
     if folder is not None:
-        made_with = {"options": vars(options), "levels": candidates.texts, **(provenance or {})}
+        same = {name: value for name, value in (provenance or {}).items() if name in MADE_WITH}
+        made_with = {"options": vars(options), "levels": candidates.texts, **same}
         claim(folder / "profile_options.json", made_with, "choose another --output")
         file = JsonLines(folder / "profile_rounds.jsonl")
     bench = _Bench(candidates, options)
