@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from eagle.drafters.head import DraftHead
 from eagle.engine.target import Target
 from eagle.levels.memory import check_memory, weight_bytes, with_packed
@@ -19,6 +21,7 @@ from eagle.loading import find_model, load_head, load_target
 
 HEAD_PART, BESIDE = f".{HEAD}", f"+{LOOKUP}"
 HEAD_NAME = re.compile(r"(?P<model>[\w-]+)\.head(?P<beside>\+lookup)?(@(?P<nodes>\d+))?")
+FP8_CAPABILITY = (8, 9)
 BYTES = {"int8": 1.0, "fp8": 1.0, "int4": 0.5}  # a weight, in those precisions
 
 
@@ -133,6 +136,7 @@ def _load(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
 def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str | Path | None) -> Member:
     """The target's weights once more, in a lower precision. Features are its own, so its head is bound to it anew."""
     assert spec.precision is not None, "a level without a source is a copy"
+    check_precision(spec.precision, target.device)
     check_memory(spec.name, weight_bytes(target.name, find_model(source), BYTES[spec.precision]), target.device)
     quantization = PRECISIONS[spec.precision][target.device.type != "cpu"]
     model = load_target(source, target.dtype, target.device, quantization=quantization)
@@ -140,3 +144,14 @@ def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
         model.read_layers(head.config.feature_layers)
     own = load_head(spec.head, model) if spec.head else head
     return Member(model, own, spec.buffer, check_same_tokens(target, model, spec.name), spec.nodes)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises ValueError for one that the device does not multiply."""
+    if precision != "fp8":
+        return
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    if capability is None or capability < FP8_CAPABILITY:
+        found = f"{device} has " + ("none" if capability is None else ".".join(map(str, capability)))
+        needed = ".".join(map(str, FP8_CAPABILITY))
+        raise ValueError(f"copy=fp8 needs a GPU of compute capability {needed}, {found}: take copy=int8 or copy=int4")

@@ -3,11 +3,16 @@
 import pytest
 import torch
 
+from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.engine.target import Target
 from eagle.levels import memory
-from eagle.levels.loaded import HeadDraft, load_candidates
+from eagle.levels.building import build_drafter, hand_made
+from eagle.levels.loaded import HeadDraft, check_precision, load_candidates
 from eagle.levels.memory import check_memory, weight_bytes
+from eagle.levels.pair_counts import bytes_of
 from eagle.levels.tokenizers import check_same_tokens
+from eagle.loading import load_head, load_target
+from eagle.sampling import Sampling
 from tests import tiny_text
 from tests.levels.family import family, model, saved
 
@@ -80,3 +85,26 @@ def test_a_prompt_without_room_in_a_levels_context_is_refused():
     candidates.check_room(63)
     with pytest.raises(ValueError, match="level 'small' was made for 64 tokens, the prompt has 64"):
         candidates.check_room(64)
+
+
+def test_a_copy_in_four_bits_has_the_targets_head_and_its_text():
+    """In float32, of the packaged default: the copy drafts with the head, the target's own greedy text comes out."""
+    target = load_target(device="cpu", dtype=torch.float32)
+    candidates = load_candidates(target, ["copy=int4"], load_head(target=target))
+    copy = candidates.member("copy-int4")
+    assert copy.head is candidates.head and copy.model is not target
+    assert bytes_of(copy.model.model) < bytes_of(target.model) / 3
+    drafter = build_drafter(candidates, hand_made(("copy=int4:buffer=5",), with_head=True))
+    options, ids = DecodeOptions(Sampling(), 40), target.tokenizer("Water boils when").input_ids
+    steps = list(Session(target, drafter).decode(ids, options))
+    text = [token for step in steps for token in step.tokens]
+    assert text == [token for step in autoregressive(target, ids, options) for token in step.tokens]
+    assert sum(step.num_accepted for step in steps) >= 20  # the copy knows what the target will say
+
+
+def test_eight_bit_floats_are_for_gpus_that_multiply_them(monkeypatch):
+    with pytest.raises(ValueError, match="copy=fp8 needs a GPU of compute capability 8.9, cpu has none"):
+        load_candidates(model("big", 0), ["copy=fp8"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    with pytest.raises(ValueError, match="cuda:0 has 8.0: take copy=int8"):
+        check_precision("fp8", torch.device("cuda:0"))
