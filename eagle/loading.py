@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from eagle.checkpoints import flat
 from eagle.drafters.head import DraftHead
-from eagle.engine.lowbit.linear import shrink
+from eagle.engine.lowbit.low_bit_linear import shrink
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
 from eagle.gguf import convert_gguf

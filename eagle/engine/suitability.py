@@ -73,6 +73,7 @@ def suitability_of(
         target.model.config.to_json_string(use_diff=False),
         str(target.config._attn_implementation),
         f"{target.dtype} on {target.device}",
+        str(is_rounded(target)),
     )
     if key not in _known:
         try:
@@ -80,6 +81,11 @@ def suitability_of(
         except ArithmeticError:
             return Suitability()
     return _known[key]
+
+
+def is_rounded(target: Reader) -> bool:
+    """Whether two right readings of a text may differ by more than sums in another order do."""
+    return target.dtype not in TOLERANCE or getattr(target.model, "is_quantized", False)
 
 
 class _Trial:
@@ -100,8 +106,7 @@ class _Trial:
     def judge(self, preallocated: Callable[[], TreeCache], stock: Callable[[], TreeCache]) -> Suitability:
         tolerance = TOLERANCE.get(self.target.dtype, HALF_TOLERANCE)
         state = _running_state(self.target)
-        is_rounded = self.target.dtype not in TOLERANCE or getattr(self.target.model, "is_quantized", False)
-        if not state and is_rounded:
+        if not state and is_rounded(self.target):
             tolerance = self._noise(preallocated)
         trees = state or self._why_not(lambda: self._tree(preallocated()), tolerance)
         # a model's own cache is what plain decoding is: only what is not the same model at all is refused

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.lowbit import compiler
-from eagle.engine.lowbit.compiler import kernel
-from eagle.engine.lowbit.linear import LowBitLinear, shrink
+from eagle.engine.lowbit.compiler import kernels
+from eagle.engine.lowbit.low_bit_linear import LowBitLinear, shrink
 from eagle.engine.lowbit.storage import BLOCK, can_be_stored, dequantise, quantise
-from eagle.loading import load_target
+from eagle.engine.masks import ancestor_matrix
+from eagle.loading import load_head, load_target
 from eagle.sampling import Sampling, seeded
 from eagle.trees import AutoTree
 from tests.tiny import random_ids, tiny_head, tiny_target, tokens_of
 
+GREEDY = DecodeOptions(Sampling(), 40, ignore_end=True)
+COUPLED = DecodeOptions(Sampling(1.0), 40, "coupled", ignore_end=True)
 SHAPES = [(16, 32), (48, 96), (192, 576)]  # outputs, inputs
 
 
@@ -94,16 +97,67 @@ def test_without_the_processors_own_instructions_the_result_is_the_same(tmp_path
     torch.save((x, low.numbers, low.scales, low.lows, low.bias), tmp_path / "in.pt")
     code = (
         "import torch; from eagle.engine.lowbit import compiler as b; b.FLAGS = (*b.FLAGS, '-DEAGLE_HSD_PLAIN');"
-        f"torch.save(b.kernel()(*torch.load(r'{tmp_path}/in.pt')), r'{tmp_path}/out.pt')"
+        f"torch.save(b.kernels().linear(*torch.load(r'{tmp_path}/in.pt')), r'{tmp_path}/out.pt')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), low(x), atol=1e-6, rtol=1e-6)
 
 
-def tiny(bits: int):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 9), (5, 20), (8, 300)])
+def test_attention_is_what_the_stock_kernel_computes(num_queries, num_keys, dtype):
+    draws = seeded(num_keys)
+    query, key, value = (
+        torch.randn(1, heads, n, 64, generator=draws).to(dtype)
+        for heads, n in ((6, num_queries), (2, num_keys + 7), (2, num_keys + 7))
+    )
+    key, value = key[:, :, :num_keys], value[:, :, :num_keys]  # views of larger buffers, as caches hand out
+    hidden = torch.rand(1, 1, num_queries, num_keys, generator=draws) < 0.3
+    hidden[..., 0] = False
+    for mask in (torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(dtype).min).to(dtype), None):
+        causal = torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), causal if mask is None else ~hidden, enable_gqa=True
+        )
+        found = kernels().attention(query, key, value, mask, 64**-0.5)
+        # sums in another order of numbers around 1, and in bfloat16 one rounding of the result
+        tolerance = 1e-5 if dtype == torch.float32 else 8e-3
+        torch.testing.assert_close(found.float(), expected.transpose(1, 2), atol=tolerance, rtol=tolerance)
+
+
+def tiny(bits: int, dtype: torch.dtype = torch.float32):
     """Sizes of whole tiles and blocks, but for the output layer: 97 tokens stay what they were."""
     target = tiny_target()
-    return target, shrink(target.model, bits)
+    number = shrink(target.model, bits)
+    target.model.to(dtype)
+    return target, number
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_node_gets_bit_for_bit_what_plain_decoding_gets(bits, dtype):
+    """The output layer of the tiny target is a stock one, so features are compared: they are what the layers made."""
+    target, _ = tiny(bits, dtype)
+    ids = torch.tensor(random_ids(30))
+    cache = target.new_cache()
+    target.prefill(ids[:20], cache)
+    tree = target.forward_tree(ids[20:26], ancestor_matrix(torch.tensor([-1, 0, 0, 1, 2, 2])), cache)
+    cache.keep(ids[:0])
+    for node in (0, 2, 5):  # a path of the tree, token by token
+        plain = target.prefill(ids[20 + node][None], cache)
+        assert torch.equal(plain.features[0], tree.features[node])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [GREEDY, COUPLED], ids=["greedy", "coupled"])
+def test_the_packaged_default_in_four_bits_writes_plain_decodings_text(options, dtype):
+    """In bfloat16 too, where a target in bfloat16 does not."""
+    target = load_target(device="cpu", quantization="cpu-int4", dtype=dtype)
+    drafter = EagleDrafter(load_head(target=target), target.embed, AutoTree(8))
+    ids = target.tokenizer("The three states of water are").input_ids
+    steps = list(Session(target, drafter).decode(ids, options, seeded(5)))
+    assert tokens_of(steps) == tokens_of(autoregressive(target, ids, options, seeded(5)))
+    assert sum(step.num_accepted for step in steps) > 10
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -141,4 +195,4 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch, tmp_p
     monkeypatch.setattr(compiler, "NAME", "eagle_hsd_unbuilt")
     monkeypatch.setenv("EAGLE_HSD_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"cannot be built \(Ninja is required .* pip install 'eagle-hsd\[fast\]'"):
-        kernel()
+        kernels()

@@ -1,7 +1,8 @@
 """Linear layers with low-bit weights in place of a model's own: a target of its own, in a third of the memory.
 
 Inputs are rounded to 8 bits in every block of 32, each row by itself, and sums are made in one order: what a layer
-makes of a row does not depend on the rows beside it, so that a tree's rows equal plain decoding's.
+makes of a row does not depend on the rows beside it. Attention is of the same kind (`eagle.engine.lowbit.by_rows`),
+so that a tree's nodes get bit for bit what plain decoding gets: rounding would make any difference a large one.
 
 Letters: M rows, N outputs, K inputs.
 """
@@ -11,7 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eagle.engine.lowbit.compiler import kernel
+from eagle.engine.lowbit.by_rows import attend_by_rows
+from eagle.engine.lowbit.compiler import kernels
 from eagle.engine.lowbit.storage import LowBitWeight, can_be_stored, dequantise, quantise
 
 OUTPUT_BITS = 8  # of the output layer, as the packaged default has it: four bits there cost most
@@ -28,7 +30,7 @@ class LowBitLinear(nn.Module):
     def __init__(self, layer: nn.Linear, bits: int):
         super().__init__()
         self.in_features, self.out_features, self.bits = layer.in_features, layer.out_features, bits
-        self._kernel = kernel()
+        self._kernel = kernels().linear
         stored = quantise(layer.weight, bits)
         self.register_buffer("numbers", stored.numbers)
         self.register_buffer("scales", stored.scales.view(torch.int16))
@@ -61,7 +63,7 @@ def shrink(model: nn.Module, bits: int) -> int:
     Layers of other shapes than whole tiles and blocks stay, and so do embeddings. Raises ValueError for bits that are
     neither 4 nor 8, for a model on an accelerator, and where the kernel cannot be built.
     """
-    kernel()
+    kernels()
     output = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = [(owner, name, layer) for owner in model.modules() for name, layer in owner.named_children()]
     number = 0
@@ -71,4 +73,7 @@ def shrink(model: nn.Module, bits: int) -> int:
                 raise ValueError(f"low-bit layers of our own are for CPUs, the model is on {layer.weight.device}")
             setattr(owner, name, LowBitLinear(layer, OUTPUT_BITS if layer is output else bits))
             number += 1
+    if number:
+        attend_by_rows(model)
+        cast(Any, model).is_quantized = True  # what transformers calls it, and `eagle.engine.suitability` asks for
     return number

@@ -188,7 +188,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& numbers, const at::Tens
 
 }  // namespace
 
-TORCH_LIBRARY(eagle_hsd_lowbit, m) {
+TORCH_LIBRARY_FRAGMENT(eagle_hsd_lowbit, m) {
   m.def("linear(Tensor x, Tensor numbers, Tensor scales, Tensor lows, Tensor? bias) -> Tensor");
 }
 
