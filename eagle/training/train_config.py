@@ -143,7 +143,7 @@ class TrainConfig(LoadOptions):
     )
     init_norms: str = option(
         "target",
-        "'target': its final norm and its last layer's, 'ones', or 'soft': small",
+        "'target': its final norm and its last layer's, 'ones', or 'soft': logits of a fresh head spread by about 1",
         choices=("target", "ones", "soft"),
     )
     init_mlp: str = option("target", "'target': its last layer's, or 'random'", choices=("target", "random"))

@@ -39,7 +39,7 @@ def family(name, seed=0):
 
 
 def fresh_head(target, tmp_path, **changes):
-    config = runs.config(tmp_path, init_norms="target", **changes)
+    config = runs.config(tmp_path, **{"init_norms": "target", **changes})
     facts = TargetFacts.of(target)
     return make_head(config.initialisation, facts, target, runs.examples())
 
@@ -64,6 +64,17 @@ def test_the_final_norm_does_what_the_targets_does(name, tmp_path):
     target = family(name)
     head, x = fresh_head(target, tmp_path), 3 * torch.randn(5, 32)
     torch.testing.assert_close(head.norm(x), target.model.get_decoder().norm(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [0.2, 1, 5])
+def test_soft_norms_fit_the_length_of_the_targets_output_rows(length, tmp_path):
+    """One number for all families, 0.3, was right for rows of length 3 and left those of length 0.5 with a flat law."""
+    target = tiny_target()
+    target.model.get_output_embeddings().weight.data *= length
+    head = fresh_head(target, tmp_path, init_norms="soft")
+    states = 3 * torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
+    # rows differ in length, so a little off 1; with the constant the three spreads were 25 times apart
+    assert head.logits(states).std().item() == pytest.approx(1, rel=0.1)
 
 
 def test_a_gemma_with_its_first_weights_gives_logits(tmp_path):
