@@ -24,9 +24,9 @@ class DraftTree(Forest):
     `draft_probs`  (N, V) float: row v is the law of the first sampled child of v, without the tokens of its
                    deterministic siblings; rows of nodes without sampled children are not read. None: nothing sampled
     `replacement`  sampled siblings are i.i.d. draws (duplicates stay separate nodes); default: without replacement
-    `device`       where `parents`, `tokens` and `sampled` shall lie, in one upload; None: where `parents` are
+    `device`       where `parents`, `tokens` and `sampled` shall lie, in one upload; None: where `parents` do
 
-    The structure is read by the host once, in one transfer; of lists and tensors of the CPU nothing has to be read back.
+    The host reads the structure once, in one transfer; what lies on the CPU need not be read back.
     Raises `ValueError` naming the node, the value and the remedy when the tree could not have been drafted this way.
     """
 

@@ -128,15 +128,15 @@ class _Dispatch(TorchDispatchMode):
         if has_ours or ours:
             self._count(name, args, asked, has_ours, ours)
         output = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
-        if not ours:
+        if not ours or _fills_host(name, args):
             return output
-        known = {id(_inner(one)): one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        known = {id(one.on_host): one for one in tree_leaves((args, kwargs)) if isinstance(one, Pretended)}
         return tree_map(lambda one: _wrapped(one, known) if isinstance(one, Tensor) else one, output)
 
     def _count(self, name: str, args: Any, asked: Any, has_ours: bool, ours: bool) -> None:
         self._counted.launches += 1
         of_host = any(isinstance(one, Tensor) and not isinstance(one, Pretended) for one in tree_leaves(args))
-        if (has_ours and not ours) or (name == "copy_" and not isinstance(args[0], Pretended)):
+        if (has_ours and not ours) or _fills_host(name, args):
             self._counted.waits[f"{name} to the host {_place()}"] += 1
         elif name in WAITING or (name == "repeat_interleave" and len(args) == 1):
             self._counted.waits[f"{name} {_place()}"] += 1
@@ -158,6 +158,10 @@ def _inner(value: Any) -> Any:
     if isinstance(value, torch.device) and _is_ours(value):
         return torch.device("cpu")
     return value.on_host if isinstance(value, Pretended) else value
+
+
+def _fills_host(name: str, args: Any) -> bool:
+    return name == "copy_" and not isinstance(args[0], Pretended)
 
 
 def _wrapped(output: Tensor, known: dict[int, Tensor]) -> Tensor:
