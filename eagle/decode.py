@@ -133,16 +133,14 @@ class Session:
             raise ValueError("the prompt is empty: give at least one token")
         start = self._reuse(prompt_ids)
         self.cache.check_room(len(prompt_ids) - start)
-        device = self.target.device
         with clock("prefill"):
-            output = self.target.prefill(torch.tensor(prompt_ids[start:], device=device), self.cache)
+            output = self.target.prefill(torch.tensor(prompt_ids[start:], device=self.target.device), self.cache)
             self._ids = list(prompt_ids)
             self._watch.look(output.logits)
             token = judged.token(output.logits[0], len(self._ids))
             if self.drafter is not None:
                 new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
-                known = torch.tensor([*prompt_ids[new_from:], token], device=device)
-                self.drafter.observe(known, output.features)
+                self.drafter.observe(torch.tensor([*prompt_ids[new_from:], token]), output.features)
         return token
 
     def _reuse(self, prompt_ids: list[int]) -> int:
@@ -175,7 +173,7 @@ class Session:
             following = judged.token(output.logits[0], len(self._ids))
         if self.drafter is not None:
             with clock("draft"):
-                self.drafter.observe(torch.tensor([following], device=self.target.device), output.features[-1:])
+                self.drafter.observe(torch.tensor([following]), output.features[-1:])
         return emitter.step((following,), num_accepted=0)
 
     @torch.inference_mode()
@@ -184,20 +182,19 @@ class Session:
         with clock("draft"):
             tree = self._propose(token, emitter.num_left, judged.chance(position))
         with clock("target"):
-            output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), self.cache)
+            output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parent_list), self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
             verdict = judged.verdict(tree, output.logits, position)
             path, bonus = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
             kept = torch.tensor([0, *path], device=tree.tokens.device)
-            accepted = tree.tokens[kept[1:]].tolist()
+            accepted = [tree.token_list[node] for node in path]
             self.cache.keep(kept)
             self._ids += [token, *accepted]
         if self.drafter is not None:
             with clock("draft"):
-                known = torch.tensor([*accepted, bonus], device=tree.tokens.device)
-                self.drafter.observe(known, output.features[kept])
+                self.drafter.observe(torch.tensor([*accepted, bonus]), output.features[kept])
         seen = Round(tree, output.logits, judged, tuple(path))
         return emitter.step((*accepted, bonus), len(path), seen)
 

@@ -22,6 +22,8 @@ Letters: V vocabulary, W tokens of a group, M groups, n tokens or groups asked f
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,11 +51,15 @@ class NoiseField:
         Raises ValueError for numbers that are no tokens, such as the -1 of what a draft vocabulary lacks.
         """
         _check_tokens(tokens)
-        row, tokens = _row(self.key, position), tokens.long()
-        groups, own = torch.unique_consecutive(tokens >> OWN_BITS, return_inverse=True)  # few where tokens ascend
-        least, places = _groups(row, groups)
-        is_first = places[own] == tokens & (GROUP - 1)
-        return -(least[own] + _exponential(_words(row, tokens)).masked_fill_(is_first, 0.0)).log()
+        return self._numbers(position, _split(tokens))
+
+    def _numbers(self, position: int, asked: _Split) -> Tensor:
+        row = _row(self.key, position)
+        least, first = _groups(row, asked.groups)
+        if asked.which is not None:
+            least, first = least[asked.which], first[asked.which]
+        others = _exponential(_words(row, asked.tokens)).masked_fill_(first == asked.places, 0.0)  # (n,)
+        return others.add_(least).log_().neg_()
 
     def rows(self, positions: list[int], vocab_size: int) -> Tensor:
         """All numbers at P positions: (P, V) float64. Nothing is waited for on an accelerator."""
@@ -63,10 +69,13 @@ class NoiseField:
         return torch.stack(races).log_().neg_()
 
     def draft_row(self, position: int, tokens: Tensor) -> Tensor:
-        """`at` for the draft's tokens (Vd,), in float32, remembered: the next round asks for many of them again."""
+        """`at` for the draft's tokens (Vd,), in float32, remembered: the next round asks for many of them again.
+
+        They are not checked, for which an accelerator would be waited for: a vocabulary holds tokens.
+        """
         entry = self._kept.get((position, id(tokens)))
         if entry is None:
-            entry = tokens, self.at(position, tokens).float()
+            entry = tokens, self._numbers(position, _kept_split(tokens)).float()
             self._kept[position, id(tokens)] = entry
             while len(self._kept) > KEPT_ROWS:
                 self._kept.popitem(last=False)
@@ -116,6 +125,27 @@ def _check_tokens(tokens: Tensor) -> None:
     if lowest < 0 or highest >= FIRSTS:
         wrong = lowest if lowest < 0 else highest
         raise ValueError(f"token {wrong} has no noise, tokens lie in 0..2^40 - 1: pass target ids, not draft ids")
+
+
+class _Split(NamedTuple):
+    """Tokens (n,) by the groups they stand in."""
+
+    tokens: Tensor  # (n,) int64
+    places: Tensor  # (n,) in their groups
+    groups: Tensor  # (m,)
+    which: Tensor | None  # (n,) index of each token's group; None: m is n
+
+
+def _split(tokens: Tensor) -> _Split:
+    """On a CPU the groups are few where tokens ascend; how many, an accelerator would have to tell the host."""
+    tokens = tokens.long()
+    groups, places = tokens >> OWN_BITS, tokens & (GROUP - 1)
+    if not tokens.is_cpu:
+        return _Split(tokens, places, groups, None)
+    return _Split(tokens, places, *torch.unique_consecutive(groups, return_inverse=True))
+
+
+_kept_split = lru_cache(maxsize=8)(_split)  # of vocabularies, which tensors stand for: one is equal to itself alone
 
 
 def _row(key: int, position: int) -> int:

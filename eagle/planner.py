@@ -143,7 +143,7 @@ def measure_costs(target: Target, head: DraftHead | None = None) -> CostModel:
 
     def score(num_nodes: int) -> None:
         tokens = torch.zeros(num_nodes, dtype=torch.int64, device=target.device)
-        target.forward_tree(tokens, ancestor_matrix(chain_parents(num_nodes, target.device)), cache)
+        target.forward_tree(tokens, ancestor_matrix(chain_parents(num_nodes)), cache)
         cache.keep(tokens[:0])
 
     target_ms = [_milliseconds(partial(score, n), target.device, deadline) for n in sizes]
@@ -181,7 +181,7 @@ def _draft_step_ms(
     """
     policy = ValuedTree(64, threshold=1e-6, depth=DRAFT_LEVELS + 1, max_placed=1, max_read=READ_NODES)
     drafter = EagleDrafter(head, target.embed, policy)
-    drafter.observe(torch.zeros(len(features) + 1, dtype=torch.int64, device=target.device), features)
+    drafter.observe(torch.zeros(len(features) + 1, dtype=torch.int64), features)
 
     def propose(depth: int) -> float:
         draws = seeded(0, target.device)

@@ -3,6 +3,8 @@
 Letters: V target vocabulary, Vd draft vocabulary.
 """
 
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,6 +60,21 @@ class DraftVocabulary:
         """Draft id of every target id, -1 where the draft vocabulary has none: (V,) int64."""
         ids = torch.full(self.t2d.shape, -1, dtype=torch.int64, device=self.d2t.device)
         return ids.index_copy(0, self.target_ids, torch.arange(self.d2t.numel(), device=self.d2t.device))
+
+    @cached_property
+    def on_host(self) -> Mapping[int, int]:
+        """Target id -> draft id, of those that the draft vocabulary has, where the host looks single tokens up."""
+        return {target: draft for draft, target in enumerate(self.target_ids.tolist())}
+
+    def extended(self, foreign: list[int]) -> "DraftVocabulary":
+        """With more target ids behind its own."""
+        more = torch.tensor(foreign, device=self.d2t.device)
+        target_ids = torch.cat([self.target_ids, more])  # (Vd + X,)
+        places = torch.arange(len(target_ids), device=more.device)
+        extended = DraftVocabulary(target_ids - places, self.t2d.index_fill(0, more, True))
+        numbers = {target: draft for draft, target in enumerate(foreign, start=self.d2t.numel())}
+        object.__setattr__(extended, "on_host", ChainMap(numbers, self.on_host))  # nothing is read back
+        return extended
 
     def scatter(self, law: Tensor) -> Tensor:
         """A law over the draft vocabulary (..., Vd) -> the same law over the target's (..., V)."""

@@ -24,7 +24,10 @@ SUM_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
 def check_tree(tree: Forest) -> None:
-    """Raise `ValueError` unless the tree is well formed and every sampled node could have been drawn."""
+    """Raise `ValueError` unless the tree is well formed and every sampled node could have been drawn.
+
+    Its columns passed `check_vectors`.
+    """
     _check_structure(tree)
     if any(tree.sampled_list):
         _check_proposals(tree)
@@ -123,11 +126,6 @@ def _describe_row(name: str, node: int, total: float, lowest: float) -> str:
 
 
 def _check_structure(tree: Forest) -> None:
-    for name in ("parents", "tokens", "sampled"):
-        _check_vector(name, getattr(tree, name), tree.parents.numel())
-    assert tree.sampled is not None, "DraftTree fills it in"
-    if tree.sampled.dtype != torch.bool:
-        raise ValueError(f"sampled is {tree.sampled.dtype}: pass booleans, True where the node was drawn at random")
     if tree.num_nodes == 0 or tree.parent_list[0] != -1:
         raise ValueError(f"parents is {list(tree.parent_list[:1])}...: node 0 is the root, give it the parent -1")
     for node, parent in enumerate(tree.parent_list[1:], start=1):
@@ -138,6 +136,17 @@ def _check_structure(tree: Forest) -> None:
     for node, token in enumerate(tree.token_list[1:], start=1):
         if token < 0:
             raise ValueError(f"node {node} has token {token}: tokens are vocabulary ids, 0 or more")
+
+
+def check_vectors(parents: Tensor, tokens: Tensor, sampled: Tensor | None = None) -> None:
+    """Raise `ValueError` unless these are the columns of one tree, by their shapes and types alone."""
+    _check_vector("parents", parents, parents.numel())
+    _check_vector("tokens", tokens, parents.numel())
+    if sampled is None:
+        return
+    _check_vector("sampled", sampled, parents.numel())
+    if sampled.dtype != torch.bool:
+        raise ValueError(f"sampled is {sampled.dtype}: pass booleans, True where the node was drawn at random")
 
 
 def _check_vector(name: str, vector: Tensor, length: int) -> None:

@@ -53,7 +53,7 @@ class Law:
 class Verdict:
     """One draw from a `Law`."""
 
-    path: Tensor  # (tau,) int64 accepted nodes below the root, from shallow to deep
+    path: Tensor  # (tau,) int64 accepted nodes below the root, from shallow to deep; on the host, which chose them
     next_token: int  # the token added after the last accepted node
 
     @property
@@ -69,7 +69,7 @@ class Verdict:
 
 def verdict_of(tree: DraftTree, node: int, token: int) -> Verdict:
     """The verdict that ends at `node` and adds `token`."""
-    return Verdict(torch.tensor(tree.path(node), dtype=torch.int64, device=tree.parents.device), token)
+    return Verdict(torch.tensor(tree.path(node), dtype=torch.int64), token)
 
 
 def law_from_fire(

@@ -8,7 +8,7 @@ import torch
 
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.engine.health import FiniteWatch
+from eagle.engine.health import PATIENCE, FiniteWatch
 from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
@@ -218,12 +218,16 @@ def test_logits_that_are_no_numbers_end_decoding_with_the_layer(sampling, drafte
         next(autoregressive(target, random_ids(10), options, seeded(0)))
 
 
-def test_on_an_accelerator_numbers_are_asked_for_a_round_late_and_before_the_end():
+def test_on_an_accelerator_numbers_are_asked_for_now_and_then_and_before_the_end():
     """Asking at once would make the host wait for every pass."""
     watch = FiniteWatch(lambda: "gone", waits=False)
     watch.look(torch.tensor([[1.0, torch.nan]]))
+    for _ in range(PATIENCE - 2):
+        watch.look(torch.tensor([[1.0, 2.0]]))
     with pytest.raises(ValueError, match="gone"):
         watch.look(torch.tensor([[1.0, 2.0]]))
+    watch.look(torch.tensor([[1.0, 2.0]]))  # what was told is not told again
+    watch.settle()
     watch.look(torch.tensor([[torch.inf, 0.0]]))
     with pytest.raises(ValueError, match="gone"):
         watch.settle()

@@ -53,7 +53,7 @@ class Rounds:
     def verdict_law(self, tree) -> hsd_verify.Law:
         key = tree.token_list
         if key not in self.laws:
-            output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), self.cache)
+            output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parent_list), self.cache)
             self.cache.keep(torch.empty(0, dtype=torch.int64))
             self.laws[key] = hsd_verify.law(tree, SAMPLING.law(output.logits), "hsd")
         return self.laws[key]

@@ -53,7 +53,7 @@ class EagleDrafter:
         self._reader = HeadReader(head, embed)
         self.num_known = 0
         self._root_token = -1
-        self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, that have no entry yet
+        self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, without an entry
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
         self._watch = FiniteWatch(lambda: BAD_HEAD)
 
@@ -65,13 +65,14 @@ class EagleDrafter:
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
         """See `Drafter.observe`. Raises ValueError for features of another width, or more than tokens to go with."""
         if features is None:
-            features = torch.empty(0, 3 * self.head.config.target_hidden_size, device=tokens.device)
+            features = torch.empty(0, 3 * self.head.config.target_hidden_size)
         self._check(tokens, features)
+        tokens = tokens.cpu()
         own = tokens if self.num_known else tokens[1:]  # x0 has no feature before it, so no head entry of its own
-        waiting = torch.cat([self._waiting.to(own.device), own])
+        waiting = torch.cat([self._waiting, own])
         for piece, part in zip(waiting[: len(features)].split(PIECE), features.split(PIECE), strict=True):
             if len(part):  # a mask of (PIECE, T) entries
-                self._root_hidden = self._observe_piece(piece, part)[-1:]
+                self._root_hidden = self._observe_piece(piece.to(part.device), part)[-1:]
         self._waiting, self.num_known = waiting[len(features) :], self.num_known + len(tokens)
         if self._beside is not None:
             self._beside.observe(tokens.tolist())
@@ -112,8 +113,8 @@ class EagleDrafter:
 
     def _step_over(self, hidden: Tensor) -> Tensor:
         """The state (1, H) at the newest token, one step a waiting token from the state at the newest entry."""
-        for token in self._waiting[:, None]:
-            start = self._reader.length
+        for known in self._waiting[:, None]:
+            token, start = known.to(hidden.device), self._reader.length
             mask = _additive(torch.ones(1, 1, dtype=torch.bool, device=token.device), start, hidden.dtype)
             hidden = self._reader.read(hidden, token, torch.full_like(token, start), mask)
         return hidden

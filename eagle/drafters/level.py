@@ -142,8 +142,8 @@ class LevelDrafter:
         begin = time.perf_counter()
         logits = self._masked(self._state.score(tree))  # (N, Vl)
         verdict = window.judge.verdict(tree, logits, position)
-        rows = torch.cat([verdict.path.new_zeros(1), verdict.path])
-        window.add(self._state.advance(tree, verdict.path, verdict.next_token), logits[rows])
+        path = verdict.path.tolist()
+        window.add(self._state.advance(tree, path, verdict.next_token), logits[[0, *path]])
         self.stats.passes += 1
         self.stats.milliseconds += 1000 * (time.perf_counter() - begin)  # the new tokens are on the host: it waited
 
@@ -170,26 +170,22 @@ class _Window:
     def tree(self, depth: int, vocab_size: int | None, comb: bool, device: torch.device) -> DraftTree:
         """The first `depth` tokens as a chain: to stop behind any number of them is a stopping time."""
         num = min(len(self.tokens), depth)
-        tokens = torch.tensor([self.root_token, *self.tokens[:num]], device=device)
-        parents = torch.arange(-1, num, device=device)
+        tokens, parents = torch.tensor([self.root_token, *self.tokens[:num]]), torch.arange(-1, num)
         if not num:
-            return DraftTree(parents, tokens)
+            return DraftTree(parents, tokens, device=device)
         logits = torch.cat(self._logits)[:num]  # (n, Vl)
         laws = self.judge.laws(logits)
         if laws is None:
-            return (
-                _with_seconds(parents, tokens, logits)
-                if comb and self.judge.sampling.greedy
-                else DraftTree(parents, tokens)
-            )
+            if comb and self.judge.sampling.greedy:
+                parents, tokens = _with_seconds(parents, tokens, logits)
+            return DraftTree(parents, tokens, device=device)
         width = laws.shape[-1] if vocab_size is None else vocab_size
         laws = pad(laws, (0, width - laws.shape[-1], 0, 1))  # (n + 1, V): cut, or filled with zeros
-        return DraftTree(parents, tokens, torch.arange(num + 1, device=device) > 0, laws)
+        return DraftTree(parents, tokens, torch.arange(num + 1) > 0, laws, device=device)
 
 
-def _with_seconds(parents: Tensor, tokens: Tensor, logits: Tensor) -> DraftTree:
-    """A chain of best tokens with the second-best ones beside them, as leaves."""
-    best = logits.topk(2).indices  # (n, 2)
+def _with_seconds(parents: Tensor, tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """A chain of best tokens with the second-best ones beside them, as leaves; all but the logits on the host."""
+    best = logits.topk(2).indices.cpu()  # (n, 2)
     second = torch.where(best[:, 0] == tokens[1:], best[:, 1], best[:, 0])  # (n,) of equal ones the chain has the first
-    beside = torch.arange(len(second), device=parents.device)
-    return DraftTree(torch.cat([parents, beside]), torch.cat([tokens, second]))
+    return torch.cat([parents, torch.arange(len(second))]), torch.cat([tokens, second])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from eagle.drafters.protocol import Drafter
-from eagle.engine.masks import ancestor_matrix
+from eagle.engine.masks import ancestor_matrix, chain_parents
 from eagle.engine.protocol import Engine, TargetOutput, TreeCache
 from hsd_verify import DraftTree
 
@@ -56,30 +56,29 @@ class LevelState:
 
     def score(self, tree: DraftTree) -> Tensor:
         """Logits (N, V) after the nodes of a tree whose root is the newest known token, in one pass."""
-        device = tree.tokens.device
-        above = torch.tensor(self._known[self.cache.length : -1], dtype=torch.int64, device=device)  # (U - 1,)
+        above = self._known[self.cache.length : -1]  # U - 1
         self._tail = len(above)
-        chain = torch.arange(-1, self._tail - 1, device=device)
-        below = torch.where(tree.parents < 0, self._tail - 1, tree.parents + self._tail)
-        ancestors = ancestor_matrix(torch.cat([chain, below]))
-        self._output = self.model.forward_tree(torch.cat([above, tree.tokens]), ancestors, self.cache)
+        tokens = torch.tensor([*above, *tree.token_list], device=tree.tokens.device)  # (U - 1 + N,)
+        below = (self._tail + parent for parent in tree.parent_list[1:])
+        parents = [*chain_parents(self._tail + 1), *below]
+        self._output = self.model.forward_tree(tokens, ancestor_matrix(parents), self.cache)
         return self._output.logits[self._tail :]
 
-    def advance(self, tree: DraftTree, path: Tensor, token: int) -> list[int]:
-        """Keep a path (tau,) of the tree just scored, and the token behind it; returns the new tokens."""
+    def advance(self, tree: DraftTree, path: list[int], token: int) -> list[int]:
+        """Keep a path (tau) of the tree just scored, and the token behind it; returns the new tokens."""
         assert self._output is not None, "score a tree first"
-        device = tree.tokens.device
-        kept = torch.cat([torch.arange(self._tail + 1, device=device), path + self._tail])
+        nodes = [*range(self._tail + 1), *(self._tail + node for node in path)]
+        kept = torch.tensor(nodes, device=tree.tokens.device)
         self.cache.keep(kept)
         features, self._output = self._output.features[kept], None
-        new = [*tree.tokens[path].tolist(), token]
+        new = [*(tree.token_list[node] for node in path), token]
         self._features.append(features)
         self._tell(new, features)
         return new
 
     def _tell(self, tokens: Sequence[int], features: Tensor | None) -> None:
         if len(tokens) or features is not None:
-            self.drafter.observe(torch.tensor(tokens, dtype=torch.int64, device=self.model.device), features)
+            self.drafter.observe(torch.tensor(tokens, dtype=torch.int64), features)
         self._known += tokens
         self.can_draft |= features is not None
 

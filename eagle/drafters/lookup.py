@@ -75,9 +75,7 @@ class LookupDrafter:
         if not self.text:
             raise ValueError("nothing observed yet: call observe(tokens) with the prompt first")
         tokens = [self.text[-1], *self.continuation(min(self.length, max_depth))]
-        return DraftTree(
-            torch.arange(-1, len(tokens) - 1, device=self.device), torch.tensor(tokens, device=self.device)
-        )
+        return DraftTree(torch.arange(-1, len(tokens) - 1), torch.tensor(tokens), device=self.device)
 
     def continuation(self, length: int) -> list[int]:
         """Up to `length` tokens that may follow the text; none where its end was never seen before."""

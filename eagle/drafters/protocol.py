@@ -26,7 +26,7 @@ class Drafter(Protocol):
         ...
 
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
-        """Newly known tokens (A,) and features (.., 3Ht), the next ones of the text; None: no new ones.
+        """Newly known tokens (A,), on the host, and features (.., 3Ht), the next ones of the text; None: no new ones.
 
         In total at least one more token is known than features; more where what reads the text has not read its end.
         """

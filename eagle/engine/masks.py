@@ -12,7 +12,7 @@ A boolean mask is right under sdpa and silently wrong under eager attention, so 
 Letters: N tree nodes including the root, T prefix length.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,13 +20,17 @@ from torch import Tensor
 from eagle.engine.shape import CHUNKED, FULL, SLIDING, AttentionShape
 
 
-def ancestor_matrix(parents: Tensor) -> Tensor:
-    """parents (N,) with parents[0] = -1 and parents[i] < i -> (N, N) bool, entry (i, j): j is i or an ancestor of i."""
-    rows = torch.eye(parents.numel(), dtype=torch.bool)
-    for node, parent in enumerate(parents.tolist()):
-        if parent >= 0:
-            rows[node] |= rows[parent]
-    return rows.to(parents.device)
+def ancestor_matrix(parents: Sequence[int]) -> Tensor:
+    """parents (N) with parents[0] = -1 and parents[i] < i -> (N, N) bool, entry (i, j): j is i or an ancestor of i.
+
+    On the host, as the parents.
+    """
+    rows: list[bytearray] = []
+    for node, parent in enumerate(parents):
+        row = rows[parent][:] if parent >= 0 else bytearray(len(parents))
+        row[node] = 1
+        rows.append(row)
+    return torch.frombuffer(bytearray().join(rows), dtype=torch.bool).view(len(parents), -1)
 
 
 def depths(ancestors: Tensor) -> Tensor:
@@ -84,6 +88,6 @@ def by_kind(shape: AttentionShape, make: Callable[..., Tensor]) -> Tensor | dict
     return next(iter(limited.values()))
 
 
-def chain_parents(length: int, device: torch.device | None = None) -> Tensor:
-    """Parents of a chain of `length` nodes: every node's parent is the node before it. (N,) int64"""
-    return torch.arange(-1, length - 1, device=device)
+def chain_parents(length: int) -> range:
+    """Parents of a chain of `length` nodes: every node's parent is the node before it."""
+    return range(-1, length - 1)

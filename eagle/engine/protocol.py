@@ -84,5 +84,5 @@ class Engine(Protocol[Cache]):
         ...
 
     def forward_tree(self, tokens: Tensor, ancestors: Tensor, cache: Cache) -> TargetOutput:
-        """Score tokens (N,) with ancestors (N, N) bool: logits (N, V), features (N, 3H). Commits nothing."""
+        """Score tokens (N,) with ancestors (N, N) bool of the host: logits (N, V), features (N, 3H). Commits none."""
         ...

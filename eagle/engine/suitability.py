@@ -100,7 +100,7 @@ class _Trial:
         self.prefix, self.tokens, self.next = ids[: -num_nodes - 1], ids[-num_nodes - 1 : -1], ids[-1:]
         last = NUM_SIBLINGS + 1
         # r; a and its siblings, the last of which is z; b below a; y below z; x below y
-        self.parents = torch.tensor([-1, *[0] * last, 1, last, last + 2], device=target.device)
+        self.parents = [-1, *[0] * last, 1, last, last + 2]
         self.paths = ([0, 1, last + 1], [0, last, last + 2, last + 3])
 
     def judge(self, preallocated: Callable[[], TreeCache], stock: Callable[[], TreeCache]) -> Suitability:

@@ -147,6 +147,8 @@ class Target:
     def forward_tree(self, tokens: Tensor, ancestors: Tensor, cache: TargetCache) -> TargetOutput:
         """Score a tree in one pass: tokens (N,), ancestors (N, N) bool as `masks.ancestor_matrix` gives it.
 
+        Ancestors may stay on the host: there the room for them is found out without waiting for an accelerator.
+
         Appends N entries to the cache and commits none: the caller says which stay with `cache.keep(nodes)`.
         Returns logits (N, V), row v = the target's law after node v, and features (N, 3H).
         """
@@ -158,6 +160,7 @@ class Target:
     @torch.inference_mode()
     def score_unchecked(self, tokens: Tensor, ancestors: Tensor, cache: TargetCache) -> TargetOutput:
         """`forward_tree` without asking whether this target can: how that is found out."""
+        ancestors = ancestors.to(tokens.device)
         positions = cache.length + masks.depths(ancestors)
         return self._forward(tokens, positions, self._masks(ancestors, cache), cache)
 

@@ -98,7 +98,7 @@ class PlannedDrafter:
         features = torch.cat(self._features) if self._features else None
         if is_head_of_target(self.plan.levels) and features is None:
             self.drafter = NoDrafter(device)  # nothing was kept: decodes plainly
-        self.drafter.observe(torch.tensor(self._text, device=device), features)
+        self.drafter.observe(torch.tensor(self._text), features)
         self._features = [] if features is None or not self._keeps else [features]
         self._told(fallback.told(TARGET))
 

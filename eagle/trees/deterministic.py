@@ -1,5 +1,8 @@
 """The deterministic tree of EAGLE-2 and EAGLE-3, the reference of every other policy.
 
+Whatever is on an accelerator stays there until all levels are read. Which candidates can still matter is not asked
+there, as the host would have to wait for the answer: all of a level's best are expanded, and the tree is the same.
+
 Letters: N nodes including the root, F nodes of a frontier, C candidates of all levels, Vd draft vocabulary.
 """
 
@@ -75,10 +78,10 @@ def grow_best(shape: Shape, proposer: Proposer, depth: int, log_values: LogValue
         return bare_root(proposer)
     steps = proposer.scaffold.steps(proposer.vocabulary)[:depth]
     levels = list(_levels(shape, proposer, depth, log_values, steps))
-    tokens, parents, scores = (torch.cat(parts) for parts in zip(*levels, strict=True))  # (C,)
+    candidates = _on_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
     if steps:
-        tokens, parents, scores = _with_chain(steps, tokens, parents, scores)
-    return rerank(proposer.root_token, tokens, parents, scores, shape.num_nodes - 1)
+        candidates = _with_chain(steps, *candidates)
+    return rerank(proposer.root_token, *candidates, shape.num_nodes - 1, proposer.root_logits.device)
 
 
 def _levels(
@@ -88,38 +91,43 @@ def _levels(
     parents = torch.full((1,), -1, device=proposer.root_logits.device)  # of the candidates: the expanded nodes
     scores = torch.zeros_like(parents, dtype=torch.float32)
     rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
-    end: int | None = 0  # of the scaffold, among the expanded nodes
+    is_end = torch.ones_like(parents, dtype=torch.bool)  # of the scaffold, which of the expanded nodes
     values = log_values(proposer.root_logits[None], 0)  # (1, Vd)
     num_candidates = num_rows = 0
     pool = scores[:0]  # the scores that would stay if growth ended here
     for level in range(depth):
-        step = None if end is None or level >= len(steps) else steps[level]
+        step = steps[level] if level < len(steps) else None
         if step is not None:
-            values[end, step.draft_id] = believed(values[end, step.draft_id].exp(), step.acceptance).log()
+            drafted = values[:, step.draft_id]  # (F,)
+            drafted.copy_(torch.where(is_end, believed(drafted.exp(), step.acceptance).log(), drafted))
         best = values.topk(min(shape.top_k, values.shape[-1]))  # (F, top_k)
         tokens, width = proposer.vocabulary.target_ids[best.indices].flatten(), best.indices.shape[1]
-        joint = (scores[:, None] + best.values).flatten()
+        joint = (scores[:, None] + best.values.clamp_(max=0)).flatten()  # rounding may leave a probability above 1
         yield tokens, parents.repeat_interleave(width), joint
         if level == depth - 1:
             return
-        pool = torch.cat([pool, joint])
-        pool = pool.topk(min(shape.num_nodes - 1, len(pool))).values
         chosen = joint.topk(min(shape.top_k, joint.numel())).indices.sort().values  # (F,)
-        if len(pool) == shape.num_nodes - 1:  # full: a child scores at most what its parent does
-            chosen = chosen[joint[chosen] > pool[-1]]
+        if joint.is_cpu:
+            pool = torch.cat([pool, joint])
+            pool = pool.topk(min(shape.num_nodes - 1, len(pool))).values
+            if len(pool) == shape.num_nodes - 1:  # full: a child scores at most what its parent does
+                chosen = chosen[joint[chosen] > pool[-1]]
         if not len(chosen):
             return
-        end = None if step is None else _find((chosen // width == end) & (tokens[chosen] == step.token))
+        if step is not None:
+            is_end = is_end[chosen // width] & (tokens[chosen] == step.token)
         logits = proposer.expand(tokens[chosen], rows[chosen // width])  # (F, Vd)
         values, scores, parents = log_values(logits, level + 1), joint[chosen], chosen + num_candidates
         rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
         num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
 
 
-def _find(places: Tensor) -> int | None:
-    """The first place (n,) bool, if there is one."""
-    found = places.nonzero()[:1]
-    return int(found) if len(found) else None
+def _on_host(tokens: Tensor, parents: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All candidates (C,), in one transfer: they are too few for an accelerator."""
+    if tokens.is_cpu:
+        return tokens, parents, scores
+    columns = torch.stack([tokens.double(), parents.double(), scores.double()]).cpu()  # ids are below 2^53
+    return columns[0].long(), columns[1].long(), columns[2].to(scores.dtype)
 
 
 def _with_chain(
@@ -145,8 +153,12 @@ def _with_chain(
     )
 
 
-def rerank(root_token: int, tokens: Tensor, parents: Tensor, scores: Tensor, budget: int) -> DraftTree:
+def rerank(
+    root_token: int, tokens: Tensor, parents: Tensor, scores: Tensor, budget: int, device: torch.device | None = None
+) -> DraftTree:
     """The `budget` candidates with the largest joint probability, as a deterministic tree below the root.
+
+    The tree lies on `device`, None: where the candidates do.
 
     tokens, parents, scores (C,): parents index the candidates, -1 is the root, a parent stands before its children.
     A child's score never exceeds its parent's and ties go to the earlier one, so no node is kept without its parent.
@@ -157,4 +169,4 @@ def rerank(root_token: int, tokens: Tensor, parents: Tensor, scores: Tensor, bud
     node_of[kept] = torch.arange(1, kept.numel() + 1, device=tokens.device)  # the last entry, index -1, is the root
     root = torch.tensor([root_token], device=tokens.device)
     no_parent = torch.full_like(root, -1)
-    return DraftTree(torch.cat([no_parent, node_of[parents[kept]]]), torch.cat([root, tokens[kept]]))
+    return DraftTree(torch.cat([no_parent, node_of[parents[kept]]]), torch.cat([root, tokens[kept]]), device=device)

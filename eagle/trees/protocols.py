@@ -57,7 +57,7 @@ def bare_root(proposer: Proposer) -> DraftTree:
 
 def lone_root(token: int, device: torch.device) -> DraftTree:
     """The same, where nobody proposes."""
-    return DraftTree(torch.tensor([-1], device=device), torch.tensor([token], device=device))
+    return DraftTree(torch.tensor([-1]), torch.tensor([token]), device=device)
 
 
 def check_counts(**limits: tuple[Any, int]) -> None:

@@ -53,9 +53,7 @@ class Scaffold:
         """With draft ids; the vocabulary must hold all tokens (`eagle.trees.scaffolded` sees to that)."""
         if not self.tokens:
             return ()
-        ids = vocabulary.draft_ids[list(self.tokens)].tolist()
-        assert min(ids) >= 0, "a scaffold's tokens are all in the proposer's vocabulary"
-        return tuple(map(Step, self.tokens, ids, self.acceptance))
+        return tuple(map(Step, self.tokens, map(vocabulary.on_host.__getitem__, self.tokens), self.acceptance))
 
 
 EMPTY = Scaffold()

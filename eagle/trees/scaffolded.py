@@ -9,7 +9,6 @@ from torch.nn.functional import pad
 
 from eagle.trees.protocols import Proposer
 from eagle.trees.scaffold import Scaffold
-from eagle.vocab import DraftVocabulary
 
 
 def with_scaffold(proposer: Proposer, scaffold: Scaffold) -> Proposer:
@@ -22,10 +21,9 @@ class _Scaffolded:
 
     def __init__(self, proposer: Proposer, scaffold: Scaffold):
         self._proposer, self.scaffold = proposer, scaffold
-        known = proposer.vocabulary.draft_ids[list(scaffold.tokens)].tolist()
-        foreign = dict.fromkeys(token for token, own in zip(scaffold.tokens, known, strict=True) if own < 0)
+        foreign = list(dict.fromkeys(token for token in scaffold.tokens if token not in proposer.vocabulary.on_host))
         self._num_foreign = len(foreign)  # X
-        self.vocabulary = _extended(proposer.vocabulary, list(foreign))
+        self.vocabulary = proposer.vocabulary.extended(foreign) if foreign else proposer.vocabulary
         self.root_token = proposer.root_token
         self.root_logits = self._padded(proposer.root_logits)  # (Vd + X,)
 
@@ -34,13 +32,3 @@ class _Scaffolded:
 
     def _padded(self, logits: Tensor) -> Tensor:
         return pad(logits, (0, self._num_foreign), value=-torch.inf) if self._num_foreign else logits
-
-
-def _extended(vocabulary: DraftVocabulary, foreign: list[int]) -> DraftVocabulary:
-    """With more target ids behind its own."""
-    if not foreign:
-        return vocabulary
-    more = torch.tensor(foreign, device=vocabulary.d2t.device)
-    target_ids = torch.cat([vocabulary.target_ids, more])  # (Vd + X,)
-    places = torch.arange(len(target_ids), device=more.device)
-    return DraftVocabulary(target_ids - places, vocabulary.t2d.index_fill(0, more, True))

@@ -107,7 +107,7 @@ class PathScores:
         nodes = sorted({path[:i] for path in new for i in range(len(path) + 1)}, key=lambda path: (len(path), path))
         number = {path: i for i, path in enumerate(nodes)}
         device = self._target.device
-        parents = torch.tensor([-1, *(number[path[:-1]] for path in nodes[1:])], device=device)
+        parents = [-1, *(number[path[:-1]] for path in nodes[1:])]
         tokens = torch.tensor([self._root, *(path[-1] for path in nodes[1:])], device=device)
         output = self._target.forward_tree(tokens, ancestor_matrix(parents), self._cache)
         self._cache.keep(tokens[:0])
@@ -144,5 +144,5 @@ class HeadSource:
         self, ids: tuple[int, ...], features: Tensor, scores: PathScores
     ) -> AbstractContextManager[Proposer]:
         drafter = EagleDrafter(self.head, self.target.embed, EagleTree())  # a tree of its own is not asked for
-        drafter.observe(torch.tensor(ids, device=self.target.device), features)
+        drafter.observe(torch.tensor(ids), features)
         return drafter.open_round()

@@ -15,7 +15,7 @@ def test_keeping_a_path_equals_having_read_it_alone(target):
     prefix, tokens = torch.tensor(random_ids(10)), torch.tensor([5, 6, 7, 8])
     tree, alone = target.new_cache(), target.new_cache()
     target.prefill(prefix, tree)
-    target.forward_tree(tokens, ancestor_matrix(torch.tensor([-1, 0, 0, 2])), tree)
+    target.forward_tree(tokens, ancestor_matrix([-1, 0, 0, 2]), tree)
     tree.keep(torch.tensor([0, 2, 3]))
     target.prefill(torch.cat([prefix, tokens[[0, 2, 3]]]), alone)
     after_tree = target.prefill(torch.tensor([1]), tree).logits

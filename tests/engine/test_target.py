@@ -9,7 +9,7 @@ from eagle.engine.feature_layers import default_feature_layers
 from eagle.engine.masks import ancestor_matrix, depths, tree_mask
 from tests.tiny import random_ids, tiny_target
 
-PARENTS = torch.tensor([-1, 0, 0, 1, 1, 2, 3])
+PARENTS = [-1, 0, 0, 1, 1, 2, 3]
 # float32 sums of a few hundred terms in another order; an error in mask, position or layer is of the order of 1
 TOLERANCE = 5e-5
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -83,7 +83,7 @@ def test_targets_too_shallow_for_three_features_are_refused():
 def test_flash_attention_is_refused_for_tree_scoring(target, monkeypatch):
     monkeypatch.setattr(target.config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(ValueError, match="takes no tree mask: load the target with 'sdpa' or 'eager'"):
-        target.forward_tree(torch.tensor([1, 2]), ancestor_matrix(torch.tensor([-1, 0])), target.new_cache())
+        target.forward_tree(torch.tensor([1, 2]), ancestor_matrix([-1, 0]), target.new_cache())
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, set()), (5, {5}), ([5, 7], {5, 7})])
@@ -94,14 +94,14 @@ def test_every_end_token_counts(given, expected):
 
 
 def test_ancestors_and_depths_of_a_drawn_tree():
-    ancestors = ancestor_matrix(torch.tensor([-1, 0, 0, 1]))
+    ancestors = ancestor_matrix([-1, 0, 0, 1])
     assert ancestors.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1]]
     assert depths(ancestors).tolist() == [0, 1, 1, 2]
 
 
 def test_tree_mask_is_additive_and_finite():
     """A boolean mask is right under sdpa and silently wrong under eager attention; minus infinity makes rows of nan."""
-    mask = tree_mask(ancestor_matrix(torch.tensor([-1, 0, 0])), prefix_length=2, dtype=torch.float16)
+    mask = tree_mask(ancestor_matrix([-1, 0, 0]), prefix_length=2, dtype=torch.float16)
     low = torch.finfo(torch.float16).min
     assert mask.dtype == torch.float16 and mask.shape == (1, 1, 3, 5)
     assert mask[0, 0].tolist() == [[0, 0, 0, low, low], [0, 0, 0, 0, low], [0, 0, 0, low, 0]]
@@ -109,7 +109,6 @@ def test_tree_mask_is_additive_and_finite():
 
 def test_a_sliding_window_counts_positions_and_not_entries():
     """Siblings share a position, so a window of 2 shows a leaf its parent however many siblings lie between them."""
-    parents = torch.tensor([-1, 0, 0, 0, 1])
-    mask = tree_mask(ancestor_matrix(parents), prefix_length=1, dtype=torch.float32, window=2)[0, 0]
+    mask = tree_mask(ancestor_matrix([-1, 0, 0, 0, 1]), prefix_length=1, dtype=torch.float32, window=2)[0, 0]
     assert (mask[4] == 0).tolist() == [False, False, True, False, False, True]
     assert (mask[0] == 0).tolist() == [True, True, False, False, False, False]

@@ -74,7 +74,7 @@ def test_shared_scores_equal_one_pass_over_the_tree(target, source, monkeypatch)
         (tree,) = grow_all([Growing(hybrid(16), Chance(WARM, seeded(0)))], proposer, 5)
     scores.score([tree])
     _, alone = scored(target, ids)
-    whole = target.forward_tree(tree.tokens, ancestor_matrix(tree.parents), alone._cache)
+    whole = target.forward_tree(tree.tokens, ancestor_matrix(tree.parent_list), alone._cache)
     torch.testing.assert_close(scores.logits(tree), whole.logits, atol=1e-4, rtol=0)  # float32, another summation order
 
 
