@@ -44,6 +44,12 @@ def test_matches_are_believed_as_earlier_ones_came_true():
     assert one.acceptance(LONGEST) == one.acceptance(LONGEST + 30) == pytest.approx(16 / 18)
 
 
+@pytest.mark.parametrize("most", [4, LONGEST + 8])
+def test_long_matches_count_as_one_kind_whatever_the_lookup_compares(most):
+    one = beside([*range(30)] * 3, most=most)
+    assert one.acceptance(LONGEST) > (16 + 40) / (18 + 40), "45 of 45 came true, beside the prior's 8"
+
+
 def test_the_scaffold_is_the_continuation_and_every_step_has_the_match_that_it_makes():
     one = beside([4, 1, 2, 3, 5, 6, 9, 4, 1, 2])
     scaffold = one.scaffold()
