@@ -23,7 +23,7 @@ class Replay:
     def __init__(self, proposer, memory: dict):
         self._proposer, self._memory, self._tokens = proposer, memory, []
         self.vocabulary, self.root_token = proposer.vocabulary, proposer.root_token
-        self.root_logits = proposer.root_logits
+        self.root_logits, self.scaffold = proposer.root_logits, proposer.scaffold
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         self._tokens.append(tuple(tokens.tolist()))
