@@ -4,7 +4,7 @@ Letters: V target vocabulary, Vd draft vocabulary.
 """
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,7 +62,7 @@ class DraftVocabulary:
         return ids.index_copy(0, self.target_ids, torch.arange(self.d2t.numel(), device=self.d2t.device))
 
     @cached_property
-    def on_host(self) -> Mapping[int, int]:
+    def on_host(self) -> MutableMapping[int, int]:
         """Target id -> draft id, of those that the draft vocabulary has, where the host looks single tokens up."""
         return {target: draft for draft, target in enumerate(self.target_ids.tolist())}
 

@@ -130,7 +130,9 @@ class _Dispatch(TorchDispatchMode):
         output = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         if not ours or _fills_host(name, args):
             return output
-        known = {id(one.on_host): one for one in tree_leaves((args, kwargs)) if isinstance(one, Pretended)}
+        known: dict[int, Tensor] = {
+            id(one.on_host): one for one in tree_leaves((args, kwargs)) if isinstance(one, Pretended)
+        }
         return tree_map(lambda one: _wrapped(one, known) if isinstance(one, Tensor) else one, output)
 
     def _count(self, name: str, args: Any, asked: Any, has_ours: bool, ours: bool) -> None:

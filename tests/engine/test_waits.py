@@ -122,7 +122,9 @@ def test_an_accelerator_grows_the_same_tree_though_it_expands_more(policy, scaff
             reads.append(len(text))
             return table[hash(text) % 64].to(device)
 
-        vocabulary = DraftVocabulary(torch.arange(20, device=device) * 2, torch.ones(97, dtype=bool, device=device))
+        vocabulary = DraftVocabulary(
+            torch.arange(20, device=device) * 2, torch.ones(97, dtype=torch.bool, device=device)
+        )
         proposer = with_scaffold(TableProposer(vocabulary, logits, (7,)), scaffold)
         noise = Noise(NoiseField(seed, device), 5)
         return policy.grow(proposer, Chance(WARM, noise=noise), 6), reads
