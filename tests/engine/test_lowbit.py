@@ -141,7 +141,7 @@ def test_a_node_gets_bit_for_bit_what_plain_decoding_gets(bits, dtype):
     ids = torch.tensor(random_ids(30))
     cache = target.new_cache()
     target.prefill(ids[:20], cache)
-    tree = target.forward_tree(ids[20:26], ancestor_matrix(torch.tensor([-1, 0, 0, 1, 2, 2])), cache)
+    tree = target.forward_tree(ids[20:26], ancestor_matrix([-1, 0, 0, 1, 2, 2]), cache)
     cache.keep(ids[:0])
     for node in (0, 2, 5):  # a path of the tree, token by token
         plain = target.prefill(ids[20 + node][None], cache)

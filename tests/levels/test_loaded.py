@@ -39,12 +39,12 @@ def test_heads_are_found_by_their_names(nodes, beside):
     assert HeadDraft.of("small-2") is None and HeadDraft.of("lookup") is None
 
 
-def test_another_tokenizer_is_told_by_its_vocabulary_and_not_its_size():
+def test_another_tokenizer_is_told_by_its_vocabulary_and_not_its_size(monkeypatch):
     other = tiny_text.tokenizer()
     own = dict(other.get_vocab())
     first, second = "a", "b"
     swapped = {**own, first: own[second], second: own[first]}
-    other.get_vocab = lambda: swapped
+    monkeypatch.setattr(other, "get_vocab", lambda: swapped)
     level = Target(tiny_text.target(), other, name="sibling")
     with pytest.raises(ValueError, match=r"'small' \(sibling\) has another tokenizer than big: 2 tokens .* 'a'"):
         check_same_tokens(model("big", 0), level, "small")

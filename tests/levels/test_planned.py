@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,12 @@ def test_a_fallback_in_the_middle_of_an_answer_keeps_its_law(monkeypatch):
             return TableDrafter(TableModel(98), 1)
         level = LevelDrafter(TableModel(1), TableDrafter(TableModel(99), 2), 2)
         observe = level.observe
-        level.observe = lambda tokens, features=None: (count("target", "small", 2, 0), observe(tokens, features))[1]
+
+        def counted(tokens, features=None):
+            count("target", "small", 2, 0)
+            observe(tokens, features)
+
+        monkeypatch.setattr(level, "observe", counted)
         return level
 
     simpler = planned((Level("target.head@6", 5),))  # its features are kept from the start
@@ -98,8 +104,8 @@ def test_a_fallback_in_the_middle_of_an_answer_keeps_its_law(monkeypatch):
     monkeypatch.setattr(Watch, "fallback", at_once)
 
     def build():
-        candidates = replace(family(), target=TableModel(0))
-        return candidates.target, PlannedDrafter(simpler, candidates, told=told.append)
+        target: Any = TableModel(0)
+        return target, PlannedDrafter(simpler, replace(family(), target=target), told=told.append)
 
     sampling = Sampling(1.0, top_p=0.8)
     found = text_law(build, [0, 1, 2], 5, sampling, "hsd", monkeypatch)
