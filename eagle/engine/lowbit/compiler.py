@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from eagle.files import cache_dir
@@ -15,6 +16,7 @@ from eagle.files import cache_dir
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("linear.cpp", "attention.cpp"))
 NAME = "eagle_hsd_lowbit"
 FLAGS = ("-O3", "-march=native", "-fopenmp")
+TORCHS_LOCK = "lock"
 _lock = threading.Lock()
 
 
@@ -43,9 +45,10 @@ def _build() -> None:
         print("building the kernels for low-bit weights, once a machine ..", file=sys.stderr, flush=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        cpp_extension.load(
-            NAME, list(map(str, SOURCES)), extra_cflags=list(FLAGS), build_directory=str(folder), is_python_module=False
-        )
+        with FileLock(folder / "building"):  # the system takes it from a process that was killed
+            (folder / TORCHS_LOCK).unlink(missing_ok=True)  # which leaves torch's own behind, to be waited for for ever
+            sources, flags = list(map(str, SOURCES)), list(FLAGS)
+            cpp_extension.load(NAME, sources, extra_cflags=flags, build_directory=str(folder), is_python_module=False)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"the kernels for low-bit weights cannot be built ({str(error).strip().splitlines()[0]}): install a C++ "
