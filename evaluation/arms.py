@@ -137,24 +137,19 @@ def _speculative(spec: str, models: Models, request: Request) -> Generation:
     """Draft and verify as `spec` (TREE+VERIFIER) says, with the head."""
     drafting = models.drafting(spec)
     assert models.head is not None, "drafting was planned for one"
-    target, clock = models.target, PhaseClock(models.target.device)
-    session = Session(target, drafting.drafter(target, models.head))
-    options = DecodeOptions(request.sampling, request.max_new_tokens, drafting.verifier)
-    steps = session.decode(request.prompt_ids, options, seeded(request.seed, target.device), clock)
-    if _shares_noise(options):  # what a rule would accept of trees that have seen the target's noise means nothing
-        return record(steps, clock, coupled=True)
-    return record(steps, clock, ExactTau(target.end_token_ids, request.sampling.greedy))
+    exact = ExactTau(models.target.end_token_ids, request.sampling.greedy)
+    return _drafted(drafting.drafter(models.target, models.head), drafting.verifier, models, request, exact)
 
 
 def _hierarchical(models: Models, config: EvalConfig, request: Request) -> Generation:
     """Draft with the levels of `--hierarchy` or `--level`, whatever they accept."""
-    return _drafted(_levels_of(models).measured(), models, config, request)
+    return _drafted(_levels_of(models).measured(), config.verifier, models, request)
 
 
 def _single(models: Models, config: EvalConfig, request: Request) -> Generation:
     """Draft with the single draft that the plan of `--hierarchy` found best."""
     levels = _levels_of(models)
-    return _drafted(build_drafter(levels.candidates, levels.single), models, config, request)
+    return _drafted(build_drafter(levels.candidates, levels.single), config.verifier, models, request)
 
 
 def _levels_of(models: Models) -> ChosenLevels:
@@ -163,11 +158,15 @@ def _levels_of(models: Models) -> ChosenLevels:
     return models.levels
 
 
-def _drafted(drafter: Drafter, models: Models, config: EvalConfig, request: Request) -> Generation:
+def _drafted(
+    drafter: Drafter, verifier: str, models: Models, request: Request, exact: ExactTau | None = None
+) -> Generation:
+    """`exact` also tells what rules would accept of the same trees: nothing of trees that saw the target's noise."""
     target, clock = models.target, PhaseClock(models.target.device)
-    options = DecodeOptions(request.sampling, request.max_new_tokens, config.verifier)
+    options = DecodeOptions(request.sampling, request.max_new_tokens, verifier)
     steps = Session(target, drafter).decode(request.prompt_ids, options, seeded(request.seed, target.device), clock)
-    return record(steps, clock, coupled=_shares_noise(options))
+    coupled = _shares_noise(options)
+    return record(steps, clock, None if coupled else exact, coupled)
 
 
 def _shares_noise(options: DecodeOptions) -> bool:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eagle.checkpoints.flat import head_fingerprint
+from eagle.dtypes import dtype_name, named_dtype
 from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers, write_json
 from eagle.levels.chosen import ChosenLevels, choose_levels
@@ -36,7 +37,7 @@ from evaluation.report.fastchat import FOLDER, write_answers
 from evaluation.report.summary import summarise
 from evaluation.report.table import print_summary
 from evaluation.rows import AnswerRow, Key, RunDirectory
-from evaluation.runner import Runner, load_all, plan, versions
+from evaluation.runner import Runner, load_all, machine, plan, versions
 from evaluation.scoring import sandbox
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.tasks import Question, find_task
@@ -118,7 +119,7 @@ def run_identity(config: EvalConfig, models: Models) -> dict[str, Any]:
 
 def load_models(config: EvalConfig) -> Models:
     """The target, and the head and the assistant where an arm needs them."""
-    dtype = getattr(torch, config.dtype) if config.dtype else None
+    dtype = named_dtype(config.dtype)
     target = load_target(config.target, dtype, config.device, **loading_options(config))
     head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.arms) else None
     assistant = load_target(config.assistant, dtype, config.device).model if config.assistant else None
@@ -129,8 +130,7 @@ def load_levels(config: EvalConfig, target: Target) -> ChosenLevels | None:
     """The levels of an arm that drafts with them."""
     if not set(LEVEL_ARMS) & set(config.arms):
         return None
-    dtype = getattr(torch, config.dtype) if config.dtype else None
-    opening = Opening(config.target, config.head, dtype, config.device, loading_options(config))
+    opening = Opening(config.target, config.head, named_dtype(config.dtype), config.device, loading_options(config))
     return choose_levels(config.hierarchy, config.level, opening, target)
 
 
@@ -147,7 +147,7 @@ def describe_models(models: Models) -> dict[str, str | int]:
     target = models.target
     described: dict[str, str | int] = {
         "target_name": target.name,
-        "dtype": str(target.dtype).removeprefix("torch."),
+        "dtype": dtype_name(target.dtype),
         "device": target.device.type,
         "threads": torch.get_num_threads(),
     }
@@ -223,18 +223,9 @@ def conditions(config: EvalConfig, models: Models) -> dict[str, Any]:
         "options": asdict(config),
         **describe_models(models),
         **describe_trees(config, models),
-        "machine": f"{_processor()}, {platform.system()}",
+        "machine": machine(),
         "python": platform.python_version(),
         **versions(),
         "batch": 1,
         "sandbox": sandbox.isolation(),
     }
-
-
-def _processor() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(names) or '?'} cores"

@@ -1,9 +1,11 @@
 """The one loop: every question, seed and turn, all arms in turn on the same prompts, a row as soon as it is known."""
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import zip_longest
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -160,3 +162,17 @@ class Runner:
 def versions() -> dict[str, str]:
     """What the numbers depend on besides this repository."""
     return {"torch": torch.__version__, "transformers": version("transformers")}
+
+
+def machine() -> str:
+    """What the times depend on."""
+    return f"{_processor()}, {platform.system()}"
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(names) or '?'} cores"

@@ -23,6 +23,7 @@ from eagle.checkpoints.fields import FLAGS, Config, flags, read_number
 from eagle.checkpoints.rotation import rotation
 from eagle.checkpoints.tensors import EMBEDDING
 from eagle.drafters.head import HeadConfig
+from eagle.dtypes import dtype_name
 from eagle.engine.feature_layers import check_feature_layers, default_feature_layers
 from eagle.vocab import DraftVocabulary
 
@@ -123,7 +124,7 @@ def flat_config(head: HeadConfig, dtype: torch.dtype) -> Config:
         "draft_vocab_size": head.draft_vocab_size,
         **{name: True for name in FLAGS if getattr(head, name)},
         "tie_word_embeddings": False,
-        "torch_dtype": str(dtype).removeprefix("torch."),
+        "torch_dtype": dtype_name(dtype),
         "eagle_feature_layers": list(head.feature_layers),
         "eagle_aux_hidden_state_layer_ids": list(head.feature_layers),
         "eagle_config": {

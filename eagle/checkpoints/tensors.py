@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eagle.dtypes import dtype_name
+
 State = dict[str, Tensor]
 
 PREFIXES = ("module.", "draft_model.", "model.")
@@ -70,8 +72,8 @@ def check_tensors(state: Mapping[str, Tensor]) -> None:
             _check_map(name, tensor)
         elif tensor.dtype not in FLOATS:
             raise ValueError(
-                f"{name} is of type {_told(tensor)}: weights must be float16, bfloat16 or float32, quantised ones are "
-                "not read"
+                f"{name} is of type {dtype_name(tensor.dtype)}: weights must be float16, bfloat16 or float32, "
+                "quantised ones are not read"
             )
         elif not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds NaN or infinite numbers: training diverged, or the file is damaged")
@@ -80,13 +82,9 @@ def check_tensors(state: Mapping[str, Tensor]) -> None:
 def _check_map(name: str, tensor: Tensor) -> None:
     if tensor.is_floating_point() or tensor.is_complex() or (name == "d2t" and tensor.dtype == torch.bool):
         wanted = "whole numbers, the offset of every draft id" if name == "d2t" else "true and false"
-        raise ValueError(f"{name} is of type {_told(tensor)}, it must hold {wanted}")
+        raise ValueError(f"{name} is of type {dtype_name(tensor.dtype)}, it must hold {wanted}")
     if tensor.dim() != 1:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, it must have one dimension")
-
-
-def _told(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _kind_by_name(names: Iterable[str]) -> str | None:

@@ -12,6 +12,7 @@ from eagle.cli.level_flags import add_level_flags, has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.lookup import LookupDrafter
+from eagle.dtypes import dtype_name
 from eagle.engine.target import Target
 from eagle.judging import AUTO, VERIFIERS
 from eagle.levels.building import levels_of
@@ -80,7 +81,7 @@ def show_settings(console: Console, chat: Chat) -> None:
     """One line: what runs, where, and in which precision."""
     target, sampling = chat.target, chat.options.sampling
     threads = f", {torch.get_num_threads()} threads" if target.device.type == "cpu" else ""
-    precision = str(target.dtype).removeprefix("torch.")
+    precision = dtype_name(target.dtype)
     console.print(
         f"{target.name} on {target.device}{threads}, {precision}, temperature {sampling.temperature:g}", style="dim"
     )

@@ -18,6 +18,7 @@ from eagle.agreement import Parting, chosen_tokens, parting, tie_gap
 from eagle.chat import Chat
 from eagle.cli.common import LengthNotice, add_decoding_flags, chat_from_flags, show_settings, stream_to
 from eagle.cli.level_flags import has_levels, show_levels, show_notices
+from eagle.dtypes import dtype_name
 from eagle.judging import AUTO, COUPLED
 from eagle.options import CommandParser
 from eagle.stats import DecodeStats
@@ -81,7 +82,7 @@ def _told(parted: Parting, plain: Chat, seed: int) -> str:
     ids = [*plain.prompt_ids, *plain.tokens[: parted.position]]
     judged = chosen_tokens(plain.options.sampling, seed, plain.target)
     gap = tie_gap(plain.target, ids, judged, parted.expected, parted.found)
-    dtype = str(plain.target.dtype).removeprefix("torch.")
+    dtype = dtype_name(plain.target.dtype)
     told = f"a gap of {abs(gap):.2g}" if math.isfinite(gap) else "one of which top-k or top-p leaves out"
     return f"{text}, {told} in {dtype} ({'perturbed logits z + T g' if judged.field else 'logits'})"
 

@@ -19,9 +19,14 @@ Heard = Callable[[int, int], None]
 
 
 class CountedDrafter:
-    """Passes everything on to `drafter`, which is asked for at most `depth` levels (None: any)."""
+    """Passes everything on to `drafter`, which is asked for at most `depth` levels (None: any).
 
-    def __init__(self, drafter: Drafter, heard: Heard, depth: int | None = None, ends: frozenset[int] = frozenset()):
+    `heard` None: nobody wants to know.
+    """
+
+    def __init__(
+        self, drafter: Drafter, heard: Heard | None, depth: int | None = None, ends: frozenset[int] = frozenset()
+    ):
         self.drafter, self.depth, self._heard, self._ends = drafter, depth, heard, ends
         self._tree: DraftTree | None = None  # under verification above
         self._window = 0
@@ -37,7 +42,8 @@ class CountedDrafter:
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
         """See `Drafter.observe`."""
         if self._tree is not None and len(tokens):
-            self._count(self._tree, tokens.tolist())
+            if self._heard is not None:
+                self._count(self._tree, tokens.tolist(), self._heard)
             self._tree = None
         self.drafter.observe(tokens, features)
 
@@ -53,9 +59,9 @@ class CountedDrafter:
         self._tree = None
         self.drafter.truncate(num_tokens)
 
-    def _count(self, tree: DraftTree, tokens: Sequence[int]) -> None:
+    def _count(self, tree: DraftTree, tokens: Sequence[int], heard: Heard) -> None:
         kept = num_kept(tree, tokens)
         end = next((place for place, token in enumerate(tokens[:kept], 1) if token in self._ends), None)
         window, kept = (self._window, kept) if end is None else (end, end)
         if window:
-            self._heard(window, kept)
+            heard(window, kept)

@@ -16,8 +16,8 @@ from eagle.levels.specs import LOOKUP, TARGET, LookupSpec, ModelSpec, parse_leve
 from eagle.planner import plan
 from eagle.trees import AutoTree
 
-Told = Callable[[str, str], Heard]
-"""Reader and source of a pair -> who hears of its windows."""
+Told = Callable[[str, str], Heard | None]
+"""Reader and source of a pair -> who hears of its windows, if anybody does."""
 
 
 def hand_made(texts: tuple[str, ...], with_head: bool = False, beside: bool = False) -> Hierarchy:
@@ -57,21 +57,18 @@ def build_drafter(
     drafter: CountedDrafter | None = None
     for level, above in zip(levels, [*(level.name for level in levels[1:]), reader], strict=True):
         own = _level(candidates, level, drafter, above)
-        heard = told(above, level.name) if told else _ignored
+        heard = told(above, level.name) if told else None
         depth = None if isinstance(own, LevelDrafter) else level.buffer
         drafter = CountedDrafter(own, heard, depth, candidates.model(above).end_token_ids)
     assert drafter is not None, "there is a level"
     return drafter
 
 
-def _ignored(_window: int, _kept: int) -> None: ...
-
-
 def _level(candidates: Candidates, level: Level, below: Drafter | None, reader: str) -> Drafter:
     if head := HeadDraft.of(level.name):
         return _head(candidates, head, reader)
     if level.name == LOOKUP:
-        return _lookup(candidates, level)
+        return _lookup(candidates, level.buffer)
     member, width = candidates.member(level.name), candidates.model(reader).vocab_size
     own = member.model
     return LevelDrafter(
@@ -88,14 +85,14 @@ def _head(candidates: Candidates, head: HeadDraft, reader: str) -> Drafter:
     if head.model != reader:
         raise ValueError(f"the head of {head.model} drafts for {head.model} alone, and not for {reader}")
     model, own = candidates.model(head.model), candidates.head_of(head.model)
-    spec = candidates.lookup or LookupSpec()
-    lookup = LookupDrafter(spec.buffer, spec.most, spec.least) if head.beside else None
+    lookup = _lookup(candidates) if head.beside else None
     return EagleDrafter(own, model.embed, plan(AutoTree(head.nodes), model, own), lookup)
 
 
-def _lookup(candidates: Candidates, level: Level) -> Drafter:
+def _lookup(candidates: Candidates, length: int | None = None) -> LookupDrafter:
+    """As long as asked for, or as it was named."""
     spec = candidates.lookup or LookupSpec()
-    return LookupDrafter(level.buffer, spec.most, spec.least, candidates.target.device)
+    return LookupDrafter(length or spec.buffer, spec.most, spec.least, candidates.target.device)
 
 
 def levels_of(drafter: Drafter | None) -> list[LevelDrafter]:

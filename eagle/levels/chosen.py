@@ -31,7 +31,7 @@ class ChosenLevels:
 
     @property
     def told(self) -> str:
-        """ "target <- small (8) <- small.head@8 (6)"."""
+        """As `target <- small (8) <- small.head@8 (6)`."""
         return Choice(self.levels).told(TARGET)
 
     @property
@@ -68,9 +68,8 @@ def choose_levels(
 ) -> ChosenLevels:
     """What `--hierarchy` or `--level` names, loaded; `opening` says of what else, `target` may be loaded already.
 
-    `beside`: a lookup stands beside the lowest head of levels that are named by hand.
-
-    Raises ValueError for both at once, for another target than the plan's, and as loading does.
+    `beside`: a lookup stands beside the lowest head of levels that are named by hand. Raises ValueError for both at
+    once, for another target than the plan's, and as loading does.
     """
     if levels and hierarchy is not None:
         raise ValueError(BOTH)

@@ -31,7 +31,6 @@ class Member:
 
     model: Target
     head: DraftHead | None
-    buffer: int  # where nobody plans
     num_tokens: int  # rows of its vocabulary behind them are padding
     nodes: tuple[int, ...] = HEAD_NODES
 
@@ -130,7 +129,7 @@ def _load(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
     model = load_target(spec.source, target.dtype, target.device)
     num_tokens = check_same_tokens(target, model, spec.name)
     own = load_head(spec.head, model) if spec.head else None
-    return Member(model, own, spec.buffer, num_tokens, spec.nodes)
+    return Member(model, own, num_tokens, spec.nodes)
 
 
 def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str | Path | None) -> Member:
@@ -143,7 +142,7 @@ def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
     if head is not None:
         model.read_layers(head.config.feature_layers)
     own = load_head(spec.head, model) if spec.head else head
-    return Member(model, own, spec.buffer, check_same_tokens(target, model, spec.name), spec.nodes)
+    return Member(model, own, check_same_tokens(target, model, spec.name), spec.nodes)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from eagle.dtypes import dtype_name, named_dtype
 from eagle.engine.target import Target
 from eagle.hierarchy.plans import Plan
 from eagle.hierarchy.profiles import Profile
@@ -14,7 +15,7 @@ from eagle.levels.loaded import Candidates, load_candidates
 from eagle.levels.specs import parse_levels
 from eagle.loading import load_head, load_target
 
-NO_HEAD = "none"
+NO_HEAD = "without"
 PROFILE = "profile.json"  # beside a plan
 
 
@@ -23,7 +24,7 @@ class Opening:
     """What a target is loaded from, and how."""
 
     source: str | None = None  # None: the packaged one
-    head: str | None = None  # None: the shipped one, which only the packaged target has; "none": without
+    head: str | None = None  # None: the shipped one, which only the packaged target has; "without": none
     dtype: torch.dtype | None = None
     device: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)  # others of `load_target`
@@ -50,7 +51,7 @@ def described(opening: Opening, candidates: Candidates) -> dict[str, Any]:
         "target": _absolute(opening.source),
         "head": _absolute(opening.head),
         "levels": list(candidates.texts),
-        "dtype": str(candidates.target.dtype).removeprefix("torch."),
+        "dtype": dtype_name(candidates.target.dtype),
         "loading": dict(opening.options),
     }
 
@@ -63,10 +64,8 @@ def open_again(plan: Plan, device: str | None = None, target: Target | None = No
             f"the plan does not say which {missing[0]} it was made with: pass candidates, or plan from a profile "
             "that `eagle-hsd hierarchy profile` wrote"
         )
-    dtype = getattr(torch, str(known["dtype"]))
-    return open_candidates(
-        Opening(known["target"], known["head"], dtype, device, known["loading"]), known["levels"], target
-    )
+    opening = Opening(known["target"], known["head"], named_dtype(known["dtype"]), device, known["loading"])
+    return open_candidates(opening, known["levels"], target)
 
 
 def read_plan(path: Path) -> tuple[Plan, Profile | None]:

@@ -41,7 +41,7 @@ class PlannedDrafter:
         """
         watch: counts for somebody else, who measures the plan as it is: nothing is fallen back to.
         """
-        self.plan, self.candidates = plan, candidates
+        self.candidates = candidates
         self._profile, self._told, self._counts_for = profile, told, watch
         self._text: list[int] = []
         self._features: list[Tensor] = []  # of the text, one run a call; only where a head on the target may need them

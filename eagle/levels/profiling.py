@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from eagle.decode import DecodeOptions, Session, autoregressive
-from eagle.drafters.counted import CountedDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
 from eagle.files import JsonLines, claim
 from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Level
-from eagle.judging import INDEPENDENT
+from eagle.judging import INDEPENDENT, VERIFIERS
 from eagle.levels.building import build_drafter
 from eagle.levels.loaded import Candidates, HeadDraft, load_candidates
 from eagle.levels.pair_counts import summarise
@@ -35,15 +34,8 @@ from eagle.sampling import Sampling, seeded
 from eagle.seeds import stable_number
 from eagle.timing import PhaseClock
 
-MADE_WITH = (
-    "target",
-    "head",
-    "levels",
-    "dtype",
-    "loading",
-    "device",
-    "threads",
-)  # of the provenance: rounds hang on it
+# of the provenance: what rounds hang on
+MADE_WITH = frozenset({"target", "head", "levels", "dtype", "loading", "device", "threads"})
 DIGITS = 3  # digits of milliseconds that are kept
 
 
@@ -60,7 +52,7 @@ class ProfileOptions:
     """How much is measured. Raises ValueError for values outside their range."""
 
     temperature: float = option(0.0, "of the target; 0 is greedy", at_least=0, at_most=100)
-    verifier: str = option(INDEPENDENT, "of every level")
+    verifier: str = option(INDEPENDENT, "of the reader of every pair", choices=VERIFIERS)
     windows: tuple[int, ...] = option((4, 8, 12), "tokens asked for, in turn; no longer ones are planned", at_least=1)
     answer_tokens: int = option(96, "of the target's answer to a prompt", at_least=1)
     num_cuts: int = option(2, "contexts of an answer", at_least=1)
@@ -123,7 +115,7 @@ class _Bench:
         self.candidates, self.options = candidates, options
         self.sampling = Sampling(options.temperature)
         self.pairs = [*(Pair(name, PLAIN) for name in candidates.readers()), *pairs_of(candidates)]
-        self._warm = False
+        self._warm: set[Pair] = set()
 
     def prompt(self, prompt: Prompt, number: int, done: Mapping[Any, Measured]) -> Iterator[Measured]:
         cuts = range(self.options.num_cuts)
@@ -146,10 +138,9 @@ class _Bench:
         window = self.options.windows[turn % len(self.options.windows)]
         if len(ids) + self.options.num_tokens + 2 * window >= model.context_limit:
             return ()
-        if not self._warm:  # first passes allocate
-            self._warm = True
-            for other in self.pairs:
-                self._decode(other, list(ids), min(self.options.windows))
+        if pair not in self._warm:  # its first passes allocate
+            self._warm.add(pair)
+            tuple(self._decode(pair, list(ids), min(self.options.windows)))
         return tuple(self._decode(pair, list(ids), window))
 
     def _decode(self, pair: Pair, ids: list[int], window: int) -> Iterator[Seen]:
@@ -188,10 +179,8 @@ def _source(candidates: Candidates, pair: Pair, window: int, heard: Callable[[in
     levels = [Level(pair.source, window)]
     if own is not None and own.head is not None:
         levels.insert(0, Level(HeadDraft(pair.source).name, window))
-    reader = candidates.model(pair.reader)
-    built = build_drafter(candidates, tuple(levels), reader=pair.reader)
-    assert isinstance(built, CountedDrafter)
-    return CountedDrafter(built.drafter, heard, built.depth, reader.end_token_ids)
+    told = {pair: heard}  # of this pair alone
+    return build_drafter(candidates, tuple(levels), lambda *other: told.get(Pair(*other)), pair.reader)
 
 
 def pairs_of(candidates: Candidates) -> list[Pair]:

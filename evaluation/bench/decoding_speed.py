@@ -22,18 +22,20 @@ from rich.progress import track
 from rich.table import Table
 
 from eagle.bootstrap import Resamples, divide, interval
+from eagle.dtypes import dtype_name, named_dtype
 from eagle.files import write_json
 from eagle.load_options import LoadOptions, loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import DTYPES, check_options, option, parse
 from eagle.packages import SMOLLM2
-from eagle.prompting import encode_prompt, render_prompt
 from eagle.seeds import stable_number
 from evaluation.arms import Models, Request, find_arm
 from evaluation.eval_config import EvalConfig
+from evaluation.peers import counted
 from evaluation.recording import Generation, Seconds
-from evaluation.runner import rotated, versions
-from evaluation.tasks import TASKS, find_task, load_questions
+from evaluation.runner import machine, rotated, versions
+from evaluation.tasks import TASKS
+from evaluation.trees.contexts import encode_question, prompts
 
 AS_LOADED = ""
 LLAMA = "llama_cpp"
@@ -104,11 +106,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(config: DecodeBench, players: "_Players", console: Console) -> Iterable[Timed]:
     """All arms on every prompt and temperature."""
-    prompts = players.prompts()
+    asked = players.prompts()
     for arm in config.arms:
         for temperature in config.temperatures:
-            players.play(arm, prompts[0], temperature, WARM_UP_TOKENS)
-    for number, ids in enumerate(track(prompts, "prompts", console=console, transient=True)):
+            players.play(arm, asked[0], temperature, WARM_UP_TOKENS)
+    for number, ids in enumerate(track(asked, "prompts", console=console, transient=True)):
         for temperature in config.temperatures:
             for arm in rotated(config.arms, number):
                 answer = players.play(arm, ids, temperature, config.max_new_tokens)
@@ -130,17 +132,14 @@ class _Players:
     def _load(self, precision: str) -> Models:
         config = self.config
         options = {**loading_options(config), **({"quantization": precision} if precision else {})}
-        dtype = getattr(torch, config.dtype) if config.dtype else None
+        dtype = named_dtype(config.dtype)
         target = load_target(config.target, dtype, config.device, **options)
         return Models(target, load_head(config.head, target))
 
     def prompts(self) -> list[list[int]]:
-        tokenizer = self._models[AS_LOADED].target.tokenizer
-        if tokenizer is None:
-            raise ValueError("prompts are text, and this target has no tokenizer")
-        questions = [q for name in self.config.tasks for q in load_questions(find_task(name), limit=self.config.limit)]
-        texts = (render_prompt(tokenizer, [{"role": "user", "content": q.turns[0]}], None) for q in questions)
-        return [encode_prompt(tokenizer, text) for text in texts]
+        target = self._models[AS_LOADED].target
+        asked = (text for task in self.config.tasks for _, text in prompts(task, self.config.limit))
+        return [encode_question(target, text) for text in asked]
 
     def play(self, arm: str, ids: list[int], temperature: float, num_tokens: int) -> Generation:
         seed = stable_number(self.config.seed, tuple(ids))
@@ -152,8 +151,9 @@ class _Players:
 
     def conditions(self) -> dict[str, Any]:
         target = self._models[AS_LOADED].target
-        told = {"target": target.name, "dtype": str(target.dtype).removeprefix("torch."), "device": str(target.device)}
-        return {**told, "threads": torch.get_num_threads(), **versions(), "options": asdict(self.config)}
+        told = {"target": target.name, "dtype": dtype_name(target.dtype), "device": str(target.device)}
+        told |= {"machine": machine(), "threads": str(torch.get_num_threads()), **versions()}
+        return {**told, "options": asdict(self.config)}
 
 
 def _open_llama(config: DecodeBench) -> Any:
@@ -170,16 +170,14 @@ def llama_answer(llama: Any, ids: list[int], temperature: float, num_tokens: int
     """Its own sampler with every filter off; one token a pass."""
     llama.reset()
     llama.set_seed(seed % 2**31)
-    begin, times, tokens = time.perf_counter(), [], []
+    begin, times, passes = time.perf_counter(), [], []
     drawn = llama.generate(ids, temp=temperature, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0)
     for token in drawn:
         times.append(time.perf_counter() - begin)
-        tokens.append(int(token))
-        if len(tokens) == num_tokens or token == llama.token_eos():
+        passes.append([int(token)])
+        if len(passes) == num_tokens or token == llama.token_eos():
             break
-    rounds = len(tokens) - 1
-    seconds = Seconds(times[0], times[-1] - times[0])
-    return Generation(tuple(tokens), 1, (0,) * rounds, (1,) * rounds, "length", seconds)
+    return counted(passes, frozenset({llama.token_eos()}), num_tokens, Seconds(times[0], times[-1] - times[0]))
 
 
 def summarise(rows: Sequence[Timed], config: DecodeBench) -> list[dict[str, Any]]:

@@ -6,8 +6,6 @@
 Killed and started again, the same command measures what is missing.
 """
 
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from eagle.dtypes import named_dtype
 from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers
 from eagle.hierarchy.profiles import Profile
@@ -26,10 +25,9 @@ from eagle.levels.opening import PROFILE, Opening, described, open_candidates
 from eagle.levels.profiling import ProfileOptions, Prompt, profile
 from eagle.load_options import LoadOptions, loading_options
 from eagle.options import DTYPES, check_options, option, parse
-from eagle.prompting import encode_prompt, render_prompt
 from evaluation.hierarchy.plan_command import plan_and_show
-from evaluation.runner import versions
-from evaluation.trees.contexts import SOURCES, prompts
+from evaluation.runner import machine, versions
+from evaluation.trees.contexts import SOURCES, encode_question, prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class ProfileConfig(ProfileOptions, LoadOptions):
     output: str = option("runs/hierarchy", "directory of the profile and the plan", may_change=True)
     level: tuple[str, ...] = option((), "small=ID,head=DIR, copy=int8 or lookup; several, the largest first")
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
-    head: str | None = option(None, "of the target; 'none': without; the shipped one for the embedded target")
+    head: str | None = option(None, "of the target; 'without': none; the shipped one for the embedded target")
     sources: tuple[str, ...] = option(SOURCES, "of the prompts", choices=SOURCES, each_once=True)
     num_questions: int = option(8, "of every source", at_least=1, at_most=10_000)
     max_prompt_tokens: int = option(512, "leave longer ones out", at_least=1, at_most=1 << 20)
@@ -54,22 +52,21 @@ class ProfileConfig(ProfileOptions, LoadOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, console = parse(ProfileConfig, __doc__ or "", argv), Console(highlight=False)
-    if not config.level and config.target is not None and config.head in (None, "none"):
+    opening = Opening(config.target, config.head, named_dtype(config.dtype), config.device, loading_options(config))
+    if not config.level and not opening.has_head:
         raise ValueError("there is nothing to profile: name a --level, or a --head")
     folder = Path(config.output)
     with only_writer(folder):
         remove_leftovers(folder)
-        measured = run_profile(config, console)
+        measured = run_profile(config, opening, console)
         measured.write(folder / PROFILE)
         plan_and_show(measured, folder, console)
 
 
-def run_profile(config: ProfileConfig, console: Console) -> Profile:
+def run_profile(config: ProfileConfig, opening: Opening, console: Console) -> Profile:
     """Loads the models and measures what the output directory lacks."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    dtype = getattr(torch, config.dtype) if config.dtype else None
-    opening = Opening(config.target, config.head, dtype, config.device, loading_options(config))
     candidates = open_candidates(opening, config.level)
     asked = questions(config, candidates.target)
     options = ProfileOptions(**{field.name: getattr(config, field.name) for field in fields(ProfileOptions)})
@@ -88,13 +85,10 @@ def run_profile(config: ProfileConfig, console: Console) -> Profile:
 
 def questions(config: ProfileConfig, target: Target) -> list[Prompt]:
     """The first ones of every source. Raises ValueError where all of them are too long."""
-    if target.tokenizer is None:
-        raise ValueError("prompts are text, and this target has no tokenizer")
     found = []
     for source in config.sources:
         for name, text in prompts(source, config.num_questions):
-            rendered = render_prompt(target.tokenizer, [{"role": "user", "content": text}], config.template)
-            ids = tuple(encode_prompt(target.tokenizer, rendered))
+            ids = tuple(encode_question(target, text, config.template))
             if len(ids) <= config.max_prompt_tokens:
                 found.append(Prompt(f"{source}/{name}", ids))
     if not found:
@@ -108,7 +102,7 @@ def provenance(config: ProfileConfig, opening: Opening, candidates: Candidates) 
         **described(opening, candidates),
         "temperature": config.temperature,
         "verifier": config.verifier,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "device": str(candidates.target.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),

@@ -103,15 +103,16 @@ def _jobs(target: Target, config: RecordConfig) -> Iterator[Job]:
     """One answer a question and temperature; its seed depends on nothing but its name."""
     for source in config.sources:
         for question, prompt in prompts(source, config.num_questions):
-            ids = tuple(_encode(target, prompt, config.template))
+            ids = tuple(encode_question(target, prompt, config.template))
             for temperature in config.temperatures if len(ids) <= config.max_prompt_tokens else ():
                 name = f"{source}/{question}/{temperature:g}"
                 yield Job(name, (ids,), temperature, stable_number(config.seed, name))
 
 
-def _encode(target: Target, prompt: str, template: str | None) -> list[int]:
+def encode_question(target: Target, prompt: str, template: str | None = None) -> list[int]:
+    """A first turn as the target reads it. Raises ValueError for a target without a tokenizer."""
     if target.tokenizer is None:
-        raise ValueError("contexts are recorded from text, and this target has no tokenizer")
+        raise ValueError("prompts are text, and this target has no tokenizer")
     text = render_prompt(target.tokenizer, [{"role": "user", "content": prompt}], template)
     return encode_prompt(target.tokenizer, text)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from eagle.checkpoints.flat import head_fingerprint, read_head, write_fit
 from eagle.checkpoints.weights import local_directory
+from eagle.dtypes import dtype_name
 from eagle.engine.target import Target
 from eagle.load_options import LoadOptions, add_loading_flags, loading_options
 from eagle.loading import SHIPPED_HEAD, load_head, load_target
@@ -79,7 +80,7 @@ def provenance(target: Target, contexts: Sequence[Context], num_draws: int) -> d
         "command": " ".join(["eagle-hsd trees fit", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "target": target.name,
-        "dtype": str(target.dtype).removeprefix("torch."),
+        "dtype": dtype_name(target.dtype),
         "contexts": len(contexts),
         "questions": len({context.question for context in contexts}),
         "draws": num_draws,

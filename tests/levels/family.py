@@ -20,7 +20,7 @@ def model(name: str, seed: int, **changes) -> Target:
 def family(**changes) -> Candidates:
     """In float32; `changes` are those of the sibling's configuration."""
     target, small = model("big", 0), model("small", 1, hidden_size=24, **changes)
-    member = Member(small, tiny_head(small), 4, tiny_text.VOCAB_SIZE, nodes=(4,))
+    member = Member(small, tiny_head(small), tiny_text.VOCAB_SIZE, nodes=(4,))
     return Candidates(target, tiny_head(target), {"small": member}, LookupSpec(), nodes=(4, 6))
 
 

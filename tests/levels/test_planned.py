@@ -14,10 +14,12 @@ from eagle.hierarchy.profiles import Profile
 from eagle.hierarchy.renewal import Level
 from eagle.hierarchy.watch import Watch
 from eagle.levels.chosen import ChosenLevels, check_same_target, choose_levels
-from eagle.levels.opening import Opening, described, open_again
+from eagle.levels.opening import NO_HEAD, Opening, described, open_again
 from eagle.levels.planned import PlannedDrafter, level_report
 from eagle.levels.profiling import ProfileOptions, Prompt, profile
+from eagle.options import parse
 from eagle.sampling import Sampling, seeded
+from evaluation.hierarchy.profile_command import ProfileConfig
 from tests.drafters.tables import TableDrafter, TableModel, plain_law, text_law, total_variation
 from tests.levels.family import family, saved
 from tests.levels.test_building import double
@@ -142,6 +144,13 @@ def test_plans_are_opened_again_from_what_they_say(tmp_path):
     assert plan.drafter().num_known == 0
     text = tokens_of(Session(candidates.target, chosen.drafter(lambda _: None)).decode(IDS, GREEDY))
     assert text == tokens_of(autoregressive(candidates.target, IDS, GREEDY))
+
+
+def test_the_packaged_target_can_go_without_its_head():
+    """The word comes through the flags as it is: "none" would stand for no word at all, and so for the shipped head."""
+    config = parse(ProfileConfig, "", ["--head", NO_HEAD])
+    assert config.head == NO_HEAD and not Opening(head=config.head).has_head
+    assert Opening().has_head and Opening("target", "head").has_head and not Opening("target").has_head
 
 
 def test_what_does_not_go_together_is_refused(tmp_path):

@@ -58,6 +58,20 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
         profile(CANDIDATES.target, CANDIDATES, PROMPTS, ProfileOptions(windows=(3,)), tmp_path)
 
 
+def test_the_first_passes_of_a_pair_are_made_and_not_counted(monkeypatch):
+    """They allocate: a pair decodes once more than it is asked to, to the end."""
+    bench, pair = profiling._Bench(CANDIDATES, OPTIONS), Pair("target", "target.head@4")
+    ended = []
+
+    def decoded(self, pair, ids, window):
+        yield Seen(window, 0, 3, 1.0, 1.0)
+        ended.append((pair, window))
+
+    monkeypatch.setattr(profiling._Bench, "_decode", decoded)
+    assert [len(bench._rounds(pair, PROMPTS[0].ids, turn)) for turn in (1, 1)] == [1, 1]
+    assert ended == [(pair, min(OPTIONS.windows)), (pair, OPTIONS.windows[1]), (pair, OPTIONS.windows[1])]
+
+
 def test_counts_are_those_of_the_rounds():
     """Two windows of 3 with 2 and 0 kept, one of 1 with 1 kept, in two prompts; the plain passes give the token."""
     head = Pair("target", "target.head@4")
