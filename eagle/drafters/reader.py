@@ -35,8 +35,11 @@ class HeadReader:
         """The target's features (A, 3Ht) -> hidden states (A, H) in the head's dtype."""
         return self._head.fuse(features.to(self._head.fc.weight.dtype))
 
-    def read(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """One pass over new entries, which are appended: hidden (A, H), additive mask (1, 1, A, T + A) -> (A, H)."""
+    def read(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """One pass over new entries, which are appended: hidden (A, H), additive mask (1, 1, A, T + A) -> (A, H).
+
+        mask None: all of them see everything, as a single one may.
+        """
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             key, value = self._cache.update(key, value)  # (1, kv_heads, T + A, d)

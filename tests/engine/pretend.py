@@ -7,7 +7,7 @@ The device calls itself `lazy`: of torch's names it is the one that a build with
 `cuda`) nor gives a meaning of its own (as `meta`).
 """
 
-import traceback
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,9 +173,13 @@ def _wrapped(output: Tensor, known: dict[int, Tensor]) -> Tensor:
 
 def _place() -> str:
     """The innermost two lines of our own code that led here."""
-    frames = [f for f in traceback.extract_stack() if any(part in f.filename for part in OUR_CODE)]
-    frames = [f for f in frames if "/tests/" not in f.filename]
-    return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in frames[:-3:-1])
+    frame, places = sys._getframe(1), []
+    while frame is not None and len(places) < 2:
+        name = frame.f_code.co_filename
+        if "/tests/" not in name and any(part in name for part in OUR_CODE):
+            places.append(f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}")
+        frame = frame.f_back  # type: ignore[assignment]
+    return " < ".join(places)
 
 
 @torch.inference_mode()
