@@ -54,7 +54,7 @@ class EagleDrafter:
         self._check_layers()
         self._reader = HeadReader(head, embed)
         if lookup is not None:
-            _ = self._reader.vocabulary.on_host  # read now: a round would wait for it
+            self._reader.read_vocabulary()
         self.num_known = 0
         self._root_token = -1
         self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, without an entry

@@ -3,6 +3,7 @@
 Letters: A entries of one pass, H draft hidden size, Vd draft vocabulary, T entries before the pass, d head size.
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -30,6 +31,11 @@ class HeadReader:
         """Forget everything behind the first `length` entries."""
         assert 0 <= length <= self.length, f"cannot rewind {self.length} entries to {length}"
         self._cache.length = length
+
+    @torch.inference_mode()
+    def read_vocabulary(self) -> None:
+        """Have its tokens on the host before a round asks for them and waits."""
+        _ = self.vocabulary.on_host
 
     def fuse(self, features: Tensor) -> Tensor:
         """The target's features (A, 3Ht) -> hidden states (A, H) in the head's dtype."""

@@ -79,10 +79,10 @@ def grow_best(shape: Shape, proposer: Proposer, depth: int, log_values: LogValue
         return bare_root(proposer)
     steps = proposer.scaffold.steps(proposer.vocabulary)[:depth]
     levels = list(_levels(shape, proposer, depth, log_values, steps))
-    candidates = to_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))  # too few for an accelerator
+    tokens, parents, scores = to_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))  # too few for there
     if steps:
-        candidates = list(_with_chain(steps, *candidates))
-    return rerank(proposer.root_token, *candidates, shape.num_nodes - 1, proposer.root_logits.device)
+        tokens, parents, scores = _with_chain(steps, tokens, parents, scores)
+    return rerank(proposer.root_token, tokens, parents, scores, shape.num_nodes - 1, proposer.root_logits.device)
 
 
 def _levels(

@@ -225,8 +225,8 @@ class Offer:
         values = self.slots(grid).values.flatten(1)  # (G, F * (M + K))
         counts = (values > 0).sum(-1)  # (G,)
         fitting = _last(counts + descendants * values.sum(-1) / grid <= room)
-        fitting = torch.where(room - counts[fitting] <= 1, _last(counts <= room), fitting)
-        return grid[fitting]
+        is_last = room - counts.take(fitting) <= 1  # an index of no dimension would be waited for
+        return grid.take(torch.where(is_last, _last(counts <= room), fitting))
 
 
 @lru_cache(maxsize=16)
