@@ -19,6 +19,7 @@ from eagle.judging import COUPLED
 from eagle.trees.protocols import Proposer, bare_root, check_counts, check_number
 from eagle.trees.scaffold import Step, believed
 from hsd_verify import DraftTree
+from hsd_verify.transfer import to_host
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ def grow_best(shape: Shape, proposer: Proposer, depth: int, log_values: LogValue
         return bare_root(proposer)
     steps = proposer.scaffold.steps(proposer.vocabulary)[:depth]
     levels = list(_levels(shape, proposer, depth, log_values, steps))
-    candidates = _on_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
+    tokens, parents, scores = to_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))  # too few for there
     if steps:
-        candidates = _with_chain(steps, *candidates)
-    return rerank(proposer.root_token, *candidates, shape.num_nodes - 1, proposer.root_logits.device)
+        tokens, parents, scores = _with_chain(steps, tokens, parents, scores)
+    return rerank(proposer.root_token, tokens, parents, scores, shape.num_nodes - 1, proposer.root_logits.device)
 
 
 def _levels(
@@ -120,14 +121,6 @@ def _levels(
         values, scores, parents = log_values(logits, level + 1), joint[chosen], chosen + num_candidates
         rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
         num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
-
-
-def _on_host(tokens: Tensor, parents: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All candidates (C,), in one transfer: they are too few for an accelerator."""
-    if tokens.is_cpu:
-        return tokens, parents, scores
-    columns = torch.stack([tokens.double(), parents.double(), scores.double()]).cpu()  # ids are below 2^53
-    return columns[0].long(), columns[1].long(), columns[2].to(scores.dtype)
 
 
 def _with_chain(
