@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from eagle.context import Context
 from eagle.engine.target import Target
 from eagle.judging import COUPLED, ChosenTokens, judge
 from eagle.sampling import Sampling, seeded
@@ -40,13 +41,18 @@ def chosen_tokens(sampling: Sampling, seed: int, target: Target) -> ChosenTokens
     return judged
 
 
-def tie_gap(target: Target, ids: Sequence[int], judged: ChosenTokens, expected: int, found: int) -> float:
+def tie_gap(
+    target: Target, ids: Sequence[int], judged: ChosenTokens, expected: int, found: int, num_prompt: int | None = None
+) -> float:
     """By how much the target prefers one token to another behind `ids`: the difference of `z + T g`.
 
-    g is the answer's noise, none at temperature 0. Not finite where top-k or top-p leaves one of them out.
+    z are its logits with bias and penalties, g is the answer's noise, none at temperature 0. Not finite where one of
+    them is left out. num_prompt: how many of the ids the prompt holds, for penalties; None: all.
     """
     pair = torch.tensor([expected, found], device=target.device)
-    logits = target.prefill(torch.tensor(ids, device=target.device), target.new_cache()).logits[0].float()  # (V,)
+    logits = target.prefill(torch.tensor(ids, device=target.device), target.new_cache()).logits.float()  # (1, V)
+    context = Context.of(ids, len(ids) if num_prompt is None else num_prompt, target.device)
+    logits = judged.sampling.shaped(logits, [context])[0]  # (V,)
     if judged.field is None:
         preferred = logits[pair].double()
     else:

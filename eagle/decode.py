@@ -9,20 +9,24 @@ Letters: T prompt length, N tree nodes including the root, V vocabulary, Ht targ
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from eagle.chance import Chance
+from eagle.context import Context
 from eagle.drafters.protocol import Drafter
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TreeCache
 from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge, settled
-from eagle.sampling import Sampling
+from eagle.logprobs import TokenLogprob, logprobs_of
+from eagle.sampling import Sampling, check_seed, seeded
+from eagle.text import Detokenizer, StopStrings, stop_ids
 from eagle.timing import no_clock
 from eagle.trees.protocols import lone_root
 from hsd_verify import DraftTree
@@ -40,8 +44,18 @@ class DecodeOptions:
     verifier: str = AUTO  # a name in eagle.judging.VERIFIERS; auto: the one that the drafter's trees are made for
     ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
     stop_ids: frozenset[int] = frozenset()  # tokens that end an answer beside the target's own
+    stop: tuple[str, ...] = ()  # an answer ends with the token that completes one of these in its text
+    seed: int | None = None  # of this answer alone, in place of the generator that the call is given
+    logprobs: int | None = None  # steps tell log-probabilities, and of so many of the most probable tokens; None: not
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
+        StopStrings(self.stop)  # refuses empty ones
+        if self.seed is not None:
+            check_seed(self.seed)
+        if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
+            raise ValueError(f"logprobs is {self.logprobs!r}, it must be a number of tokens, 0 or larger, or None")
         if not isinstance(self.max_new_tokens, int) or isinstance(self.max_new_tokens, bool):
             raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, it must be a whole number")
         if self.max_new_tokens < 1:
@@ -58,11 +72,18 @@ class Round:
     logits: Tensor  # (N, V), row v = the target's after node v
     judge: Judge  # by which it was decided
     path: tuple[int, ...]  # accepted nodes below the root
+    context: Context | None = None  # prompt, answer and root, where laws depend on them
 
     @cached_property
     def target_probs(self) -> Tensor:
         """(N, V), row v = the target's law after node v; formed when asked for."""
-        return self.judge.sampling.law(self.logits)
+        context, every = self.context, range(self.tree.num_nodes)
+        return self.judge.sampling.laws(self.logits, None if context is None else context.after(self.tree, every))
+
+    @property
+    def path_logits(self) -> Tensor:
+        """(path + 1, V): the target's after the root and after every accepted node."""
+        return self.logits[[0, *self.path]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,18 @@ class Step:
     num_accepted: int  # how many of `tokens`, its first ones, were drafted
     finish: Finish | None = None  # why decoding ends with this step
     round: Round | None = None
+    read: Tensor | None = None  # (1, V) the target's logits before the token of a step without a round
+    logprobs: tuple[TokenLogprob, ...] = ()  # one a token, where the options ask for them
+
+    @property
+    def logits(self) -> Tensor | None:
+        """(n, V): what each of the n tokens was decided from, the target's own, before temperature and penalties.
+
+        Of the prefill's step (1, V). None for a step of no tokens, and one that was kept without its tensors. Rows of
+        a round are gathered when asked for.
+        """
+        rows = self.round.path_logits if self.round is not None else self.read
+        return None if rows is None else rows[: len(self.tokens)]
 
 
 class Session:
@@ -88,6 +121,7 @@ class Session:
         self.target, self.drafter = target, drafter
         self.cache: TreeCache = target.new_cache()
         self._ids: list[int] = []  # ids whose keys are committed
+        self._num_prompt = 0  # of the answer under way
         self._answer: object = None  # the one under way: the state is that of its text
         self._watch = FiniteWatch(lambda: target.explain_bad_logits(self._ids))
 
@@ -100,17 +134,18 @@ class Session:
     ) -> Iterator[Step]:
         """Yield the prefill's step, then one step a round. Same seed, same tokens.
 
-        Without a drafter every round is a tree of one node: one token a target pass. Raises ValueError for an empty
+        Without a drafter every round is a tree of one node: one token a target pass. A seed in the options takes the
+        place of the generator. Raises ValueError for stop strings of a target without a tokenizer, for an empty
         prompt, for one that does not leave room for a token in the target's context, and where the target's logits are
         not finite. An answer that is asked for its next step after another one of this session began raises
         RuntimeError: the state is no longer its own.
         """
         options, self._answer = options or DecodeOptions(), (answer := object())
-        emitter = _Emitter(options, self.target.end_token_ids)
+        emitter = _Emitter(options, self.target)
         made_for = self.drafter.verifier if self.drafter is not None else COUPLED
-        judged = judge(options.sampling, settled(options.verifier, made_for), generator, self.target.device)
-        token = self._prefill(prompt_ids, judged, clock)
-        step = emitter.step((token,), num_accepted=0)
+        judged = _judge(options, made_for, generator, self.target)
+        step = self._prefill(prompt_ids, emitter, judged, clock)
+        token = step.tokens[-1]
         yield step
         while step.finish is None:
             if self._answer is not answer:
@@ -128,20 +163,26 @@ class Session:
             yield step
 
     @torch.inference_mode()
-    def _prefill(self, prompt_ids: list[int], judged: Judge, clock: Clock) -> int:
+    def _prefill(self, prompt_ids: list[int], emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
         start = self._reuse(prompt_ids)
         self.cache.check_room(len(prompt_ids) - start)
         with clock("prefill"):
             output = self.target.prefill(torch.tensor(prompt_ids[start:], device=self.target.device), self.cache)
-            self._ids = list(prompt_ids)
+            self._ids, self._num_prompt = list(prompt_ids), len(prompt_ids)
             self._watch.look(output.logits)
-            token = judged.token(output.logits[0], len(self._ids))
+            token = judged.token(output.logits[0], len(self._ids), self._context(judged))
             if self.drafter is not None:
                 new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
                 self.drafter.observe(torch.tensor([*prompt_ids[new_from:], token]), output.features)
-        return token
+        return emitter.step((token,), num_accepted=0, read=output.logits)
+
+    def _context(self, judged: Judge, *newest: int) -> Context | None:
+        """Prompt and answer up to the newest tokens, which the target has still to read; None where no law reads it."""
+        if not judged.sampling.reads_text:
+            return None
+        return Context.of([*self._ids, *newest], self._num_prompt, self.target.device)
 
     def _reuse(self, prompt_ids: list[int]) -> int:
         """Forget what the prompt does not share with the last one; returns the first position to read again.
@@ -170,11 +211,11 @@ class Session:
             output = self.target.prefill(torch.tensor(self._ids, device=self.target.device), self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
-            following = judged.token(output.logits[0], len(self._ids))
+            following = judged.token(output.logits[0], len(self._ids), self._context(judged))
         if self.drafter is not None:
             with clock("draft"):
                 self.drafter.observe(torch.tensor([following]), output.features[-1:])
-        return emitter.step((following,), num_accepted=0)
+        return emitter.step((following,), num_accepted=0, read=output.logits)
 
     @torch.inference_mode()
     def _round(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
@@ -185,7 +226,8 @@ class Session:
             output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parent_list), self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
-            verdict = judged.verdict(tree, output.logits, position)
+            context = self._context(judged, token)
+            verdict = judged.verdict(tree, output.logits, position, context)
             path, bonus = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
             kept = torch.tensor([0, *path], device=tree.tokens.device)
@@ -195,7 +237,7 @@ class Session:
         if self.drafter is not None:
             with clock("draft"):
                 self.drafter.observe(torch.tensor([*accepted, bonus]), output.features[kept])
-        seen = Round(tree, output.logits, judged, tuple(path))
+        seen = Round(tree, output.logits, judged, tuple(path), context)
         return emitter.step((*accepted, bonus), len(path), seen)
 
     def _propose(self, token: int, num_left: int, chance: Chance) -> DraftTree:
@@ -209,20 +251,57 @@ class Session:
 class _Emitter:
     """Cuts what a round produced at the end of text and at the cap, so that no token after the end is emitted."""
 
-    def __init__(self, options: DecodeOptions, end_token_ids: frozenset[int]):
-        self._end_ids = options.stop_ids | (frozenset() if options.ignore_end else end_token_ids)
+    def __init__(self, options: DecodeOptions, target: Engine[Any]):
+        self._end_ids = options.stop_ids | (frozenset() if options.ignore_end else target.end_token_ids)
+        self._stops = None
+        if options.stop:
+            self._stops = _StopWatch(tokenizer := _tokenizer(target, options.stop), options.stop)
+            self._end_ids |= stop_ids(tokenizer, options.stop)
+        self._num_top = options.logprobs
         self.num_left = options.max_new_tokens
 
-    def step(self, tokens: tuple[int, ...], num_accepted: int, round_: Round | None = None) -> Step:
+    def step(
+        self, tokens: tuple[int, ...], num_accepted: int, round_: Round | None = None, read: Tensor | None = None
+    ) -> Step:
         finish: Finish | None = None
         tokens = tokens[: self.num_left]
-        end = next((i for i, token in enumerate(tokens) if token in self._end_ids), None)
+        end = next((i for i, token in enumerate(tokens) if self._ends(token)), None)
         if end is not None:
             tokens, finish = tokens[: end + 1], "stop"
         elif len(tokens) == self.num_left:
             finish = "length"
         self.num_left -= len(tokens)
-        return Step(tokens, min(num_accepted, len(tokens)), finish, round_)
+        step = Step(tokens, min(num_accepted, len(tokens)), finish, round_, read)
+        if self._num_top is None or step.logits is None:
+            return step
+        return replace(step, logprobs=logprobs_of(tokens, step.logits, self._num_top))
+
+    def _ends(self, token: int) -> bool:
+        """Asked once for every token of the answer, in order."""
+        return token in self._end_ids or (self._stops is not None and self._stops.completes(token))
+
+
+class _StopWatch:
+    """Looks for stop strings in the text of an answer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: tuple[str, ...]):
+        self._text, self._stops = Detokenizer(tokenizer), StopStrings(stops)
+
+    def completes(self, token: int) -> bool:
+        self._stops.push(self._text.push(token))
+        return self._stops.found
+
+
+def _tokenizer(target: Engine[Any], stops: tuple[str, ...]) -> PreTrainedTokenizerBase:
+    if target.tokenizer is None:
+        raise ValueError(f"stop strings {stops} need a tokenizer, this target has none: Target(model, tokenizer)")
+    return target.tokenizer
+
+
+def _judge(options: DecodeOptions, made_for: str, generator: torch.Generator | None, target: Engine[Any]) -> Judge:
+    """The judge of an answer; its own seed takes the place of the generator."""
+    generator = generator if options.seed is None else seeded(options.seed, target.device)
+    return judge(options.sampling, settled(options.verifier, made_for), generator, target.device)
 
 
 @torch.inference_mode()
@@ -239,8 +318,7 @@ def autoregressive(
     noise, and a coupled `Session.decode` with an equal generator gives the same ones, whatever it drafts with.
     """
     options = options or DecodeOptions()
-    emitter = _Emitter(options, target.end_token_ids)
-    judged = judge(options.sampling, settled(options.verifier, COUPLED), generator, target.device)
+    emitter, judged = _Emitter(options, target), _judge(options, COUPLED, generator, target)
     cache, text, ids = target.new_cache(), list(prompt_ids), list(prompt_ids)
     watch = FiniteWatch(lambda: target.explain_bad_logits(text))
     while True:
@@ -254,9 +332,11 @@ def autoregressive(
             output = target.prefill(torch.tensor(ids, device=target.device), cache)
         with clock("verify"):
             watch.look(output.logits)
-            ids = [judged.token(output.logits[0], len(text))]
+            reads = judged.sampling.reads_text
+            context = Context.of(text, len(prompt_ids), target.device) if reads else None
+            ids = [judged.token(output.logits[0], len(text), context)]
         text += ids
-        step = emitter.step((ids[0],), num_accepted=0)
+        step = emitter.step((ids[0],), num_accepted=0, read=output.logits)
         if step.finish is not None:
             watch.settle()
         yield step

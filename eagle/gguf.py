@@ -37,6 +37,14 @@ def convert_gguf(path: Path) -> Path:
     return directory
 
 
+def find_converted(stem: str) -> Path | None:
+    """The newest whole conversion of a GGUF file of this name in the cache, for when the file itself is gone."""
+    found = sorted(
+        (cache_dir() / "models").glob(f"{stem}-*"), key=lambda directory: directory.stat().st_mtime, reverse=True
+    )
+    return next((directory for directory in found if directory.is_dir() and what_is_wrong(directory) is None), None)
+
+
 def what_is_wrong(directory: Path) -> str | None:
     """The first thing that is wrong with a converted model; None where nothing is."""
     if not any(directory.glob("*.safetensors")):

@@ -4,12 +4,13 @@
     ChosenTokens       after every text one token is settled: the target's best, with the answer's noise (coupled
                        decoding) or without (temperature 0); a tree is followed as far as it holds those tokens
 
-The decode loop knows a `Judge` and not which. Positions count from the start of the sequence.
+The decode loop knows a `Judge` and not which. Positions count from the start of the sequence; the context is the text
+before that position, needed where the sampling reads it.
 
 Letters: N tree nodes including the root, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import hsd_verify
 from eagle.chance import Chance, Noise
+from eagle.context import Context
 from eagle.noise import NoiseField, answer_key
 from eagle.sampling import Sampling, drawn_token, greedy_tokens, seeded
 from hsd_verify import DraftTree, Verdict
@@ -33,19 +35,22 @@ class Judge(Protocol):
     @property
     def sampling(self) -> Sampling: ...
 
-    def token(self, logits: Tensor, position: int) -> int:
+    def token(self, logits: Tensor, position: int, context: Context | None = None) -> int:
         """The token at `position`, from the target's logits (V,) before it."""
         ...
 
-    def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
-        """How much of a tree is kept; logits (N, V), `position` is the one behind the root."""
+    def verdict(self, tree: DraftTree, logits: Tensor, position: int, context: Context | None = None) -> Verdict:
+        """How much of a tree is kept; logits (N, V), `position` is the one behind the root, the context's last token.
+
+        The law at a node is that of the context and the node's path.
+        """
         ...
 
     def chance(self, position: int) -> Chance:
         """What a drafter may know below a root whose successor stands at `position`."""
         ...
 
-    def laws(self, logits: Tensor) -> Tensor | None:
+    def laws(self, logits: Tensor, contexts: Sequence[Context] | None = None) -> Tensor | None:
         """The laws (n, V) that tokens are drawn from after logits (n, V); None where they are settled."""
         ...
 
@@ -97,17 +102,20 @@ class IndependentDraws:
     verifier: str  # a name in hsd_verify.VERIFIERS
     generator: torch.Generator | None
 
-    def token(self, logits: Tensor, position: int) -> int:
-        return drawn_token(self.sampling.law(logits), self.generator)
+    def token(self, logits: Tensor, position: int, context: Context | None = None) -> int:
+        return drawn_token(self.laws(logits[None], _alone(context))[0], self.generator)
 
-    def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
-        return hsd_verify.verify(tree, lambda nodes: self.laws(logits[nodes]), self.verifier, self.generator)
+    def verdict(self, tree: DraftTree, logits: Tensor, position: int, context: Context | None = None) -> Verdict:
+        def form_laws(nodes: Tensor | slice) -> Tensor:
+            return self.laws(logits[nodes], _contexts(self.sampling, context, tree, nodes))
+
+        return hsd_verify.verify(tree, form_laws, self.verifier, self.generator)
 
     def chance(self, position: int) -> Chance:
-        return Chance(self.sampling, self.generator)
+        return Chance(self.sampling.for_drafts, self.generator)
 
-    def laws(self, logits: Tensor) -> Tensor:
-        return self.sampling.law(logits)
+    def laws(self, logits: Tensor, contexts: Sequence[Context] | None = None) -> Tensor:
+        return self.sampling.laws(logits, contexts)
 
 
 @dataclass(frozen=True)
@@ -118,35 +126,55 @@ class ChosenTokens:
     field: NoiseField | None  # None at temperature 0
     generator: torch.Generator | None  # of trees that are drawn: nothing that the field is made of
 
-    def token(self, logits: Tensor, position: int) -> int:
-        return int(self._best(logits, position))
-
-    def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
+    def token(self, logits: Tensor, position: int, context: Context | None = None) -> int:
+        shaped = self.sampling.shaped(logits[None], _alone(context))[0]
         if self.field is None:
+            return int(greedy_tokens(shaped))
+        return int(self.field.best(self.sampling.scores(shaped), position))
+
+    def verdict(self, tree: DraftTree, logits: Tensor, position: int, context: Context | None = None) -> Verdict:
+        if self.field is None and not self.sampling.shapes:
             return hsd_verify.verify_chosen(tree, greedy_tokens(logits))
         chosen = self.along_path if logits.is_cpu else self.of_all_nodes
-        return hsd_verify.verify_chosen(tree, chosen(tree, logits, position))
+        return hsd_verify.verify_chosen(tree, chosen(tree, logits, position, context))
 
-    def along_path(self, tree: DraftTree, logits: Tensor, position: int) -> Callable[[int], int]:
+    def along_path(
+        self, tree: DraftTree, logits: Tensor, position: int, context: Context | None = None
+    ) -> Callable[[int], int]:
         """The token after a node, found when it is asked for: few nodes are, and a CPU waits for nothing."""
-        depth = tree.depth
-        return lambda node: self.token(logits[node], position + depth[node])
 
-    def of_all_nodes(self, tree: DraftTree, logits: Tensor, position: int) -> Tensor:
+        def chosen(node: int) -> int:
+            text = context.after(tree, [node])[0] if context is not None else None
+            return self.token(logits[node], position + tree.depth[node], text)
+
+        return chosen
+
+    def of_all_nodes(self, tree: DraftTree, logits: Tensor, position: int, context: Context | None = None) -> Tensor:
         """The tokens after all nodes (N,) at once: an accelerator is waited for once and not at every node."""
-        assert self.field is not None, "without noise they are the target's best"
+        shaped = self.sampling.shaped(logits, _contexts(self.sampling, context, tree, slice(None)))
+        if self.field is None:
+            return greedy_tokens(shaped)
         noise = self.field.rows([position + d for d in range(max(tree.depth) + 1)], logits.shape[-1])  # (D + 1, V)
         by_node = noise[torch.tensor(tree.depth, device=noise.device)]  # (N, V)
-        return (self.sampling.scores(logits) + by_node).argmax(-1)
+        return (self.sampling.scores(shaped) + by_node).argmax(-1)
 
     def chance(self, position: int) -> Chance:
         noise = Noise(self.field, position) if self.field is not None else None
-        return Chance(self.sampling, self.generator, noise=noise)
+        return Chance(self.sampling.for_drafts, self.generator, noise=noise)
 
-    def laws(self, logits: Tensor) -> None:
+    def laws(self, logits: Tensor, contexts: Sequence[Context] | None = None) -> None:
         return None
 
-    def _best(self, logits: Tensor, position: int) -> Tensor:
-        if self.field is None:
-            return greedy_tokens(logits)
-        return self.field.best(self.sampling.scores(logits), position)
+
+def _alone(context: Context | None) -> list[Context] | None:
+    return None if context is None else [context]
+
+
+def _contexts(
+    sampling: Sampling, context: Context | None, tree: DraftTree, nodes: Tensor | slice
+) -> list[Context] | None:
+    """The texts behind nodes of a tree, where the sampling reads them."""
+    if context is None or not sampling.reads_text:
+        return None
+    every = range(tree.num_nodes)
+    return context.after(tree, every[nodes] if isinstance(nodes, slice) else nodes.tolist())

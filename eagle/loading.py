@@ -12,7 +12,7 @@ from eagle.drafters.head import DraftHead
 from eagle.engine.lowbit.low_bit_linear import shrink
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
-from eagle.gguf import convert_gguf
+from eagle.gguf import convert_gguf, find_converted
 from eagle.load_options import LOW_BITS, QUANTIZATIONS, quantization_config
 from eagle.model_files import first_line, load_checked
 from eagle.packages import SMOLLM2
@@ -132,7 +132,7 @@ def load_head(
 def find_model(source: str | Path | None) -> str:
     """What `from_pretrained` takes: converts GGUF files, leaves ids and directories alone; None: the embedded model."""
     if source is None:
-        return str(convert_gguf(SMOLLM2.path()))
+        return str(_embedded())
     path = Path(source).expanduser()
     if path.suffix.lower() != ".gguf":
         if path.is_dir():
@@ -142,6 +142,17 @@ def find_model(source: str | Path | None) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at '{path}': check the path")
     return str(convert_gguf(path))
+
+
+def _embedded() -> Path:
+    """The embedded model, converted. Its package may be gone once it was: the cache is as good."""
+    try:
+        return convert_gguf(SMOLLM2.path())
+    except FileNotFoundError:
+        converted = find_converted(Path(SMOLLM2.inside).stem)
+        if converted is None:
+            raise
+        return converted
 
 
 def _check_hub_id(name: str) -> None:

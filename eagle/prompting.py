@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle.packages import need
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Message = dict[str, Any]  # {"role": "system" | "user" | "assistant" ..., "content": text}, as its template wants it
 
 # templates refuse by TemplateError; the others come from expressions in them that do not fit the messages
 REFUSALS = (TemplateError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
@@ -22,13 +22,26 @@ def render_prompt(
     messages: Sequence[Message],
     template: str | None = None,
     add_generation_prompt: bool = True,
+    *,
+    continued: bool = False,
+    tools: Sequence[Any] | None = None,
+    **given: Any,
 ) -> str:
     """Messages -> text, by the tokenizer's own chat template or a FastChat one by name, opened for the next answer.
+
+    continued: the last message is the beginning of an answer, which stays open.
+    tools: functions or their JSON schemas, for templates that know tools.
+    given: variables of the tokenizer's template, such as `enable_thinking`.
 
     Raises ValueError when there is neither, for a name FastChat does not know, where FastChat is not installed, and
     with the template's own words where it refuses the messages.
     """
+    if continued:
+        _check_continued(messages)
     if template is not None:
+        if continued or tools or given:
+            named = "answers to continue" if continued else "tools" if tools else ", ".join(given)
+            raise ValueError(f"FastChat's template '{template}' knows no {named}: use the tokenizer's own template")
         text = _render_fastchat(template, messages, add_generation_prompt)
         opening = opening_of(tokenizer)
         return text if text.startswith(opening) else opening + text
@@ -36,10 +49,23 @@ def render_prompt(
         raise ValueError("this tokenizer has no chat template: name a FastChat one, such as --template vicuna_v1.1")
     try:
         return str(
-            tokenizer.apply_chat_template(list(messages), add_generation_prompt=add_generation_prompt, tokenize=False)
+            tokenizer.apply_chat_template(
+                list(messages),
+                tools=list(tools) if tools else None,
+                add_generation_prompt=add_generation_prompt and not continued,
+                continue_final_message=continued,
+                tokenize=False,
+                **given,
+            )
         )
     except REFUSALS as error:
         raise ValueError(_refusal(error, messages)) from None
+
+
+def _check_continued(messages: Sequence[Message]) -> None:
+    last = messages[-1] if messages else {}
+    if last.get("role") != "assistant" or not last.get("content"):
+        raise ValueError("there is no answer to continue: the last message must be the assistant's, and not empty")
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

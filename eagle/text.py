@@ -99,3 +99,15 @@ class StopStrings:
         """Length of the longest end of the held text with which a stop string begins."""
         lengths = (n for stop in self._stops for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
         return max(lengths, default=0)
+
+
+def bad_word_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Ids of words as they stand at the start of a text and behind a space, for `Sampling.bad_words`; as in vLLM.
+
+    What a word is made of there can be written by other tokens too, which no list of ids forbids. Raises ValueError for
+    an empty word.
+    """
+    if any(not word.strip() for word in words):
+        raise ValueError("a bad word is empty: remove it")
+    texts = (text for word in words for text in (word.lstrip(), f" {word.lstrip()}"))
+    return tuple(dict.fromkeys(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts))

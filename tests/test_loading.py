@@ -13,7 +13,9 @@ from eagle.checkpoints.flat import save_head
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.engine.packing import pack
 from eagle.loading import choose_dtype, find_device, load_head, load_target
+from eagle.packages import PackagedFile
 from eagle.trees import EagleTree
+from eagle.whole import list_files
 from tests import tiny_text
 from tests.engine.families import family_target
 from tests.tiny import SIZES, generated, random_ids, tiny_drafter, tiny_head, tiny_target, tokens_of
@@ -153,3 +155,19 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(name):
         find_device(name)
     with pytest.raises(ValueError, match="unknown device 'nonsense'"):
         find_device("nonsense")
+
+
+def test_the_embedded_model_is_read_from_the_cache_without_its_package(tmp_path, monkeypatch, smollm2):
+    """A conversion is whole by itself: the package it was made of may be gone, and another file's does not serve."""
+    monkeypatch.setenv("EAGLE_HSD_CACHE", str(tmp_path))
+    monkeypatch.setattr("eagle.loading.SMOLLM2", PackagedFile("no-such-package", "1.0", "folder/tiny.gguf"))
+    with pytest.raises(FileNotFoundError, match="package no-such-package is not installed"):
+        loading.find_model(None)
+    for name, whole in (("other-123", True), ("tiny-0ld", False), ("tiny-123", True)):
+        directory = tmp_path / "models" / name
+        tiny_target().model.save_pretrained(directory)
+        tiny_text.tokenizer().save_pretrained(directory)
+        list_files(directory)
+        if not whole:
+            (directory / "config.json").write_text("{")
+    assert loading.find_model(None) == str(tmp_path / "models" / "tiny-123")

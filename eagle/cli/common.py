@@ -2,12 +2,14 @@
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.text import Text as RichText
 
-from eagle.chat import Chat, Piece
+from eagle.chat import Chat, Piece, options_of
 from eagle.cli.level_flags import add_level_flags, has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
@@ -29,12 +31,20 @@ NO_NUMBERS = (
     "`eagle-hsd trees record --sources held_out` and `eagle-hsd trees fit`"
 )
 FAR_BEYOND = 2  # times the length a head was trained on: it fades gradually
+SAMPLING_FLAGS: dict[str, tuple[type, str]] = {
+    "temperature": (float, "0: greedy (default: the model's own, else 0)"),
+    "top_k": (int, "keep the k most probable tokens; 0: off"),
+    "top_p": (float, "keep the smallest set of most probable tokens with this mass; 1: off"),
+    "min_p": (float, "keep tokens with at least this part of the most probable one's probability; 0: off"),
+    "repetition_penalty": (float, "divides logits of tokens that stand in prompt or answer; 1: off"),
+    "presence_penalty": (float, "subtracted from logits of tokens that stand in the answer; 0: off"),
+    "frequency_penalty": (float, "subtracted for each time that a token stands in the answer; 0: off"),
+}
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of every command that decodes. Defaults are those of `Sampling` and `DecodeOptions`."""
-    sampling = Sampling()
+    """Flags of every command that decodes. Defaults are the model's own, else those of `Sampling`."""
     parser.add_argument("--target", help="Hugging Face id, directory or GGUF file (default: embedded SmolLM2-135M)")
     parser.add_argument("--head", help="directory or Hugging Face id of a draft head (default: the shipped one)")
     parser.add_argument("--tree", default="auto", help=f"{', '.join(POLICIES)}; fields: eagle:num_nodes=16,depth=5")
@@ -44,9 +54,14 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 where it is native")
     parser.add_argument("--device", help="such as cuda or cpu (default: the first accelerator, or cpu)")
     add_loading_flags(parser)
-    parser.add_argument("--temperature", type=float, default=sampling.temperature, help="0: greedy")
-    parser.add_argument("--top-k", type=int, default=sampling.top_k, help="0: off")
-    parser.add_argument("--top-p", type=float, default=sampling.top_p, help="1: off")
+    for name, (kind, explained) in SAMPLING_FLAGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=explained)
+    parser.add_argument(
+        "--generation-config",
+        choices=("auto", "none"),
+        default="auto",
+        help="auto: flags that are not given are as the model's generation_config has them; none: it is not read",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument(
@@ -62,19 +77,32 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
 
 def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Target | None = None) -> Chat:
     """A conversation as the flags describe it; `plain` leaves the head out."""
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)  # before loading: a typing error should cost nothing
+    given = {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
+    sampling = Sampling(**given)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.verifier or AUTO)
     policy = parse_policy(args.tree)
-    told = {"options": options, "system": args.system, "template": args.template, "stop": args.stop, "seed": args.seed}
+    told = {"system": args.system, "template": args.template, "stop": args.stop, "seed": args.seed}
     if not plain and has_levels(args):
         chosen = levels_from_flags(args, DTYPES[args.dtype], target)
         drafter, own = chosen.drafter(args.notices.append), chosen.candidates
-        return Chat(own.target, drafter=drafter, check_length=own.check_room, **told)
+        options = _with_the_models_own(options, given, own.target, args)
+        return Chat(own.target, drafter=drafter, options=options, check_length=own.check_room, **told)
     if not plain:
         check_pair(policy, options.verifier, sampling, args.lookup)
     target = target or load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))
+    options = _with_the_models_own(options, given, target, args)
     lookup = LookupDrafter() if args.lookup and not plain else None
-    return Chat(target, None if plain else load_head(args.head, target), policy, lookup=lookup, **told)
+    return Chat(target, None if plain else load_head(args.head, target), policy, options, lookup=lookup, **told)
+
+
+def _with_the_models_own(
+    options: DecodeOptions, given: dict[str, Any], target: Target, args: argparse.Namespace
+) -> DecodeOptions:
+    """What no flag says is as the model's generation_config has it; the cap on answers is a flag's."""
+    if args.generation_config == "none":
+        return options
+    own = options_of(target)
+    return replace(options, sampling=replace(own.sampling, **given), stop=own.stop)
 
 
 def show_settings(console: Console, chat: Chat) -> None:
@@ -83,13 +111,23 @@ def show_settings(console: Console, chat: Chat) -> None:
     threads = f", {torch.get_num_threads()} threads" if target.device.type == "cpu" else ""
     precision = dtype_name(target.dtype)
     console.print(
-        f"{target.name} on {target.device}{threads}, {precision}, temperature {sampling.temperature:g}", style="dim"
+        f"{target.name} on {target.device}{threads}, {precision}, {_told(sampling)}", style="dim", soft_wrap=True
     )
     drafter = chat.session.drafter
     if isinstance(drafter, EagleDrafter) and drafter.head.fit is None:
         console.print(NO_NUMBERS, style="dim")
     if levels := levels_of(drafter):
         console.print(f"levels: {' <- '.join(f'{one.name} ({one.buffer})' for one in levels)}", style="dim")
+
+
+def _told(sampling: Sampling) -> str:
+    """The temperature, and what else is not as usual."""
+    usual = Sampling()
+    others = [
+        name for name in SAMPLING_FLAGS if name != "temperature" and getattr(sampling, name) != getattr(usual, name)
+    ]
+    changed = "".join(f", {name.replace('_', ' ')} {getattr(sampling, name):g}" for name in others)
+    return f"temperature {sampling.temperature:g}{changed}"
 
 
 class LengthNotice:

@@ -47,7 +47,7 @@ def settled_for_check(args: argparse.Namespace) -> argparse.Namespace:
     """Flags with what --check fills in. Raises ValueError for a verifier whose text is another draw of the same law."""
     args.verifier = COUPLED if args.verifier in (None, AUTO) else args.verifier
     args.dtype = "float32" if args.dtype == "auto" else args.dtype  # bfloat16 flips near ties
-    if args.temperature > 0 and args.verifier != COUPLED:
+    if (args.temperature or 0) > 0 and args.verifier != COUPLED:
         raise ValueError(
             f"--check does not apply to verifier '{args.verifier}' at temperature {args.temperature:g}: its text has "
             "plain decoding's law and is another draw of it; leave --verifier out, or take --temperature 0"
@@ -81,9 +81,9 @@ def _told(parted: Parting, plain: Chat, seed: int) -> str:
         return text
     ids = [*plain.prompt_ids, *plain.tokens[: parted.position]]
     judged = chosen_tokens(plain.options.sampling, seed, plain.target)
-    gap = tie_gap(plain.target, ids, judged, parted.expected, parted.found)
+    gap = tie_gap(plain.target, ids, judged, parted.expected, parted.found, len(plain.prompt_ids))
     dtype = dtype_name(plain.target.dtype)
-    told = f"a gap of {abs(gap):.2g}" if math.isfinite(gap) else "one of which top-k or top-p leaves out"
+    told = f"a gap of {abs(gap):.2g}" if math.isfinite(gap) else "one of which the law leaves out"
     return f"{text}, {told} in {dtype} ({'perturbed logits z + T g' if judged.field else 'logits'})"
 
 

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Engine(Protocol[Cache]):
 
     @property
     def end_token_ids(self) -> frozenset[int]: ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """What tells the text of tokens, where it is known."""
+        ...
 
     def check_scores_trees(self) -> None:
         """Raises ValueError where this target cannot score a tree, with what to change."""

@@ -72,8 +72,8 @@ def test_texts_that_part_end_with_one_and_the_gap(loaded, capsys, monkeypatch):
     """A field that is one position off where something was drafted."""
     verdict = ChosenTokens.verdict
 
-    def shifted(self, tree, logits, position):
-        return verdict(self, tree, logits, position + (tree.num_nodes > 1))
+    def shifted(self, tree, logits, position, context=None):
+        return verdict(self, tree, logits, position + (tree.num_nodes > 1), context)
 
     monkeypatch.setattr(ChosenTokens, "verdict", shifted)
     assert checked("--temperature", "1") == 1

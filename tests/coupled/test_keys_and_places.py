@@ -61,7 +61,7 @@ def test_one_key_for_all_answers_would_make_them_one(exact_target, monkeypatch):
 class ByDepth(ChosenTokens):
     """Every round begins at the same noise: the field is indexed by depth and not by position."""
 
-    def verdict(self, tree, logits, position):
+    def verdict(self, tree, logits, position, context=None):
         return super().verdict(tree, logits, 10)
 
 
@@ -69,7 +69,7 @@ class ByDepth(ChosenTokens):
 class OneLate(ChosenTokens):
     """The token behind a path takes the noise of the position before it, which its parent has used."""
 
-    def along_path(self, tree, logits, position):
+    def along_path(self, tree, logits, position, context=None):
         return lambda node: self.token(logits[node], position + max(tree.depth[node] - 1, 0))
 
 

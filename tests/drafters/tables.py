@@ -4,7 +4,7 @@ A choice is made in three places: the target's plain tokens and its verdicts, th
 the lowest drafter. All of them ask one list of answers, which runs through every combination.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,6 +13,7 @@ from torch import Tensor
 
 import hsd_verify
 from eagle.chance import Chance, Draw
+from eagle.context import Context
 from eagle.decode import DecodeOptions, Session
 from eagle.drafters.protocol import Drafter
 from eagle.engine.protocol import TargetOutput
@@ -65,6 +66,7 @@ class TableModel:
     limit: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     end_token_ids: frozenset[int] = frozenset()
+    tokenizer: None = None
     passes: int = 0
     memory: dict[Text, Tensor] = field(default_factory=dict)
 
@@ -152,32 +154,34 @@ class ListedJudge:
     verifier: str
     draw: Draw
 
-    def token(self, logits: Tensor, position: int) -> int:
+    def token(self, logits: Tensor, position: int, context: Context | None = None) -> int:
         """The first token is left out of the lists: plain, and threefold work."""
         return int(logits.argmax())
 
-    def verdict(self, tree: DraftTree, logits: Tensor, position: int) -> Verdict:
-        stop, residuals = self._law(tree, logits)
+    def verdict(self, tree: DraftTree, logits: Tensor, position: int, context: Context | None = None) -> Verdict:
+        stop, residuals = self._law(tree, logits, context)
         node = self._ask(stop)
         return Verdict(torch.tensor(tree.path(node), dtype=torch.int64), self._ask(residuals[node]))
 
     def _ask(self, weights: Tensor) -> int:
         return int(self.draw(weights[None], None))
 
-    def _law(self, tree: DraftTree, logits: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _law(self, tree: DraftTree, logits: Tensor, context: Context | None) -> tuple[Tensor, list[Tensor]]:
         """The verifier's law, worked out once for a tree: most branches of a list share most of theirs."""
         drawn = None if tree.draft_probs is None else tree.draft_probs.numpy().tobytes()
-        key = (self.verifier, self.sampling, tree.parent_list, tree.token_list, drawn, logits.numpy().tobytes())
+        before = None if context is None else (*context.listed, context.num_prompt)
+        key = (self.verifier, self.sampling, tree.parent_list, tree.token_list, drawn, logits.numpy().tobytes(), before)
         if key not in KNOWN_LAWS:
-            law = hsd_verify.law(tree, self.sampling.law(logits), self.verifier)
+            contexts = None if context is None else context.after(tree, range(tree.num_nodes))
+            law = hsd_verify.law(tree, self.sampling.laws(logits, contexts), self.verifier)
             KNOWN_LAWS[key] = law.stop, [law.residual(node) for node in range(tree.num_nodes)]
         return KNOWN_LAWS[key]
 
     def chance(self, position: int) -> Chance:
-        return Chance(self.sampling, draw=self.draw)
+        return Chance(self.sampling.for_drafts, draw=self.draw)
 
-    def laws(self, logits: Tensor) -> Tensor:
-        return self.sampling.law(logits)
+    def laws(self, logits: Tensor, contexts: Sequence[Context] | None = None) -> Tensor:
+        return self.sampling.laws(logits, contexts)
 
 
 Build = Callable[[], tuple[TableModel, Drafter]]
@@ -215,7 +219,8 @@ def _continued(
     if not left or (text and text[-1] in target.end_token_ids):
         yield text, probability
         return
-    for token, own in enumerate(sampling.law(target.logits((*prompt, *text))).tolist()):
+    context = Context.of((*prompt, *text), len(prompt))
+    for token, own in enumerate(sampling.laws(target.logits((*prompt, *text))[None], [context])[0].tolist()):
         if own:
             yield from _continued(target, prompt, (*text, token), left - 1, sampling, probability * own)
 
