@@ -44,7 +44,7 @@ REPEATS = 5
 MAX_SECONDS = 15.0  # a slow machine gets fewer repeats, never less than one of each
 DRAFT_LEVELS = 5
 READ_NODES = 4  # of a level, as trees of a dozen nodes have it
-FORMAT = 2  # of the files: counts up when something else is measured
+FORMAT = 3  # of the files: counts up when something else is measured
 KNEE = 0.99  # of the best rate: measurements repeat to 1 %, and of sizes as good as that the smallest is the safest
 
 
@@ -215,6 +215,6 @@ def _key(target: Target, head: DraftHead | None) -> str:
     accelerator = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
     machine = (platform.node(), platform.processor() or platform.machine(), os.cpu_count(), accelerator)
     weights = sum(weight.nbytes for weight in [*target.model.parameters(), *target.model.buffers()])  # quantised ones
-    models = (target.name, str(target.dtype), weights, head and str(head.config))
+    models = (target.name, str(target.dtype), weights, target.small_pass is not None, head and str(head.config))
     parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
