@@ -27,8 +27,8 @@ import torch
 from eagle.chance import Chance
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix, chain_parents
-from eagle.engine.protocol import TreeCache
 from eagle.engine.target import Target
 from eagle.files import cache_dir, read_json, write_json
 from eagle.sampling import Sampling, seeded
@@ -195,7 +195,7 @@ def measure_costs(target: Target, head: DraftHead | None = None) -> CostModel:
     return replace(costs, long_context=cache.length, long_target_ms=passes())
 
 
-def _read_on(target: Target, cache: TreeCache, num_tokens: int) -> torch.Tensor:
+def _read_on(target: Target, cache: TargetCache, num_tokens: int) -> torch.Tensor:
     """Some tokens behind what the cache holds; their features (T, 3H)."""
     tokens = torch.arange(cache.length, cache.length + num_tokens, device=target.device) % target.vocab_size
     return target.prefill(tokens, cache).features
