@@ -29,6 +29,7 @@ from eagle.drafters.reader import HeadReader
 from eagle.engine.health import FiniteWatch
 from eagle.engine.target import Target
 from eagle.trees import Proposer, TreePolicy
+from eagle.trees.automatic import settle
 from eagle.trees.scaffold import EMPTY
 from eagle.trees.scaffolded import with_scaffold
 from hsd_verify import DraftTree
@@ -96,8 +97,9 @@ class EagleDrafter:
     @torch.inference_mode()
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
+        policy = settle(self.policy, chance.sampling, chance.noise is not None, self.num_known)
         with self.open_round() as proposer:
-            return self.policy.grow(proposer, chance, max_depth)
+            return policy.grow(proposer, chance, max_depth)
 
     @contextmanager
     def open_round(self) -> Iterator[Proposer]:
