@@ -5,9 +5,11 @@ Prompts go there as token ids and answers come back as token ids (`return_token_
 by its own defaults (those of a generation_config.json) is sent along as off.
 """
 
+import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ TRIES = 8
 FIRST_WAIT = 0.5  # seconds before the second try; doubled every time, so that the last one comes after a minute
 LONGEST_WAIT = 20.0
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # may be well again
+DONE = "[DONE]"
+NEEDS_IDS = "it must know return_token_ids (vLLM from 0.10.2, SGLang from July 2026, eagle-hsd serve)"
 PROBE = "Tokens: naïve 数 \N{GRINNING FACE} 12345\n\n  def f(x):\treturn x"
 UNCHANGED = {  # the law as the model has it
     "top_p": 1.0,
@@ -80,19 +84,26 @@ class Endpoint:
 
     def complete(self, prompt: str | Sequence[int], wanted: Wanted, **more: Any) -> Completion:
         """Continue text or token ids. Raises `Refused` with the server's words, OSError where it stays unreachable."""
-        told = prompt if isinstance(prompt, str) else list(prompt)
-        body = {
-            "model": self.model,
-            "prompt": told,
-            "max_tokens": wanted.max_tokens,
-            "temperature": wanted.temperature,
-            "seed": wanted.seed % 2**63,
-            "return_token_ids": True,
-            "skip_special_tokens": False,
-            **UNCHANGED,
-            **more,
-        }
+        body = self._body(prompt, wanted) | more
         return _completion(self.url, self._request("POST", "/v1/completions", body))
+
+    def stream(self, prompt: Sequence[int], wanted: Wanted) -> Iterator[tuple[int, ...]]:
+        """The tokens of an answer as they arrive: with most servers an event is a pass of the target.
+
+        Raises `Refused` as `complete`, OSError where the stream breaks: it is not begun again.
+        """
+        body = {**self._body(prompt, wanted), "stream": True}
+        with (
+            self._told_apart(),
+            self._client.stream("POST", "/v1/completions", json=body) as response,
+        ):
+            if response.status_code >= 400:
+                response.read()
+                self._read(response)
+            for line in response.iter_lines():
+                told = line.removeprefix("data:").strip()
+                if line.startswith("data:") and told != DONE:
+                    yield from _tokens(self.url, told)
 
     def check_tokenizer(self, encode: Callable[[str], Sequence[int]]) -> None:
         """Raises ValueError unless the server reads a probe of many kinds of characters as `encode` does."""
@@ -104,6 +115,25 @@ class Endpoint:
                 f"{self.url} serves {self.model} with another tokenizer: a probe has {len(theirs)} tokens there and "
                 f"{len(ours)} with the target's, they part at {place}: name the served model with --target"
             )
+
+    def _body(self, prompt: str | Sequence[int], wanted: Wanted) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "max_tokens": wanted.max_tokens,
+            "temperature": wanted.temperature,
+            "seed": wanted.seed % 2**63,
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+            **UNCHANGED,
+        }
+
+    @contextmanager
+    def _told_apart(self) -> Iterator[None]:
+        try:
+            yield
+        except self._httpx.TransportError as error:
+            raise OSError(f"{self.url} broke off ({error or type(error).__name__}): is the server running?") from None
 
     def _choose(self, model: str | None) -> str:
         answer = self._request("GET", "/v1/models")
@@ -153,12 +183,23 @@ def _completion(url: str, answer: Mapping[str, Any]) -> Completion:
     except (KeyError, IndexError, TypeError, AttributeError):
         raise Refused(f"{url} answers without choices: is it an OpenAI-compatible server?") from None
     if ids is None or prompt is None:
-        raise Refused(
-            f"{url} returns no token ids: it must know return_token_ids (vLLM from 0.10.2, SGLang from July 2026, "
-            "eagle-hsd serve)"
-        )
+        raise Refused(f"{url} returns no token ids: {NEEDS_IDS}")
     accepted = details.get("accepted_prediction_tokens")
     return Completion(tuple(ids), tuple(prompt), str(finish), str(choice.get("text") or ""), accepted)
+
+
+def _tokens(url: str, event: str) -> Iterator[tuple[int, ...]]:
+    """Those of one event of a stream; events without any, as that of the usage, are passed over."""
+    try:
+        choices = json.loads(event).get("choices") or ()
+        tokens = [choice.get("token_ids") for choice in choices]
+    except (ValueError, AttributeError):
+        raise Refused(f"{url} streams something else than completions: is it an OpenAI-compatible server?") from None
+    for choice, ids in zip(choices, tokens, strict=True):
+        if ids is None and choice.get("text"):
+            raise Refused(f"{url} streams no token ids: {NEEDS_IDS}")
+        if ids:
+            yield tuple(ids)
 
 
 def _reason(response: Any) -> str:

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import torch
-
 from eagle.decode import DecodeOptions, autoregressive
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
@@ -33,12 +31,14 @@ class CompletionsServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
-    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+    def completion(self, body: dict[str, Any]) -> Any:
         prompt = body["prompt"]
         ids = tiny_text.tokenizer()(prompt)["input_ids"] if isinstance(prompt, str) else prompt
         options = DecodeOptions(Sampling(body["temperature"]), body["max_tokens"])
-        with torch.inference_mode():
-            steps = list(autoregressive(self.target, ids, options, seeded(body["seed"])))
+        steps = list(autoregressive(self.target, ids, options, seeded(body["seed"])))
+        if body.get("stream"):
+            events = [{"choices": [{"token_ids": step.tokens, "text": ""}]} for step in steps]
+            return "".join(f"data: {event}\n\n" for event in (*map(json.dumps, events), "[DONE]")).encode()
         tokens = [token for step in steps for token in step.tokens]
         choice = {"token_ids": tokens, "prompt_token_ids": ids, "finish_reason": steps[-1].finish, "text": ""}
         return {"choices": [choice], "usage": {"completion_tokens": len(tokens)}}
