@@ -24,7 +24,7 @@ class CompletionsServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target = Target(tiny_text.target(), tiny_text.tokenizer())
         self.trouble, self.bodies, self.running, self.most_running = trouble, [], 0, 0
-        self.models = ["tiny"]
+        self.models, self.stop_ids = ["tiny"], frozenset[int]()
         self.lock = threading.Lock()
 
     @property
@@ -34,7 +34,7 @@ class CompletionsServer(ThreadingHTTPServer):
     def completion(self, body: dict[str, Any]) -> Any:
         prompt = body["prompt"]
         ids = tiny_text.tokenizer()(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        options = DecodeOptions(Sampling(body["temperature"]), body["max_tokens"])
+        options = DecodeOptions(Sampling(body["temperature"]), body["max_tokens"], stop_ids=self.stop_ids)
         steps = list(autoregressive(self.target, ids, options, seeded(body["seed"])))
         if body.get("stream"):
             events = [{"choices": [{"token_ids": step.tokens, "text": ""}]} for step in steps]

@@ -28,7 +28,7 @@ def test_a_server_of_the_target_gives_the_plain_answer_and_is_counted():
 
 
 def test_events_of_several_tokens_are_rounds():
-    event = b'data: {"choices": [{"token_ids": [1, 2, 3], "text": "x"}]}\n\n'
+    event = b'data: {"choices": [{"token_ids": [5, 6, 7], "text": "x"}]}\n\n'
     with serving(lambda number, body: (200, event * 3 + b"data: [DONE]\n\n")) as server:
         models = Models(server.target, endpoint=Endpoint(server.url))
         served = find_arm("served", CONFIG)(models, CONFIG, replace(REQUEST, max_new_tokens=8))
