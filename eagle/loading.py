@@ -14,7 +14,7 @@ from eagle.engine.packing import pack
 from eagle.engine.target import Target
 from eagle.gguf import convert_gguf, find_converted
 from eagle.load_options import LOW_BITS, QUANTIZATIONS, quantization_config
-from eagle.model_files import first_line, load_checked
+from eagle.model_files import first_line, load_checked, load_empty
 from eagle.packages import SMOLLM2
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
@@ -111,6 +111,15 @@ def load_target(
 
         compile_passes(target, compile)
     return target
+
+
+def describe_target(
+    source: str | Path | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> Target:
+    """The same target without weights, for its tokenizer, its ends and its sizes. Raises as `load_target`."""
+    name = str(source) if source else DEFAULT_TARGET
+    model, tokenizer = load_empty(name, find_model(source), revision=revision, trust_remote_code=trust_remote_code)
+    return Target(model, tokenizer, name=name)
 
 
 def check_low_bits(quantization: str, device: torch.device, device_map: object) -> None:

@@ -29,9 +29,11 @@ from eagle.drafters.reader import HeadReader
 from eagle.engine.health import FiniteWatch
 from eagle.engine.target import Target
 from eagle.trees import Proposer, TreePolicy
-from eagle.trees.automatic import settle
+from eagle.trees.automatic import AutoTree, settle
+from eagle.trees.protocols import lone_root
 from eagle.trees.scaffold import EMPTY
 from eagle.trees.scaffolded import with_scaffold
+from eagle.trees.undrafted import Undrafted
 from hsd_verify import DraftTree
 
 PIECE = 1024  # tokens of a prompt that are read at a time
@@ -59,7 +61,9 @@ class EagleDrafter:
         self.num_known = 0
         self._root_token = -1
         self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, without an entry
+        self._unread: list[Tensor] = []  # features of the first of those, (A, 3Ht) each
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
+        self._may_rest = isinstance(policy, AutoTree) and policy.may_be_plain
         self._watch = FiniteWatch(lambda: BAD_HEAD)
 
     @property
@@ -74,16 +78,29 @@ class EagleDrafter:
         self._check(tokens, features)
         tokens = tokens.cpu()
         own = tokens if self.num_known else tokens[1:]  # x0 has no feature before it, so no head entry of its own
-        waiting = torch.cat([self._waiting, own])
-        for piece, part in zip(waiting[: len(features)].split(PIECE), features.split(PIECE), strict=True):
-            if len(part):  # a mask of (PIECE, T) entries
-                self._root_hidden = self._observe_piece(piece.to(part.device), part)[-1:]
-        self._waiting, self.num_known = waiting[len(features) :], self.num_known + len(tokens)
+        self._waiting, self.num_known = torch.cat([self._waiting, own]), self.num_known + len(tokens)
+        if len(features):
+            self._unread.append(features)
         if self._beside is not None:
             self._beside.observe(tokens.tolist())
         if len(tokens):
             self._root_token = int(tokens[-1])
-        if len(features) and self._root_hidden is not None:
+        if not self._may_rest or self._num_unread > PIECE:
+            self._read()
+
+    @property
+    def _num_unread(self) -> int:
+        return sum(map(len, self._unread))
+
+    def _read(self) -> None:
+        """Make entries of all features. What plain decoding observes waits here until there is a piece of it."""
+        if not self._unread:
+            return
+        features, self._unread = torch.cat(self._unread), []
+        tokens, self._waiting = self._waiting[: len(features)], self._waiting[len(features) :]
+        for piece, part in zip(tokens.split(PIECE), features.split(PIECE), strict=True):  # a mask of (PIECE, T) entries
+            self._root_hidden = self._observe_piece(piece.to(part.device), part)[-1:]
+        if self._root_hidden is not None:
             self._watch.look(self._root_hidden)
 
     def _observe_piece(self, tokens: Tensor, features: Tensor) -> Tensor:
@@ -98,6 +115,8 @@ class EagleDrafter:
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
         policy = settle(self.policy, chance.sampling, chance.noise is not None, self.num_known)
+        if isinstance(policy, Undrafted) and self.num_known:
+            return lone_root(self._root_token, next(self.head.parameters()).device)
         with self.open_round() as proposer:
             return policy.grow(proposer, chance, max_depth)
 
@@ -108,6 +127,7 @@ class EagleDrafter:
         What is read meanwhile is a guess and forgotten at the end: the next `observe` knows better. Raises ValueError
         before the first `observe`.
         """
+        self._read()
         if self._root_hidden is None:
             raise ValueError("nothing observed yet: call observe(tokens, features) with the prompt first")
         committed = self._reader.length
@@ -134,6 +154,8 @@ class EagleDrafter:
         if entries < self._reader.length:
             self._root_hidden = None
         self._reader.rewind(entries)
+        features = torch.cat(self._unread)[: max(num_tokens - 1 - entries, 0)] if self._unread else None
+        self._unread = [] if features is None or not len(features) else [features]
         self._waiting = self._waiting[: max(num_tokens - 1 - entries, 0)]
 
     def _check_layers(self) -> None:
@@ -146,7 +168,7 @@ class EagleDrafter:
 
     def _check(self, tokens: Tensor, features: Tensor) -> None:
         self._check_layers()  # again: another head may have been loaded for this target meanwhile
-        most = len(self._waiting) + len(tokens) - (self.num_known == 0)
+        most = len(self._waiting) - self._num_unread + len(tokens) - (self.num_known == 0)
         width = 3 * self.head.config.target_hidden_size
         if features.dim() != 2 or features.shape[1] != width or len(features) > max(most, 0):
             raise ValueError(

@@ -13,6 +13,7 @@ from eagle.trees.coupled import CoupledTree, CoupledValues
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
 from eagle.trees.protocols import Proposer, TreePolicy, check_counts, check_number
+from eagle.trees.undrafted import Undrafted
 from eagle.trees.valued import Acceptance, ValuedTree
 from hsd_verify import DraftTree
 
@@ -81,6 +82,12 @@ class AutoTree:
     def verifier(self) -> str:
         """Coupled, unless it is said from where on part of a tree is sampled."""
         return COUPLED if self.sampled_from is None else INDEPENDENT
+
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether it may choose to draft nothing."""
+        own = any(isinstance(tree, Undrafted) for _, tree in (*self.trees, *self.coupled_trees))
+        return own or any(tree.may_be_plain for _, tree in self.longer)
 
     def choose(self, sampling: Sampling, coupled: bool = False, length: int = 0) -> TreePolicy:
         """The tree for a sampling behind a text of `length` tokens; `coupled`: for a target whose noise is shared."""
