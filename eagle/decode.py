@@ -7,7 +7,7 @@
 Letters: T prompt length, N tree nodes including the root, V vocabulary, Ht target hidden size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -121,6 +121,7 @@ class Session:
         self.target, self.drafter = target, drafter
         self.cache: TreeCache = target.new_cache()
         self._ids: list[int] = []  # ids whose keys are committed
+        self.num_reused = 0  # tokens of the last prompt that were not read again
         self._num_prompt = 0  # of the answer under way
         self._answer: object = None  # the one under way: the state is that of its text
         self._watch = FiniteWatch(lambda: target.explain_bad_logits(self._ids))
@@ -166,7 +167,7 @@ class Session:
     def _prefill(self, prompt_ids: list[int], emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
-        start = self._reuse(prompt_ids)
+        start = self.num_reused = self._reuse(prompt_ids)
         self.cache.check_room(len(prompt_ids) - start)
         with clock("prefill"):
             output = self.target.prefill(torch.tensor(prompt_ids[start:], device=self.target.device), self.cache)
@@ -184,17 +185,17 @@ class Session:
             return None
         return Context.of([*self._ids, *newest], self._num_prompt, self.target.device)
 
+    def num_shared(self, prompt_ids: Sequence[int]) -> int:
+        """How many tokens a prompt and what was read begin with alike."""
+        pairs = enumerate(zip(self._ids, prompt_ids, strict=False))
+        return next((place for place, (old, new) in pairs if old != new), min(len(self._ids), len(prompt_ids)))
+
     def _reuse(self, prompt_ids: list[int]) -> int:
         """Forget what the prompt does not share with the last one; returns the first position to read again.
 
         The last shared token is read again too: a drafter needs its feature beside the first new token.
         """
-        shared = 0
-        for old, new in zip(self._ids, prompt_ids, strict=False):
-            if old != new:
-                break
-            shared += 1
-        start = max(min(shared - 1, self.cache.usable_prefix(len(prompt_ids))), 0)
+        start = max(min(self.num_shared(prompt_ids) - 1, self.cache.usable_prefix(len(prompt_ids))), 0)
         if self.drafter is not None:  # it may know less than the target has read, when a round was interrupted
             start = min(start, max(self.drafter.num_known - 1, 0))
             self.drafter.truncate(start + 1 if start else 0)

@@ -113,6 +113,16 @@ def test_a_room_can_be_looked_over(folder):
     assert len(entries) <= MOST_ENTRIES[folder], sorted(path.name for path in entries)
 
 
+def test_a_server_is_known_to_its_command_alone():
+    """What it is made of, and its packages, reach nothing that decodes, trains or measures."""
+    web = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
+    for module, path in MODULES.items():
+        if not module.startswith("eagle.serving"):
+            assert not imported_rooms(path) & web, module
+            serving = {name for name in IMPORTS[module] if name.startswith("eagle.serving")}
+            assert not serving or module == "eagle.cli.serve", f"{module} imports {serving}"
+
+
 def test_public_modules_have_names_of_their_own():
     """`config` twice, `rows` twice: who reads an import or a traceback should know which one it is."""
     names: dict[str, list[str]] = {}
