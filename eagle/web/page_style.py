@@ -4,7 +4,8 @@ FONT = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "DejaVu Sans", "s
 MONO = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container main, .gradio-container main > .wrap { width: 100%; }
 .hsd-title { padding: 2px 0 0; } .hsd-title b { font-size: 1.25em; margin-right: .5em; }
 .hsd-title span, .hsd-small, .hsd-note, .hsd-empty, .hsd-tile span { opacity: .72; font-size: .9em; }
 #talk { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 12px 14px;

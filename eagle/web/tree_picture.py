@@ -106,7 +106,7 @@ def _draw_node(axes: Axes, seen: SeenRound, node: int, x: float, y: float, kind:
     has_prob = kind in ("accepted", "rejected")
     _write(axes, x, y - (0.13 if has_prob else 0), shortened(word or ""), kind, **told)
     if has_prob:
-        _write(axes, x, y + 0.17, f"{seen.probs[node]:.2f}", kind, size=6.5)
+        _write(axes, x, y + 0.17, told_prob(seen.probs[node]), kind, size=6.5)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, kind: str, **style: Any) -> None:
@@ -121,6 +121,10 @@ def _fonts() -> list[str]:
     """Those that are there: matplotlib looks for every missing one again and again, and says so."""
     there = font_manager.fontManager.get_font_names()
     return [name for name in FONTS if name in there]
+
+
+def told_prob(prob: float) -> str:
+    return f"{prob:.2f}" if prob >= 0.005 or prob == 0 else "<0.01"
 
 
 def shortened(word: str) -> str:

@@ -11,7 +11,7 @@ from eagle.stats import DecodeStats
 from eagle.web.panel import Numbers, panel_html, round_html
 from eagle.web.seen_round import SeenRound
 from eagle.web.transcript import Turn, coloured, conversation_html
-from eagle.web.tree_picture import depths_of, rows_of, shortened, tree_png
+from eagle.web.tree_picture import depths_of, rows_of, shortened, told_prob, tree_png
 
 NASTY = ["<script>alert(1)</script>", "a & b &amp; c", "\" onmouseover='x'", "</div></mark>", "<!-- -->", "]]>"]
 
@@ -85,3 +85,7 @@ def test_no_two_nodes_stand_in_one_place_and_no_branches_cross(parents):
 
 def test_long_words_are_cut():
     assert shortened("a" * 40) == "a" * 10 + "\N{HORIZONTAL ELLIPSIS}" and shortened("·word") == "·word"
+
+
+def test_small_probabilities_are_not_told_as_none():
+    assert [told_prob(prob) for prob in (0.0, 0.004, 0.005, 0.25)] == ["0.00", "<0.01", "0.01", "0.25"]
