@@ -62,7 +62,8 @@ def test_caches_that_were_let_go_change_no_answer(maker, thread):
 
 def test_a_mistake_leaves_the_conversation_as_it_was(conversation):
     answer(conversation, "One")
-    for changes, told in [({"verifier": "oak"}, "unknown verifier"), ({"temperature": -1.0}, "temperature is -1.0")]:
+    mistakes: list[tuple[dict, str]] = [({"verifier": "oak"}, "unknown verifier"), ({"temperature": -1.0}, "is -1.0")]
+    for changes, told in mistakes:
         answer(conversation, "Two", **changes)
         assert told in conversation.turns[-1].error
     answer(conversation, "Three", verifier="hsd", tree="coupled")
