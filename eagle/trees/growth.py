@@ -167,7 +167,7 @@ class Growth:
         if not most or not len(parents):
             return
         weights = _without_placed(families, frontier.laws, parents)  # (n, Vd)
-        counts = torch.minimum(counts, self._num_drawable(weights))  # (n,)
+        counts = torch.minimum(counts, self._num_drawable(weights, families, frontier))  # (n,)
         if leaves_out(counts):
             most = int(counts.max())
             if not int(counts.min()):
@@ -183,7 +183,8 @@ class Growth:
         exists, values = counts > rank, families.sampled_values[parents, rank]
         if leaves_out(exists):
             rows = exists.nonzero()[:, 0]
-            ids = self.chance.draw(weights[rows], self.chance.generator)
+            drawing = weights if len(rows) == len(weights) else weights.index_select(0, rows)
+            ids = self.chance.draw(drawing, self.chance.generator)
             if not self.rule.replacement:
                 weights[rows, ids] = 0.0
             return ids, parents[rows], values[rows], exists[rows]
@@ -192,8 +193,11 @@ class Growth:
             weights.scatter_(1, ids[:, None], 0.0)
         return ids, parents, values, exists
 
-    def _num_drawable(self, weights: Tensor) -> Tensor:
-        """How many siblings each row (n, Vd) has tokens for: (n,)."""
+    def _num_drawable(self, weights: Tensor, families: Families, frontier: Frontier) -> Tensor:
+        """How many siblings each row (n, Vd) has tokens for, (n,), or more than are asked for."""
+        num_placed, num_asked = families.placed.shape[1], families.sampled_values.shape[1]
+        if leaves_out(weights) and num_placed + num_asked <= weights.shape[1] and float(frontier.laws.amin()) > 0:
+            return torch.full_like(frontier.nodes[:1], UNLIMITED)  # a look for zeros is a fraction of a count
         support = (weights > 0).sum(-1)
         return support.clamp(max=1) * UNLIMITED if self.rule.replacement else support
 
@@ -256,6 +260,6 @@ def _with_step(
 
 def _without_placed(families: Families, laws: Tensor, nodes: Tensor) -> Tensor:
     """Laws (n, Vd) of `nodes` (n,) without the tokens of their placed children, not renormalised."""
-    placed, laws = families.placed[nodes], laws[nodes]  # (n, M), (n, Vd)
+    placed, laws = families.placed[nodes], laws.index_select(0, nodes)  # (n, M), (n, Vd)
     kept = laws.gather(1, placed).masked_fill(families.is_placed[nodes], 0.0)
     return laws.scatter_reduce_(1, placed, kept, "amin")  # a token may stand in two slots, one of which is not there

@@ -145,7 +145,8 @@ class Sapling:
             return None
         vocabulary, laws = self.proposer.vocabulary, torch.cat([laws for _, laws in self._laws])  # (R, Vd)
         rows, index = to_device([[nodes[place] for place in places], places], laws.device)
-        laws = laws if len(places) == len(laws) else laws[index]
+        laws = laws if len(places) == len(laws) else laws.index_select(0, index)
         probs = laws.new_zeros(num_nodes, vocabulary.t2d.numel())  # (N, V)
-        probs[rows[:, None], vocabulary.target_ids[None]] = laws
+        places_of_all = rows[:, None] * probs.shape[1] + vocabulary.target_ids  # (n, Vd)
+        probs.view(-1).scatter_(0, places_of_all.view(-1), laws.reshape(-1))  # a third of the time of an index by two
         return probs

@@ -23,6 +23,7 @@ from eagle.chance import Chance
 from eagle.judging import INDEPENDENT
 from eagle.options import freeze_lists
 from eagle.sampling import Sampling
+from eagle.trees.best import largest
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer, check_counts, check_number
 from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Number
@@ -159,12 +160,12 @@ class ValuedTree:
 
     def offer(self, frontier: Frontier, level: int) -> "Offer":
         """What the nodes of a frontier could have as children."""
-        best = frontier.predicted.topk(min(self.max_placed, frontier.predicted.shape[-1]))  # (F, M)
+        probs, ids = largest(frontier.predicted, self.max_placed)  # (F, M)
         scale = self.acceptance.placed_at(level)
         alphas = self.acceptance.sampled_at(level, frontier.predicted, self.max_sampled)  # (F, K)
-        values = (frontier.values[:, None] * best.values * scale).clamp(max=1)  # (F, M)
+        values = (frontier.values[:, None] * probs * scale).clamp(max=1)  # (F, M)
         gains = values * (1 - self.covered)
-        offer = Offer(best.indices, best.values, values, gains, frontier.values[:, None] * alphas)
+        offer = Offer(ids, probs, values, gains, frontier.values[:, None] * alphas)
         return offer if frontier.step is None else offer.with_step(frontier, scale, self.covered)
 
     def worth_reading(self, children: Children, num_nodes: Number) -> tuple[Tensor, Tensor]:

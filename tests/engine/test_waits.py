@@ -94,7 +94,7 @@ FITTING = {name: EVERY | {COUPLED} for name in NAMED} | {
 }
 PAIRS = [(name, verifier) for name, fitting in FITTING.items() for verifier in sorted(fitting)]
 MOST = 2  # of a round: one for the tree, one for the verdict
-AT_THE_END = "_local_scalar_dense health.py"  # once an answer: were all numbers finite?
+AT_THE_END = "_local_scalar_dense health.py"  # once an answer, and every 64 rounds: were all numbers finite?
 
 CASES = {
     "EAGLE's tree, greedy": Case(drafts(EagleTree()), GREEDY, "auto"),
