@@ -76,7 +76,7 @@ def test_steps_carry_the_logits_that_their_tokens_were_decided_from(target, temp
         assert step.logits is not None and step.logits.shape == (len(step.tokens), target.vocab_size)
         assert number or (step.round is None and step.logits.shape[0] == 1)
         for token, row in zip(step.tokens, step.logits, strict=True):
-            own = target.read(torch.tensor([text])).logits[0, -1]
+            own: Any = target.read(torch.tensor([text])).logits[0, -1]
             torch.testing.assert_close(row, own, atol=1e-4, rtol=1e-4)  # float32, other shapes of the products
             text.append(token)
 

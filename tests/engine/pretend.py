@@ -9,7 +9,7 @@ The device calls itself `lazy`: of torch's names it is the one that a build with
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -183,7 +183,7 @@ def _fills_host(name: str, args: Any) -> bool:
     return name == "copy_" and not isinstance(args[0], Pretended)
 
 
-def _wrapped(output: Tensor, known: dict[int, Tensor]) -> Tensor:
+def _wrapped(output: Tensor, known: Mapping[int, Tensor]) -> Tensor:
     """Itself where an operation returned what it was given."""
     return known[id(output)] if id(output) in known else Pretended(output)
 
