@@ -124,7 +124,6 @@ class Endpoint:
             "temperature": wanted.temperature,
             "seed": wanted.seed % 2**63,
             "return_token_ids": True,
-            "skip_special_tokens": False,
             **UNCHANGED,
         }
 

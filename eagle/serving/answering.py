@@ -79,4 +79,4 @@ class AnswerText:
                 break
         if finish is not None:
             text += self._stops.push(self._detokenizer.flush()) + self._stops.flush()
-        return Delta(choice, text, step.logprobs[:count], finish), count
+        return Delta(choice, text, step.logprobs[:count], finish, step.tokens[:count]), count

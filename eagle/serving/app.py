@@ -59,8 +59,8 @@ class Service:
         """Raises `Refusal` for what cannot be answered, before the first byte of a stream."""
         ask = await run_in_threadpool(read)
         inbox = Inbox(self.worker, ask, request.receive)
-        wants_logprobs = ask.options.logprobs is not None
-        reply = Reply(form, self.backend.name, self.fingerprint, len(ask.seeds), self.spelling, wants_logprobs)
+        wants_ids = bool(body.return_token_ids)
+        reply = Reply(form, self.backend.name, self.fingerprint, ask, self.spelling, wants_ids)
         if body.stream:
             told = stream(inbox, reply, body.wants_usage)
             return StreamingResponse(told, media_type="text/event-stream", headers=STREAM_HEADERS)

@@ -76,22 +76,27 @@ class Asking:
     def completion(self, body: CompletionBody) -> Ask:
         """Raises `Refusal`."""
         self.check_model(body.model)
-        prompts, usual = self._texts(body.prompt), self._backend.max_new_tokens or TEXT_TOKENS
+        prompts, usual = (
+            self._texts(body.prompt, body.add_special_tokens is not False),
+            self._backend.max_new_tokens or TEXT_TOKENS,
+        )
         num_new = min(self._room(prompt, body.max_tokens, usual, "prompt") for prompt in prompts)
         return self._ask(body, prompts, num_new, body.logprobs)
 
-    def _texts(self, given: str | Sequence[Any]) -> list[list[int]]:
+    def _texts(self, given: str | Sequence[Any], special: bool) -> list[list[int]]:
         if isinstance(given, str):
-            return [self._encode(given)]
+            return [self._encode(given, special)]
         several: list[Any] = list(given)
         if isinstance(several[0], int):
             return [self._checked_ids(several, "prompt")]
-        return [self._encode(one) if isinstance(one, str) else self._checked_ids(one, "prompt") for one in several]
+        return [
+            self._encode(one, special) if isinstance(one, str) else self._checked_ids(one, "prompt") for one in several
+        ]
 
-    def _encode(self, text: str) -> list[int]:
-        """With the tokens that the tokenizer puts before every text."""
+    def _encode(self, text: str, special: bool) -> list[int]:
+        """`special`: with the tokens that the tokenizer puts before every text."""
         with self._lock:
-            return list(self._backend.tokenizer(text)["input_ids"])
+            return list(self._backend.tokenizer(text, add_special_tokens=special)["input_ids"])
 
     def _checked_ids(self, ids: Sequence[int], param: str) -> list[int]:
         size = self._backend.target.vocab_size

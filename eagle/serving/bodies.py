@@ -130,6 +130,7 @@ class Body(Strict):
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None  # of prompt and answer, as vLLM and SGLang have it: training data needs them
 
     @model_validator(mode="before")
     @classmethod
@@ -183,3 +184,4 @@ class CompletionBody(Body):
         | Annotated[list[list[Token]], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    add_special_tokens: bool | None = None  # those that the tokenizer puts before every text; not said: it does

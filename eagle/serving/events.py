@@ -25,6 +25,7 @@ class Delta:
     text: str
     tokens: tuple[TokenLogprob, ...] = ()  # where log-probabilities were asked for
     finish: Finish | None = None
+    ids: tuple[int, ...] = ()  # of all its tokens, the one that ends it too
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from eagle.decode import Finish
 from eagle.logprobs import TokenLogprob
 from eagle.serving.events import Delta, Usage
 from eagle.serving.spelling import Spelling
+from eagle.serving.work import Ask
 
 
 @dataclass
@@ -23,11 +24,13 @@ class Said:
     tokens: list[TokenLogprob] = field(default_factory=list)
     finish: Finish | None = None
     begun: bool = False  # whether a stream has told of it
+    ids: list[int] = field(default_factory=list)
     num_told: int = 0  # characters of tokens whose log-probabilities a stream has told
 
     def add(self, delta: Delta) -> None:
         self.text += delta.text
         self.tokens += delta.tokens
+        self.ids += delta.ids
         self.finish = delta.finish or self.finish
 
 
@@ -89,9 +92,10 @@ TEXT = Form(
 class Reply:
     """Bodies of one request: `add` deltas as they come."""
 
-    def __init__(self, form: Form, model: str, fingerprint: str, num_answers: int, spelling: Spelling, logprobs: bool):
-        self._form, self._spelling, self._logprobs = form, spelling, logprobs
-        self._said = [Said() for _ in range(num_answers)]
+    def __init__(self, form: Form, model: str, fingerprint: str, ask: Ask, spelling: Spelling, token_ids: bool = False):
+        """token_ids: of prompts and answers are told too."""
+        self._form, self._spelling, self._ask, self._token_ids = form, spelling, ask, token_ids
+        self._said = [Said() for _ in ask.seeds]
         self._head = {
             "id": form.prefix + secrets.token_hex(16),
             "created": int(time.time()),
@@ -105,7 +109,12 @@ class Reply:
     def whole(self, usage: Usage) -> dict[str, Any]:
         """The body that is not streamed, of all that was added."""
         choices = [
-            {"index": index, **self._form.message(said), **self._ending(said.tokens, 0, said.finish)}
+            {
+                "index": index,
+                **self._form.message(said),
+                **self._ending(said.tokens, 0, said.finish),
+                **self._ids(index, said.ids, opens=True),
+            }
             for index, said in enumerate(self._said)
         ]
         return {"object": self._form.whole, **self._head, "choices": choices, "usage": told_usage(usage)}
@@ -116,10 +125,11 @@ class Reply:
         head = {"object": form.chunk, **self._head, **({"usage": None} if wants_usage else {})}
         if not said.begun and form.opening is not None:
             yield {**head, "choices": [{"index": delta.choice, **form.opening, **self._ending((), 0, None)}]}
+        ids = self._ids(delta.choice, delta.ids, opens=not said.begun)
         said.begun = True
-        if delta.text or delta.tokens:
+        if delta.text or delta.tokens or ids:
             ending = self._ending(delta.tokens, said.num_told, None)
-            yield {**head, "choices": [{"index": delta.choice, **form.delta(delta.text), **ending}]}
+            yield {**head, "choices": [{"index": delta.choice, **form.delta(delta.text), **ending, **ids}]}
             said.num_told += sum(len(self._spelling.text(one.token)) for one in delta.tokens)
         if delta.finish is not None:
             yield {**head, "choices": [{"index": delta.choice, **form.delta(""), **self._ending((), 0, delta.finish)}]}
@@ -128,8 +138,15 @@ class Reply:
         """The chunk behind all others, where the usage was asked for."""
         return {"object": self._form.chunk, **self._head, "choices": [], "usage": told_usage(usage)}
 
+    def _ids(self, choice: int, ids: Sequence[int], opens: bool) -> dict[str, Any]:
+        """Those of a choice, where they were asked for; of its prompt where it `opens`."""
+        if not self._token_ids:
+            return {}
+        prompt = self._ask.prompts[choice // self._ask.num_answers]
+        return {"token_ids": list(ids), **({"prompt_token_ids": list(prompt)} if opens else {})}
+
     def _ending(self, tokens: Sequence[TokenLogprob], start: int, finish: Finish | None) -> dict[str, Any]:
-        told = self._form.logprobs(tokens, self._spelling, start) if self._logprobs and tokens else None
+        told = self._form.logprobs(tokens, self._spelling, start) if tokens else None
         return {"logprobs": told, "finish_reason": "length" if finish == "context" else finish}
 
 
