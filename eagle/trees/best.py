@@ -18,9 +18,10 @@ def largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     num = numbers.shape[-1]
     if not numbers.is_cpu or numbers.numel() < WORTH_GROUPING or not 0 < k <= num // GROUP:
-        return tuple(numbers.topk(min(k, num)))
+        found = numbers.topk(min(k, num))
+        return found.values, found.indices
     whole = num - num % GROUP
-    groups = numbers[:, :whole].unflatten(1, (-1, GROUP))  # (F, M, W)
+    groups = numbers[:, :whole].reshape(len(numbers), -1, GROUP)  # (F, M, W)
     chosen = groups.amax(-1).topk(k).indices  # (F, k)
     candidates = groups.gather(1, chosen[..., None].expand(-1, -1, GROUP)).flatten(1)  # (F, k * W)
     best = torch.cat([candidates, numbers[:, whole:]], dim=1).topk(k)

@@ -235,7 +235,9 @@ def test_a_tree_is_read_the_same_in_any_order_of_its_levels(target):
         drafter = EagleDrafter(head, target.embed, EagleTree())
         drafter.observe(ids, features[:-1])
         with drafter.open_round() as proposer:
-            found = {(3,): proposer.expand(torch.tensor([3]), torch.tensor([0]))[0]}
+            found: dict[tuple[int, ...], torch.Tensor] = {
+                (3,): proposer.expand(torch.tensor([3]), torch.tensor([0]))[0]
+            }
             found[(3, 5)] = proposer.expand(torch.tensor([5]), torch.tensor([1]))[0]
             found[(4,)], found[(3, 5, 6)] = proposer.expand(torch.tensor([4, 6]), torch.tensor([0, 2]))
             found[(4, 7)] = proposer.expand(torch.tensor([7]), torch.tensor([3]))[0]
