@@ -18,8 +18,8 @@ def largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     num = numbers.shape[-1]
     if not numbers.is_cpu or numbers.numel() < WORTH_GROUPING or not 0 < k <= num // GROUP:
-        best = numbers.topk(min(k, num))
-        return best.values, best.indices
+        found = numbers.topk(min(k, num))
+        return found.values, found.indices
     whole = num - num % GROUP
     groups = numbers[:, :whole].reshape(len(numbers), -1, GROUP)  # (F, M, W)
     chosen = groups.amax(-1).topk(k).indices  # (F, k)

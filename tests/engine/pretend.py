@@ -122,7 +122,7 @@ class _Dispatch(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         leaves = list(_leaves((args, kwargs)))
-        known = {id(one.on_host): one for one in leaves if isinstance(one, Pretended)}
+        known: dict[int, Tensor] = {id(one.on_host): one for one in leaves if isinstance(one, Pretended)}
         asked = next((one for one in leaves if isinstance(one, torch.device)), None)
         ours = _is_ours(asked) or (bool(known) and asked is None)
         if known or ours:
