@@ -70,7 +70,6 @@ def test_a_command_names_the_extra_it_lacks(entry, package):
     ("entry", "module", "told"),
     [
         ("eagle.cli.web_chat:main", "gradio", "gradio is not installed: pip install 'eagle-hsd[web]'"),
-        ("eagle.cli.web_chat:main", "matplotlib", "matplotlib is not installed: pip install 'eagle-hsd["),
         (
             "eagle.cli.fastchat_worker:main",
             "fastchat",

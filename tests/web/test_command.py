@@ -1,6 +1,7 @@
 """`eagle-hsd web` as a user starts it: it listens on this machine alone, answers, and ends with Ctrl-C."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,9 +12,10 @@ import requests
 
 from eagle.checkpoints.flat import save_head
 from eagle.cli.listening import free_port, is_loopback
+from eagle.cli.web_chat import main
 from eagle.engine.target import Target
 from tests import tiny_text
-from tests.cli.console import ROOT, assert_one_clear_line, run
+from tests.cli.console import ROOT
 from tests.tiny import tiny_head
 from tests.web.tiny_site import PATIENCE_S
 
@@ -51,9 +53,10 @@ def test_it_serves_the_page_until_ctrl_c(tmp_path):
         (["--max-new-tokens", "9000"], "this page answers in at most 8192"),
     ],
 )
-def test_a_mistake_is_one_clear_line(flags, message):
-    result = run("-c", WEB, *flags)
-    assert_one_clear_line(result.returncode, result.stderr, message)
+def test_a_mistake_is_told_before_anything_is_loaded(flags, message, monkeypatch):
+    monkeypatch.setattr("eagle.cli.web_chat.models_from_flags", lambda args: pytest.fail("models are loaded"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        main([*flags, "--port", "0"] if "--port" not in flags else flags)
 
 
 def test_a_port_that_is_taken_is_told():
