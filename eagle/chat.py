@@ -12,6 +12,7 @@ from eagle.drafters.head import DraftHead
 from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
+from eagle.judging import AUTO, COUPLED
 from eagle.model_defaults import model_options
 from eagle.pairing import check_pair
 from eagle.planner import plan
@@ -20,6 +21,8 @@ from eagle.sampling import Sampling, seeded
 from eagle.stats import DecodeStats
 from eagle.text import Detokenizer, StopStrings, stop_ids
 from eagle.trees import AutoTree, TreePolicy
+from eagle.trees.automatic import settle
+from eagle.trees.undrafted import Undrafted
 
 WARM_UP_TOKENS = 16
 
@@ -74,7 +77,7 @@ class Chat:
         policy = policy or AutoTree()
         if head is not None:
             check_pair(policy, self.options.verifier, self.options.sampling, lookup is not None)
-            drafter = EagleDrafter(head, target.embed, plan(policy, target, head), lookup)
+            drafter = EagleDrafter(head, target.embed, plan(policy, target, head, may_be_plain=lookup is None), lookup)
         if template is not None:
             self.stop += fastchat_stops(template)[0]
         if self.stop or template is not None:
@@ -91,6 +94,13 @@ class Chat:
         self._generator = seeded(seed, target.device)
         self._turn: object = None  # the one that is being answered
         self.reset()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is a head that is not used: plain decoding is faster here."""
+        drafter, sampling = self.session.drafter, self.options.sampling
+        coupled = self.options.verifier in (AUTO, COUPLED)
+        return isinstance(drafter, EagleDrafter) and isinstance(settle(drafter.policy, sampling, coupled), Undrafted)
 
     def reset(self) -> None:
         """Forget the conversation, not the settings."""

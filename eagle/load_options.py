@@ -20,6 +20,7 @@ QUANTIZATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "torchao-int4": ("torchao", "TorchAoConfig", {"quant_type": "Int4WeightOnlyConfig"}),
     "torchao-fp8": ("torchao", "TorchAoConfig", {"quant_type": "Float8WeightOnlyConfig"}),
 }
+COMPILE = ("off", "auto", "on")
 LOW_BITS = {"cpu-int8": 8, "cpu-int4": 4}  # kernels of our own: see `eagle.engine.lowbit`
 INSTALL = {"optimum.quanto": "optimum-quanto"}
 
@@ -33,6 +34,9 @@ class LoadOptions:
     )
     quantization: str | None = option(
         None, "of the weights while they are loaded; another target", choices=(*LOW_BITS, *QUANTIZATIONS)
+    )
+    compile: str = option(
+        "off", "passes over a few nodes as one graph, on CPUs: on; auto: where it is possible", choices=COMPILE
     )
     revision: str | None = option(None, "branch, tag or commit of a model of the hub")
     trust_remote_code: bool = option(False, "run the code that comes with a model of the hub", may_change=True)

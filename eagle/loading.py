@@ -14,7 +14,7 @@ from eagle.engine.packing import pack
 from eagle.engine.target import Target
 from eagle.gguf import convert_gguf, find_converted
 from eagle.load_options import LOW_BITS, QUANTIZATIONS, quantization_config
-from eagle.model_files import first_line, load_checked
+from eagle.model_files import first_line, load_checked, load_empty
 from eagle.packages import SMOLLM2
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
@@ -67,6 +67,7 @@ def load_target(
     *,
     device_map: str | dict[str, Any] | None = None,
     quantization: str | None = None,
+    compile: str = "off",
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Target:
@@ -76,7 +77,7 @@ def load_target(
     architecture has it and to `eager` else. Of a model that also reads images or sound the text part is used. Options
     after them as in `LoadOptions`. Raises FileNotFoundError when there is no such model, ValueError when it is not a
     causal language model, when files of it are damaged or incomplete, for a device that cannot be used and for a
-    quantisation whose package is missing.
+    quantisation whose package is missing, and where passes are to be compiled and cannot be.
     """
     device = find_device(device) if device else choose_device()
     if source is not None and not str(source).strip():
@@ -104,6 +105,20 @@ def load_target(
         shrink(model, LOW_BITS[quantization])
         model.to(dtype)
     pack(model)
+    target = Target(model, tokenizer, name=name)
+    if compile != "off":
+        from eagle.compiled.passes import compile_passes  # brings torch's compiler: slow to import
+
+        compile_passes(target, compile)
+    return target
+
+
+def describe_target(
+    source: str | Path | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> Target:
+    """The same target without weights, for its tokenizer, its ends and its sizes. Raises as `load_target`."""
+    name = str(source) if source else DEFAULT_TARGET
+    model, tokenizer = load_empty(name, find_model(source), revision=revision, trust_remote_code=trust_remote_code)
     return Target(model, tokenizer, name=name)
 
 

@@ -6,13 +6,19 @@ damaged file every library under it has errors of its own. Here each is one line
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.utils import logging
 
 from eagle.files import read_json
@@ -41,6 +47,19 @@ def load_checked(name: str, source: str, **options: Any) -> tuple[Any, Any]:
     shared = {key: options[key] for key in ("revision", "trust_remote_code", "gguf_file") if key in options}
     with _named(name, "has no tokenizer that can be read"):
         return model, AutoTokenizer.from_pretrained(source, **shared)
+
+
+def load_empty(name: str, source: str, **options: Any) -> tuple[Any, Any]:
+    """The same without reading or holding weights. Raises as `load_checked`."""
+    revision = {} if options.get("revision") is None else {"revision": options["revision"]}
+    with _named(name, "cannot be loaded as a causal language model"), _quiet(), torch.device("meta"):
+        kind = _kind(source, options)
+        config = AutoConfig.from_pretrained(source, **options)
+        model = kind.from_config(config, trust_remote_code=options.get("trust_remote_code", False))
+        with suppress(OSError):  # not every model has one
+            model.generation_config = GenerationConfig.from_pretrained(source, **revision)
+    with _named(name, "has no tokenizer that can be read"):
+        return model, AutoTokenizer.from_pretrained(source, **options)
 
 
 def read_config(name: str, source: str) -> Any:

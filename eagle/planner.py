@@ -1,6 +1,6 @@
 """Which tree pays: the milliseconds of this machine, put together with what was measured of the head.
 
-    measure_costs   a target pass over 1 .. 64 nodes and a draft step, a few seconds
+    measure_costs   a target pass over 1 .. 64 nodes, a draft step and what a drafted round takes besides; some seconds
     load_costs      the same, from a file in the user's cache where this machine, target and dtype were measured before
     plan            a policy with what it leaves open filled in: the default tree, `coupled`, `budgeted`
     plan_reference  EAGLE's tree with the budget that pays at temperature 0
@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ import torch
 from eagle.chance import Chance
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix, chain_parents
 from eagle.engine.target import Target
 from eagle.files import cache_dir, read_json, write_json
@@ -36,25 +38,35 @@ from eagle.trees.costs import CostModel
 from eagle.trees.coupled import CoupledTree
 from eagle.trees.fitted import Expected, HeadFit
 from eagle.trees.protocols import TreePolicy
+from eagle.trees.undrafted import Undrafted
 from eagle.trees.valued import ValuedTree
 
 NUM_NODES = (1, 8, 16, 32, 64)
 PREFIX_TOKENS = 256
+LONG_PREFIX_TOKENS = 2048  # measured as well where reading them does not take too long
 REPEATS = 5
 MAX_SECONDS = 15.0  # a slow machine gets fewer repeats, never less than one of each
+READING_SECONDS = 5.0  # for the long prefix: costs are measured behind what was read by then
 DRAFT_LEVELS = 5
 READ_NODES = 4  # of a level, as trees of a dozen nodes have it
-FORMAT = 2  # of the files: counts up when something else is measured
+EMITTED = 3  # tokens that the head reads in a round of average luck
+FORMAT = 4  # of the files: counts up when something else is measured
 KNEE = 0.99  # of the best rate: measurements repeat to 1 %, and of sizes as good as that the smallest is the safest
+_Choose = Callable[[AutoTree, HeadFit, float, CostModel], tuple[TreePolicy, float]]
 
 
-def plan(policy: TreePolicy, target: Target, head: DraftHead, directory: Path | None = None) -> TreePolicy:
+def plan(
+    policy: TreePolicy, target: Target, head: DraftHead, directory: Path | None = None, may_be_plain: bool = False
+) -> TreePolicy:
     """The policy with what it leaves open filled in for this head and machine; any other policy as it is.
 
-    `directory` holds measured costs, by default a folder of the user's cache.
+    directory: holds measured costs, by default a folder of the user's cache.
+    may_be_plain: the default tree is `Undrafted` where plain decoding is faster than every size that was measured of
+        the head; not where the policy names a size.
     """
     if isinstance(policy, AutoTree) and head.fit is not None and not policy.trees:
-        return _plan_auto(policy, head.fit, load_costs(target, head, directory))
+        may_be_plain &= policy.num_nodes is None and policy.greedy_nodes is None
+        return _plan_lengths(policy, head.fit, load_costs(target, head, directory), target.context_limit, may_be_plain)
     if isinstance(policy, CoupledTree) and policy.values is None and head.fit is not None:
         return replace(policy, values=head.fit.coupled.get("coupled"))
     if isinstance(policy, BudgetedTree) and policy.cost is None:
@@ -69,29 +81,50 @@ def plan_reference(target: Target, head: DraftHead, directory: Path | None = Non
     return policy.choose(Sampling())
 
 
-def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel) -> AutoTree:
+def _plan_lengths(policy: AutoTree, fit: HeadFit, costs: CostModel, limit: int, may_be_plain: bool) -> AutoTree:
+    """The default tree for every length of text: planned anew at every doubling, where costs are known to grow."""
+    planned = _plan_auto(policy, fit, costs, may_be_plain)
+    if not costs.long_target_ms:
+        return planned
+    lengths = takewhile(lambda length: length < limit, (costs.context << n for n in count(1)))
+    longer = ((length, _plan_auto(policy, fit, costs.behind(length), may_be_plain)) for length in lengths)
+    return replace(planned, longer=tuple(longer))
+
+
+def _plan_auto(policy: AutoTree, fit: HeadFit, costs: CostModel, may_be_plain: bool) -> AutoTree:
     """At every measured temperature the tree with the most tokens a second; sizes that the policy names stay."""
-    trees = tuple((temperature, _best_tree(policy, fit, temperature, costs)) for temperature in fit.temperatures)
-    coupled = tuple(
-        (temperature, _best_coupled(policy, fit, temperature, costs)) for temperature in fit.temperatures if fit.coupled
-    )
+
+    def best(choose: _Choose, temperature: float) -> TreePolicy:
+        tree, rate = choose(policy, fit, temperature, costs)
+        return Undrafted() if may_be_plain and rate * costs.plain_ms <= 1 else tree
+
+    trees = tuple((temperature, best(_best_tree, temperature)) for temperature in fit.temperatures)
+    coupled = tuple((temperature, best(_best_coupled, temperature)) for temperature in fit.temperatures if fit.coupled)
     return replace(policy, trees=trees, coupled_trees=coupled)
 
 
-def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
-    """The deterministic tree, unless the partly sampled one is faster even one standard error below its mean."""
+def _best_tree(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> tuple[TreePolicy, float]:
+    """The deterministic tree, unless the partly sampled one is faster even one standard error below its mean.
+
+    With the tokens a millisecond that such trees reach.
+    """
     kinds = fit.at(temperature)
     if _is_sampled(policy, kinds, temperature, costs):
-        return partly_sampled(policy.num_nodes or best_budget(costs, kinds["mixed"].by_size), fit.acceptance)
-    return placed(policy.greedy_nodes or policy.num_nodes or best_budget(costs, kinds["eagle"].by_size))
+        sizes = kinds["mixed"].by_size
+        tree = partly_sampled(policy.num_nodes or best_budget(costs, sizes), fit.acceptance)
+        return tree, _fastest(costs, sizes)
+    sizes = kinds["eagle"].by_size
+    return placed(policy.greedy_nodes or policy.num_nodes or best_budget(costs, sizes)), _fastest(costs, sizes)
 
 
-def _best_coupled(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> TreePolicy:
+def _best_coupled(policy: AutoTree, fit: HeadFit, temperature: float, costs: CostModel) -> tuple[TreePolicy, float]:
     """Under shared noise the fastest: a tree that reads it, a blunt or a deep one, or the deterministic one."""
     kinds = {name: rounds.by_size for name, rounds in fit.at(temperature).items() if name in ("eagle", *fit.coupled)}
-    fastest = max(kinds, key=lambda name: _fastest(costs, kinds[name]))
+    rates = {name: _fastest(costs, sizes) for name, sizes in kinds.items()}
+    fastest = max(rates, key=lambda name: rates[name])
     num_nodes = policy.num_nodes or best_budget(costs, kinds[fastest])
-    return placed(num_nodes) if fastest == "eagle" else perturbed(num_nodes, fit.coupled[fastest])
+    tree = placed(num_nodes) if fastest == "eagle" else perturbed(num_nodes, fit.coupled[fastest])
+    return tree, rates[fastest]
 
 
 def _is_sampled(policy: AutoTree, kinds: Mapping[str, Expected], temperature: float, costs: CostModel) -> bool:
@@ -134,24 +167,38 @@ def load_costs(target: Target, head: DraftHead | None = None, directory: Path | 
 
 @torch.inference_mode()
 def measure_costs(target: Target, head: DraftHead | None = None) -> CostModel:
-    """Medians of a few passes each. Without a head the draft step is not counted. Changes neither model."""
+    """Medians of a few passes each. Without a head drafting is not counted. Changes neither model."""
     deadline = time.perf_counter() + MAX_SECONDS
     sizes = tuple(num_nodes for num_nodes in NUM_NODES if num_nodes < target.context_limit)  # all but for toys
-    prefix = torch.arange(min(PREFIX_TOKENS, target.context_limit - max(sizes)), device=target.device)
+    room = target.context_limit - max(sizes)
     cache = target.new_cache()
-    features = target.prefill(prefix % target.vocab_size, cache).features  # (T, 3H)
+    features = _read_on(target, cache, min(PREFIX_TOKENS, room))  # (T, 3H)
 
     def score(num_nodes: int) -> None:
         tokens = torch.zeros(num_nodes, dtype=torch.int64, device=target.device)
         target.forward_tree(tokens, ancestor_matrix(chain_parents(num_nodes)), cache)
         cache.keep(tokens[:0])
 
-    target_ms = [_milliseconds(partial(score, n), target.device, deadline) for n in sizes]
-    rising = tuple(max(target_ms[: i + 1]) for i in range(len(target_ms)))  # noise must not make nodes free
-    if head is None:
-        return CostModel(sizes, rising)
-    step_ms = _draft_step_ms(target, head, features, lambda: score(1), deadline)
-    return CostModel(sizes, tuple(round(ms, 3) for ms in rising), round(step_ms, 3))
+    def passes() -> tuple[float, ...]:
+        times = [_milliseconds(partial(score, n), target.device, deadline) for n in sizes]
+        return tuple(round(max(times[: i + 1]), 3) for i in range(len(times)))  # noise must not make nodes free
+
+    costs = CostModel(sizes, passes(), context=cache.length)
+    if head is not None:
+        step_ms, round_ms = _drafting_ms(target, head, features, lambda: score(1), deadline)
+        costs = replace(costs, draft_step_ms=round(step_ms, 3), round_ms=round(round_ms, 3))
+    enough = time.perf_counter() + READING_SECONDS
+    while cache.length < min(LONG_PREFIX_TOKENS, room) and time.perf_counter() < enough:
+        _read_on(target, cache, min(PREFIX_TOKENS, room - cache.length))
+    if cache.length == costs.context:
+        return costs
+    return replace(costs, long_context=cache.length, long_target_ms=passes())
+
+
+def _read_on(target: Target, cache: TargetCache, num_tokens: int) -> torch.Tensor:
+    """Some tokens behind what the cache holds; their features (T, 3H)."""
+    tokens = torch.arange(cache.length, cache.length + num_tokens, device=target.device) % target.vocab_size
+    return target.prefill(tokens, cache).features
 
 
 def best_budget(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -> int:
@@ -168,28 +215,33 @@ def best_budget(costs: CostModel, expected: Mapping[int, tuple[float, float]]) -
 def _rate(costs: CostModel, num_nodes: int, expected: Mapping[int, tuple[float, float]]) -> float:
     """Tokens a millisecond with trees of so many nodes."""
     tau, num_steps = expected[num_nodes]
-    target_ms = float(costs.target_at(torch.tensor(num_nodes)))
-    return (1 + tau) / (target_ms + num_steps * costs.draft_step_ms)
+    return (1 + tau) / costs.drafted_ms(num_nodes, num_steps)
 
 
-def _draft_step_ms(
+def _drafting_ms(
     target: Target, head: DraftHead, features: torch.Tensor, read_target: Callable[[], object], deadline: float
-) -> float:
-    """A level of a tree: what deep trees take longer than shallow ones, by level.
+) -> tuple[float, float]:
+    """A level of a tree, what deep trees take longer than shallow ones by level; and the rest of a drafted round.
 
     `read_target` runs in between, as it does in decoding: it leaves none of the head's weights in the caches.
     """
     policy = ValuedTree(64, threshold=1e-6, depth=DRAFT_LEVELS + 1, max_placed=1, max_read=READ_NODES)
     drafter = EagleDrafter(head, target.embed, policy)
     drafter.observe(torch.zeros(len(features) + 1, dtype=torch.int64), features)
+    emitted = min(EMITTED, len(features))
 
-    def propose(depth: int) -> float:
+    def go_on(depth: int) -> float:
         draws = seeded(0, target.device)
-        return _milliseconds(
-            lambda: drafter.propose(Chance(Sampling(1.0), draws), depth), target.device, deadline, before=read_target
-        )
 
-    return max(0.0, (propose(DRAFT_LEVELS + 1) - propose(1)) / DRAFT_LEVELS)
+        def work() -> None:
+            drafter.observe(torch.zeros(emitted, dtype=torch.int64), features[:emitted])
+            drafter.propose(Chance(Sampling(1.0), draws), depth)
+            drafter.truncate(len(features) + 1)
+
+        return _milliseconds(work, target.device, deadline, before=read_target)
+
+    deep, shallow = go_on(DRAFT_LEVELS + 1), go_on(1)
+    return max(0.0, (deep - shallow) / DRAFT_LEVELS), shallow
 
 
 def _milliseconds(
@@ -215,6 +267,6 @@ def _key(target: Target, head: DraftHead | None) -> str:
     accelerator = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
     machine = (platform.node(), platform.processor() or platform.machine(), os.cpu_count(), accelerator)
     weights = sum(weight.nbytes for weight in [*target.model.parameters(), *target.model.buffers()])  # quantised ones
-    models = (target.name, str(target.dtype), weights, head and str(head.config))
+    models = (target.name, str(target.dtype), weights, target.small_pass is not None, head and str(head.config))
     parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

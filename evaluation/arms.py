@@ -18,6 +18,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import Drafter
+from eagle.endpoint import Endpoint, Wanted
 from eagle.engine.target import Target
 from eagle.judging import COUPLED
 from eagle.levels.building import build_drafter
@@ -75,6 +76,7 @@ class Models:
     head: DraftHead | None = None
     assistant: PreTrainedModel | None = None
     levels: ChosenLevels | None = None
+    endpoint: Endpoint | None = None  # a server of the target
     _planned: dict[str, TreeAndVerifier] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def drafting(self, spec: str) -> TreeAndVerifier:
@@ -185,6 +187,13 @@ def _assisted(models: Models, request: Request) -> Generation:
     return _peer(models, request, assistant=models.assistant)
 
 
+def _served(models: Models, _config: EvalConfig, request: Request) -> Generation:
+    """One answer of a running server, timed from outside: what it does, and HTTP."""
+    assert models.endpoint is not None, "opened with the models"
+    wanted = Wanted(request.max_new_tokens, request.temperature, request.seed)
+    return peers.streamed(models.endpoint.stream(request.prompt_ids, wanted), models.target, request.max_new_tokens)
+
+
 ARMS: dict[str, Arm] = {
     "autoregressive": _autoregressive,
     "hf_generate": lambda models, _config, request: _peer(models, request),
@@ -194,8 +203,10 @@ ARMS: dict[str, Arm] = {
     "hf_assisted": lambda models, _config, request: _assisted(models, request),
     "hierarchy": _hierarchical,
     "single": _single,
+    "served": _served,
 }
 LEVEL_ARMS = ("hierarchy", "single")
+SERVED = "served"
 # arms that are names for TREE+VERIFIER
 DRAFTING = {"eagle3": "{eagle3_tree}+walk", "hsd": "{tree}+{verifier}", "coupled": "{tree}+coupled"}
 BASELINE, PEER_BASELINE = "autoregressive", "hf_generate"

@@ -51,6 +51,10 @@ class EvalConfig(LoadOptions):
     level: tuple[str, ...] = option(
         (), "levels of arm hierarchy named by hand, largest first: small=ID:buffer=8,head=DIR, copy=int8, lookup"
     )
+    endpoint: str | None = option(
+        None, "address of a running server of the target, for arm served, as http://127.0.0.1:8000/v1"
+    )
+    served_model: str | None = option(None, "its name there; the only one by default")
     eagle3_tree: str = option(
         "eagle", "tree policy of eagle3, the reference; 'eagle' alone takes the node budget that pays here"
     )

@@ -21,14 +21,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eagle.checkpoints.flat import head_fingerprint
 from eagle.dtypes import dtype_name, named_dtype
+from eagle.endpoint import Endpoint
 from eagle.engine.target import Target
 from eagle.files import only_writer, remove_leftovers, write_json
 from eagle.levels.chosen import ChosenLevels, choose_levels
 from eagle.levels.opening import Opening
 from eagle.load_options import loading_options
-from eagle.loading import load_head, load_target
+from eagle.loading import describe_target, load_head, load_target
 from eagle.options import identity, parse
-from evaluation.arms import DRAFTING, LEVEL_ARMS, Models, check_fit, drafting_spec, find_arm, weights_digest
+from evaluation.arms import DRAFTING, LEVEL_ARMS, SERVED, Models, check_fit, drafting_spec, find_arm, weights_digest
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
 from evaluation.hierarchy.predicted import compare_with_plan
@@ -113,17 +114,28 @@ def run_identity(config: EvalConfig, models: Models) -> dict[str, Any]:
     """
     described = {**identity(config), **describe_models(models), **describe_trees(config, models)}
     weights = {"target_weights": models.target.model, "assistant_weights": models.assistant}
-    digests = {name: weights_digest(model) for name, model in weights.items() if model is not None}
+    here = {name: model for name, model in weights.items() if model is not None and model.device.type != "meta"}
+    digests = {name: weights_digest(model) for name, model in here.items()}
     return {name: value for name, value in described.items() if name not in PLACES} | digests
 
 
 def load_models(config: EvalConfig) -> Models:
     """The target, and the head and the assistant where an arm needs them."""
     dtype = named_dtype(config.dtype)
+    endpoint = open_endpoint(config) if SERVED in config.arms else None
+    if {*config.arms} == {SERVED}:  # nothing is decoded here
+        return Models(describe_target(config.target, config.revision, config.trust_remote_code), endpoint=endpoint)
     target = load_target(config.target, dtype, config.device, **loading_options(config))
     head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.arms) else None
     assistant = load_target(config.assistant, dtype, config.device).model if config.assistant else None
-    return Models(target, head, assistant, load_levels(config, target))
+    return Models(target, head, assistant, load_levels(config, target), endpoint)
+
+
+def open_endpoint(config: EvalConfig) -> Endpoint:
+    """The server of arm served. Raises ValueError where none is named, and as `Endpoint`."""
+    if config.endpoint is None:
+        raise ValueError("arm 'served' needs a running server of the target: pass --endpoint http://HOST:PORT/v1")
+    return Endpoint(config.endpoint, config.served_model)
 
 
 def load_levels(config: EvalConfig, target: Target) -> ChosenLevels | None:
@@ -148,11 +160,13 @@ def describe_models(models: Models) -> dict[str, str | int]:
     described: dict[str, str | int] = {
         "target_name": target.name,
         "dtype": dtype_name(target.dtype),
-        "device": target.device.type,
+        "device": "a server's" if target.device.type == "meta" else target.device.type,
         "threads": torch.get_num_threads(),
     }
     if models.head is not None:
         described["head_weights"] = head_fingerprint(models.head)
+    if models.endpoint is not None:
+        described["served model"] = models.endpoint.model
     if models.levels is not None:
         described["levels"] = models.levels.told
     return described

@@ -1,4 +1,4 @@
-"""What users get without us: transformers' own `generate`, on the same model as it comes, prompts and clock.
+"""What users get without us: transformers' own `generate` on the same model as it comes, prompts and clock; a server.
 
 Every setting that could shape the law is stated and neutral, because `generate` fills what is left out from the
 model's own generation_config.json.
@@ -64,6 +64,18 @@ def generate(
         total_s = time.perf_counter() - start
     prefill_s = arrivals.first_s - start
     return counted(arrivals.passes, target.end_token_ids, max_new_tokens, Seconds(prefill_s, total_s - prefill_s))
+
+
+def streamed(events: Iterable[tuple[int, ...]], target: Target, max_new_tokens: int) -> Generation:
+    """One answer of a server; an event of its stream is counted as a pass."""
+    start, passes, first = time.perf_counter(), [], 0.0
+    for tokens in events:
+        first = first or time.perf_counter()
+        passes.append(list(tokens))
+    seconds = Seconds((first or time.perf_counter()) - start, time.perf_counter() - (first or start))
+    if not passes:
+        raise ValueError("the server sent an answer without tokens: look at its log")
+    return counted(passes, target.end_token_ids, max_new_tokens, seconds)
 
 
 def counted(

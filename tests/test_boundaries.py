@@ -101,6 +101,23 @@ def test_rooms_have_no_circle():
     TopologicalSorter(rooms).prepare()
 
 
+PAGES = ("eagle.web", "eagle.fschat", "eagle.serving")  # what stands on decoding and under nothing but its commands
+
+
+WEB = {"gradio", "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
+
+
+def test_decoding_knows_no_page_no_server_and_no_worker():
+    def is_page(module: str) -> bool:
+        return module.startswith(PAGES)
+
+    for module, imported in IMPORTS.items():
+        if not is_page(module) and not module.startswith("eagle.cli."):
+            assert not {name for name in imported if is_page(name)}, module
+    users = {name for name, path in MODULES.items() if imported_rooms(path) & WEB}
+    assert {name for name in users if not is_page(name) and not name.startswith("eagle.cli.")} == set()
+
+
 def test_nothing_inside_imports_the_facades():
     for module, imported in IMPORTS.items():
         own = {name for name in imported & FACADES if module.startswith(f"{name}.")}

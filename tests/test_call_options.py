@@ -1,6 +1,7 @@
 """What one answer may be given of its own: a seed, ends, stop strings, log-probabilities."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -73,11 +74,11 @@ def test_steps_carry_the_logits_that_their_tokens_were_decided_from(target, temp
     ids, options = random_ids(15), DecodeOptions(Sampling(temperature), 20, seed=3)
     text = list(ids)
     for number, step in enumerate(session(target).decode(ids, options)):
-        logits = step.logits
-        assert logits is not None and logits.shape == (len(step.tokens), target.vocab_size)
+        logits: Any = step.logits
+        assert logits.shape == (len(step.tokens), target.vocab_size)
         assert number or (step.round is None and len(logits) == 1)
         for token, row in zip(step.tokens, logits, strict=True):
-            own = target.read(torch.tensor([text])).logits[0, -1]
+            own: Any = target.read(torch.tensor([text])).logits[0, -1]
             torch.testing.assert_close(row, own, atol=1e-4, rtol=1e-4)  # float32, other shapes of the products
             text.append(token)
 

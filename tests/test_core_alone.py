@@ -3,7 +3,7 @@
 import pytest
 
 from eagle.packages import EXTRAS
-from tests.cli.console import PROJECT, ROOT, Ended, run
+from tests.cli.console import PROJECT, ROOT, Ended, assert_one_clear_line, run
 from tests.training.runs import save_target
 
 BLOCKED = f"import sys; sys.modules.update(dict.fromkeys({sorted(EXTRAS)}))\n"  # importing one raises, as if missing
@@ -56,12 +56,33 @@ def test_the_embedded_gguf_says_what_it_needs(tmp_path):
         ("eagle.cli.demo:main", "rich"),
         ("eagle.cli.train:main", "accelerate"),
         ("evaluation.evaluate:main", "rich"),
+        ("eagle.cli.web_chat:main", "rich"),
+        ("eagle.cli.fastchat_worker:main", "rich"),
     ],
 )
 def test_a_command_names_the_extra_it_lacks(entry, package):
     result = python(f"from eagle.cli.dispatch import run_command; run_command({entry!r}, [])")
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert result.stderr.startswith(f"error: package {package} is not installed: pip install 'eagle-hsd[")
+
+
+@pytest.mark.parametrize(
+    ("entry", "module", "told"),
+    [
+        ("eagle.cli.web_chat:main", "gradio", "gradio is not installed: pip install 'eagle-hsd[web]'"),
+        (
+            "eagle.cli.fastchat_worker:main",
+            "fastchat",
+            "package fschat is not installed: pip install 'eagle-hsd[chat]'",
+        ),
+    ],
+)
+def test_a_page_says_what_it_lacks_before_it_loads_a_model(entry, module, told):
+    """Loading would take a minute for some models, and `--target` names none here."""
+    words = ["--target", "no/such/place", "--port", "0"]
+    code = f"import sys; sys.modules[{module!r}] = None\nfrom eagle.cli.dispatch import run_command\n"
+    result = run("-c", code + f"run_command({entry!r}, {words!r})")
+    assert_one_clear_line(result.returncode, result.stderr, told)
 
 
 def test_every_extra_that_is_named_brings_its_package():

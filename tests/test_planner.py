@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from eagle import planner
 from eagle.chance import Chance
 from eagle.chat import Chat
+from eagle.drafters.eagle3 import EagleDrafter
 from eagle.sampling import Sampling
 from eagle.trees import (
     Acceptance,
@@ -21,6 +23,7 @@ from eagle.trees import (
 )
 from eagle.trees.automatic import partly_sampled, perturbed, placed
 from eagle.trees.fitted import Expected, HeadFit
+from eagle.trees.undrafted import Undrafted
 from tests.files import read_only
 from tests.tiny import tiny_head, tiny_target
 
@@ -65,7 +68,17 @@ def test_measuring_covers_target_and_head(target, monkeypatch):
     costs = planner.measure_costs(target, tiny_head(target))
     assert costs.num_nodes == planner.NUM_NODES
     assert list(costs.target_ms) == sorted(costs.target_ms) and costs.target_ms[0] > 0
-    assert costs.draft_step_ms >= 0
+    assert costs.draft_step_ms >= 0 and costs.round_ms > 0
+
+
+def test_passes_are_measured_behind_a_long_text_too(monkeypatch):
+    monkeypatch.setattr(planner, "MAX_SECONDS", 0.0)
+    target = tiny_target(max_position_embeddings=1000)
+    costs = planner.measure_costs(target)
+    assert (costs.context, costs.long_context) == (256, 1000 - 64)
+    assert len(costs.long_target_ms) == len(costs.num_nodes)
+    monkeypatch.setattr(planner, "READING_SECONDS", 0.0)
+    assert planner.measure_costs(target).long_context == 0
 
 
 def test_the_best_budget_follows_the_costs():
@@ -145,6 +158,56 @@ def test_a_temperature_to_sample_from_can_be_named(target, measured, tmp_path):
     tree = planned(AutoTree(sampled_from=0.5), target, head, tmp_path).choose(Sampling(1.0))
     assert tree == partly_sampled(8, head.fit.acceptance)
     assert AutoTree(sampled_from=0.2).choose(Sampling(0.3)) == partly_sampled()
+
+
+def test_plain_decoding_is_chosen_where_it_is_faster_and_no_size_is_named(target, measured, tmp_path):
+    """10 ms a plain token; 12 ms a pass of 8 nodes and 1.5 ms a draft step: the tree needs 1.35 tokens a round."""
+    for tau, kind in ((0.34, Undrafted()), (0.36, placed(8))):
+        head = fitted_head(target, eagle_0={8: (tau, 1)}, coupled_0={8: (tau, 1)})
+        head.fit = replace(head.fit, coupled={"coupled": CoupledValues(1.1, 0.2)})
+        tree = planned(AutoTree(), target, head, tmp_path, may_be_plain=True)
+        assert tree.choose(Sampling()) == kind
+        assert isinstance(tree.choose(Sampling(1.0), coupled=True), type(kind))
+        assert planned(AutoTree(), target, head, tmp_path).choose(Sampling()) == placed(8)
+        named = planned(AutoTree(num_nodes=8), target, head, tmp_path, may_be_plain=True)
+        assert named.choose(Sampling()) == placed(8)
+
+
+def test_what_drafting_takes_whatever_the_tree_counts(target, monkeypatch, tmp_path):
+    head = fitted_head(target, eagle_0={8: (1.0, 1)})
+    for round_ms, kind in ((6.0, placed(8)), (7.0, Undrafted())):
+        costs = CostModel((1, 8), (10.0, 12.0), 1.5, round_ms)
+        monkeypatch.setattr(planner, "load_costs", lambda *_, costs=costs: costs)
+        assert planned(AutoTree(), target, head, may_be_plain=True).choose(Sampling()) == kind
+
+
+def test_costs_grow_with_the_text():
+    costs = CostModel((1, 8), (10.0, 12.0), 1.5, 2.0, context=256, long_context=2048, long_target_ms=(20.0, 48.0))
+    assert costs.behind(100) == costs.behind(256) == costs
+    half = costs.behind((256 + 2048) // 2)
+    assert half.target_ms == (15.0, 30.0) and (half.draft_step_ms, half.round_ms) == (1.5, 2.0)
+    assert costs.behind(2 * 2048 - 256).target_ms == (30.0, 84.0)
+    with pytest.raises(ValueError, match="context is 9, it must lie below long_context, which is 9"):
+        CostModel((1, 8), (1.0, 2.0), context=9, long_context=9, long_target_ms=(1.0, 2.0))
+    with pytest.raises(ValueError, match="long_target_ms"):
+        CostModel((1, 8), (1.0, 2.0), long_context=9, long_target_ms=(1.0,))
+
+
+def test_behind_a_long_text_trees_are_those_that_pay_there(monkeypatch):
+    """Passes of 16 nodes cost little more behind a short text, and twice as much as those of 4 behind a long one."""
+    target = tiny_target(max_position_embeddings=4096)
+    head = fitted_head(target, eagle_0={4: (1.0, 1), 16: (1.5, 1)})
+    costs = CostModel((1, 4, 16), (10.0, 10.0, 11.0), 1.0, 0.0, 256, 2048, (20.0, 20.0, 40.0))
+    monkeypatch.setattr(planner, "load_costs", lambda *_: costs)
+    tree = planned(AutoTree(), target, head)
+    sizes = {length: tree.choose(Sampling(), length=length).num_nodes for length in (0, 300, 600, 1100, 2100)}
+    assert sizes[0] == sizes[300] == 16 and sizes[2100] == 4
+    assert [least for least, _ in tree.longer] == [512, 1024, 2048]
+    drafter = EagleDrafter(head, target.embed, replace(tree, longer=((6, AutoTree(num_nodes=2)),)))
+    for length, num_nodes in ((4, 16), (6, 2)):
+        drafter.truncate(0)
+        drafter.observe(torch.arange(length), torch.randn(length - 1, 3 * head.config.target_hidden_size))
+        assert drafter.propose(Chance(Sampling()), 8).num_nodes == num_nodes
 
 
 def test_a_head_without_numbers_keeps_neutral_trees_and_nothing_is_measured(target, measured, tmp_path):

@@ -30,6 +30,10 @@ NO_NUMBERS = (
     "this head has no drafting.json: trees have neutral sizes; measure it once with "
     "`eagle-hsd trees record --sources held_out` and `eagle-hsd trees fit`"
 )
+PLAIN_IS_FASTER = (
+    "plain decoding, without the head: by the measured costs of this machine no tree of it is faster; "
+    "--tree auto:num_nodes=8 drafts all the same"
+)
 FAR_BEYOND = 2  # times the length a head was trained on: it fades gradually
 SAMPLING_FLAGS: dict[str, tuple[type, str]] = {
     "temperature": (float, "0: greedy (default: the model's own, else 0)"),
@@ -116,6 +120,8 @@ def show_settings(console: Console, chat: Chat) -> None:
     drafter = chat.session.drafter
     if isinstance(drafter, EagleDrafter) and drafter.head.fit is None:
         console.print(NO_NUMBERS, style="dim")
+    if chat.is_plain:
+        console.print(PLAIN_IS_FASTER, style="dim")
     if levels := levels_of(drafter):
         console.print(f"levels: {' <- '.join(f'{one.name} ({one.buffer})' for one in levels)}", style="dim")
 

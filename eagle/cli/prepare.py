@@ -2,6 +2,7 @@
 
     eagle-hsd prepare --config configs/data/smollm2-regenerated.yaml
     eagle-hsd prepare --prompts my.jsonl --target meta-llama/Llama-3.1-8B-Instruct --output data/llama
+    eagle-hsd prepare --prompts my.jsonl --target ID --endpoint http://127.0.0.1:8000/v1 --output data/served
 
 Killed at any moment, the same command goes on without losing or repeating a row.
 """
@@ -20,7 +21,7 @@ from eagle.data.prepare_config import PrepareConfig
 from eagle.data.token_counts import build_vocabulary, count_tokens, provenance_of, save_vocabulary
 from eagle.files import write_json
 from eagle.load_options import loading_options
-from eagle.loading import load_target
+from eagle.loading import describe_target, load_target
 from eagle.options import parse
 
 
@@ -33,11 +34,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare_and_report(config: PrepareConfig) -> None:
     """Prepare what is missing; statistics and, where it is wanted, the draft vocabulary are stored beside the rows."""
-    target = load_target(config.target, config.torch_dtype, config.device, **loading_options(config))
+    reads = config.answers == "regenerate" and config.endpoint is None
+    target = (
+        load_target(config.target, config.torch_dtype, config.device, **loading_options(config))
+        if reads
+        else describe_target(config.target, config.revision, config.trust_remote_code)
+    )
     if target.tokenizer is None:
         raise ValueError(f"{target.name} has no tokenizer: name a target that has one")
-    model = target.model if config.answers == "regenerate" else None
-    skipped = prepare(config, model, target.tokenizer, target.end_ids_with(config.template))
+    skipped = prepare(config, target.model if reads else None, target.tokenizer, target.end_ids_with(config.template))
     output = Path(config.output)
     statistics = collect_statistics(read_conversations(output, config.max_length, target.vocab_size, skipped))
     write_json(output / "statistics.json", asdict(statistics) | {"left out": skipped})

@@ -44,13 +44,16 @@ class Planner:
         for answered in answers:
             dialogue = self._dialogues[answered.job.id]
             dialogue.take(answered)
-            if dialogue.asked is not None:
+            if answered.refused:
+                self.skipped[answered.refused] += 1
+            elif dialogue.asked is not None:
                 self._again.append(self._job(dialogue))
                 continue
             del self._dialogues[answered.job.id]
             if dialogue.ended_because:
                 self.skipped[f"later turns: {dialogue.ended_because}"] += 1
-            yield [self._row(dialogue, part) for part in dialogue.parts]
+            if dialogue.parts:
+                yield [self._row(dialogue, part) for part in dialogue.parts]
 
     def original(self, jobs: Iterable[Job]) -> Iterator[Answered]:
         """The jobs with the answers that their conversations came with."""

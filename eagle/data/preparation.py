@@ -3,16 +3,20 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eagle.data.answered_elsewhere import RemoteDecoder
 from eagle.data.decontamination import OverlapFilter, benchmark_questions
 from eagle.data.jobs import Planner
 from eagle.data.prepare_config import PrepareConfig
 from eagle.data.prepared import PreparationProgress, held_rows
 from eagle.data.prompts import Conversation, load_conversations, without_duplicates
+from eagle.endpoint import Endpoint
 from eagle.engine.batched import AnswerLimits, BatchedDecoder
+from eagle.prompting import encode_prompt
 from eagle.seeds import stable_number
 
 HELD_OUT_ONE_IN = 50
@@ -27,9 +31,11 @@ def prepare(
 ) -> Counter[str]:
     """Append the missing rows of this shard to ``config.output``; returns why conversations were skipped.
 
-    model: None where the conversations keep their answers. benchmarks: questions by name; None: the packaged ones.
+    model: None where the conversations keep their answers, and where a server answers. benchmarks: questions by name;
+    None: the packaged ones. Raises OSError where the server cannot be reached (any more): the rows made so far stay.
     """
-    if (model is None) != (config.answers == "original"):
+    elsewhere = config.answers == "original" or config.endpoint is not None
+    if (model is None) != elsewhere:
         raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
     skipped = Counter[str]()
     with held_rows(config) as rows:
@@ -48,7 +54,7 @@ def _answer(
 ) -> None:
     """Write the rows of these conversations. Raises ValueError where none of them gives any."""
     jobs, before = planner.jobs(conversations), planner.skipped.copy()
-    answers = planner.original(jobs) if model is None else _decoder(planner, model).answer(jobs)
+    answers = planner.original(jobs) if planner.config.answers == "original" else _decoder(planner, model).answer(jobs)
     for made in planner.rows(answers):
         progress.add(made)
         if progress.complete:
@@ -57,9 +63,13 @@ def _answer(
         raise ValueError(f"no conversation could be answered: {told(refused)}")
 
 
-def _decoder(planner: Planner, model: PreTrainedModel) -> BatchedDecoder:
+def _decoder(planner: Planner, model: PreTrainedModel | None) -> BatchedDecoder | RemoteDecoder:
     config = planner.config
     limits = AnswerLimits(config.max_new_tokens, config.max_length)
+    if model is None:
+        endpoint = Endpoint(str(config.endpoint), config.served_model)
+        endpoint.check_tokenizer(partial(encode_prompt, planner.tokenizer))
+        return RemoteDecoder(endpoint, planner.end_ids, limits, config.num_lanes)
     return BatchedDecoder(model, planner.end_ids, limits, config.num_lanes, config.group_size)
 
 

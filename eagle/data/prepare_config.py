@@ -32,6 +32,12 @@ class PrepareConfig(LoadOptions):
     answers: str = option(
         "regenerate", "'regenerate' with the target, or keep the 'original' ones", choices=("regenerate", "original")
     )
+    endpoint: str | None = option(
+        None,
+        "address of a server that holds the target and answers in its place, as http://127.0.0.1:8000/v1",
+        may_change=True,
+    )
+    served_model: str | None = option(None, "its name there; the only one by default", may_change=True)
     system: str | None = option(
         None, "system prompt; none leaves it to the chat template. Serve with the same one", may_be_empty=True
     )
@@ -56,7 +62,9 @@ class PrepareConfig(LoadOptions):
     shard: str = option(
         "0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output", may_change=True
     )
-    num_lanes: int = option(96, "conversations answered side by side", may_change=True, at_least=1, at_most=65536)
+    num_lanes: int = option(
+        96, "conversations answered side by side, here or by the server", may_change=True, at_least=1, at_most=65536
+    )
     group_size: int = option(12, "lanes that share one key-value buffer", may_change=True, at_least=1)
     threads: int = option(
         0,
@@ -76,6 +84,8 @@ class PrepareConfig(LoadOptions):
             raise ValueError(f"temperature is {self.temperature}, it must be 0 (greedy) or at least {COLD}")
         if self.num_lanes % self.group_size:
             raise ValueError(f"num_lanes {self.num_lanes} must be a multiple of group_size {self.group_size}")
+        if self.endpoint is not None and self.answers == "original":
+            raise ValueError("answers is 'original' and an endpoint is given: leave one of them out")
         index, count = self.parts
         if not 0 <= index < count:
             raise ValueError(f"shard is {self.shard!r}, expected 'i/n' with 0 <= i < n")

@@ -13,9 +13,12 @@ Ht target hidden size, T committed head entries, Vd draft vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from eagle.chance import Chance
 from eagle.drafters.beside import LookupBeside
@@ -24,11 +27,13 @@ from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import check_truncation
 from eagle.drafters.reader import HeadReader
 from eagle.engine.health import FiniteWatch
-from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
 from eagle.trees import Proposer, TreePolicy
+from eagle.trees.automatic import AutoTree, settle
+from eagle.trees.protocols import lone_root
 from eagle.trees.scaffold import EMPTY
 from eagle.trees.scaffolded import with_scaffold
+from eagle.trees.undrafted import Undrafted
 from hsd_verify import DraftTree
 
 PIECE = 1024  # tokens of a prompt that are read at a time
@@ -51,10 +56,14 @@ class EagleDrafter:
         self._target = getattr(embed, "__self__", None)
         self._check_layers()
         self._reader = HeadReader(head, embed)
+        if lookup is not None:
+            self._reader.read_vocabulary()
         self.num_known = 0
         self._root_token = -1
         self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, without an entry
+        self._unread: list[Tensor] = []  # features of the first of those, (A, 3Ht) each
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
+        self._may_rest = isinstance(policy, AutoTree) and policy.may_be_plain
         self._watch = FiniteWatch(lambda: BAD_HEAD)
 
     @property
@@ -69,31 +78,47 @@ class EagleDrafter:
         self._check(tokens, features)
         tokens = tokens.cpu()
         own = tokens if self.num_known else tokens[1:]  # x0 has no feature before it, so no head entry of its own
-        waiting = torch.cat([self._waiting, own])
-        for piece, part in zip(waiting[: len(features)].split(PIECE), features.split(PIECE), strict=True):
-            if len(part):  # a mask of (PIECE, T) entries
-                self._root_hidden = self._observe_piece(piece.to(part.device), part)[-1:]
-        self._waiting, self.num_known = waiting[len(features) :], self.num_known + len(tokens)
+        self._waiting, self.num_known = torch.cat([self._waiting, own]), self.num_known + len(tokens)
+        if len(features):
+            self._unread.append(features)
         if self._beside is not None:
             self._beside.observe(tokens.tolist())
         if len(tokens):
             self._root_token = int(tokens[-1])
-        if len(features) and self._root_hidden is not None:
+        if not self._may_rest or self._num_unread > PIECE:
+            self._read()
+
+    @property
+    def _num_unread(self) -> int:
+        return sum(map(len, self._unread))
+
+    def _read(self) -> None:
+        """Make entries of all features. What plain decoding observes waits here until there is a piece of it."""
+        if not self._unread:
+            return
+        features, self._unread = torch.cat(self._unread), []
+        tokens, self._waiting = self._waiting[: len(features)], self._waiting[len(features) :]
+        for piece, part in zip(tokens.split(PIECE), features.split(PIECE), strict=True):  # a mask of (PIECE, T) entries
+            self._root_hidden = self._observe_piece(piece.to(part.device), part)[-1:]
+        if self._root_hidden is not None:
             self._watch.look(self._root_hidden)
 
     def _observe_piece(self, tokens: Tensor, features: Tensor) -> Tensor:
         """Entries (A, H) of tokens (A,), appended behind what the head has read."""
-        hidden = self._reader.fuse(features)  # (A, H)
-        causal = torch.ones(len(tokens), len(tokens), dtype=torch.bool, device=tokens.device).tril()
-        start = self._reader.length
+        hidden, start = self._reader.fuse(features), self._reader.length  # (A, H)
         positions = torch.arange(start, start + len(tokens), device=tokens.device)
-        return self._reader.read(hidden, tokens, positions, tree_mask(causal, start, hidden.dtype))
+        later = hidden.new_full((len(tokens), len(tokens)), torch.finfo(hidden.dtype).min).triu_(1)
+        mask = None if len(tokens) == 1 else _behind(later, start)
+        return self._reader.read(hidden, tokens, positions, mask)
 
     @torch.inference_mode()
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
+        policy = settle(self.policy, chance.sampling, chance.noise is not None, self.num_known)
+        if isinstance(policy, Undrafted) and self.num_known:
+            return lone_root(self._root_token, next(self.head.parameters()).device)
         with self.open_round() as proposer:
-            return self.policy.grow(proposer, chance, max_depth)
+            return policy.grow(proposer, chance, max_depth)
 
     @contextmanager
     def open_round(self) -> Iterator[Proposer]:
@@ -102,6 +127,7 @@ class EagleDrafter:
         What is read meanwhile is a guess and forgotten at the end: the next `observe` knows better. Raises ValueError
         before the first `observe`.
         """
+        self._read()
         if self._root_hidden is None:
             raise ValueError("nothing observed yet: call observe(tokens, features) with the prompt first")
         committed = self._reader.length
@@ -114,9 +140,8 @@ class EagleDrafter:
     def _step_over(self, hidden: Tensor) -> Tensor:
         """The state (1, H) at the newest token, one step a waiting token from the state at the newest entry."""
         for known in self._waiting[:, None]:
-            token, start = known.to(hidden.device), self._reader.length
-            mask = _additive(torch.ones(1, 1, dtype=torch.bool, device=token.device), start, hidden.dtype)
-            hidden = self._reader.read(hidden, token, torch.full_like(token, start), mask)
+            token = known.to(hidden.device)
+            hidden = self._reader.read(hidden, token, torch.full_like(token, self._reader.length), None)
         return hidden
 
     def truncate(self, num_tokens: int) -> None:
@@ -129,6 +154,8 @@ class EagleDrafter:
         if entries < self._reader.length:
             self._root_hidden = None
         self._reader.rewind(entries)
+        features = torch.cat(self._unread)[: max(num_tokens - 1 - entries, 0)] if self._unread else None
+        self._unread = [] if features is None or not len(features) else [features]
         self._waiting = self._waiting[: max(num_tokens - 1 - entries, 0)]
 
     def _check_layers(self) -> None:
@@ -141,7 +168,7 @@ class EagleDrafter:
 
     def _check(self, tokens: Tensor, features: Tensor) -> None:
         self._check_layers()  # again: another head may have been loaded for this target meanwhile
-        most = len(self._waiting) + len(tokens) - (self.num_known == 0)
+        most = len(self._waiting) - self._num_unread + len(tokens) - (self.num_known == 0)
         width = 3 * self.head.config.target_hidden_size
         if features.dim() != 2 or features.shape[1] != width or len(features) > max(most, 0):
             raise ValueError(
@@ -153,34 +180,52 @@ class EagleDrafter:
 class HeadRound:
     """The `Proposer` of one round: expands nodes below the root with the head.
 
-    Row 0 is the root, which is a committed entry; the entries of rows 1, 2, .. stand behind it in the cache.
+    Row 0 is the root, which is a committed entry, and whose law follows from the pass that observed it: the first level
+    of a tree costs no pass of its own. The entries of rows 1, 2, .. stand behind it in the cache.
     """
 
     scaffold = EMPTY
 
     def __init__(self, reader: HeadReader, root_token: int, root_hidden: Tensor):
         self._reader = reader
-        self._hidden = root_hidden  # (R, H)
-        self._ancestors = torch.zeros(1, 0, dtype=torch.bool, device=root_hidden.device)  # (R, R - 1): no root column
         self._committed = reader.length
+        position = torch.full((1,), self._committed - 1, device=root_hidden.device)
+        self._rows = _Rows(root_hidden, position, root_hidden.new_zeros(1, 0))
+        self._newest: _Rows | None = None  # of the last pass; joined when another one asks for them
         self.vocabulary = reader.vocabulary
         self.root_token = root_token
         self.root_logits = reader.logits(root_hidden)[0]  # (Vd,)
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        own = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
-        ancestors = torch.cat([self._ancestors[parents], own], dim=1)  # (F, R - 1 + F)
-        mask = _additive(ancestors, self._committed, self._hidden.dtype)  # (1, 1, F, T + R - 1 + F)
-        positions = self._committed + ancestors.sum(-1) - 1
-        hidden = self._reader.read(self._hidden[parents], tokens, positions, mask)  # (F, H)
-        unseen = self._ancestors.new_zeros(len(self._ancestors), len(tokens))
-        self._ancestors = torch.cat([torch.cat([self._ancestors, unseen], dim=1), ancestors])
-        self._hidden = torch.cat([self._hidden, hidden])
+        if self._newest is not None:
+            self._rows = self._rows.followed_by(self._newest)
+        rows, own = self._rows, _alone(len(tokens), self._rows.hidden.dtype, tokens.device)
+        positions, mask = rows.positions[parents] + 1, torch.cat([rows.mask[parents], own], dim=1)  # (F, R - 1 + F)
+        hidden = self._reader.read(rows.hidden[parents], tokens, positions, _behind(mask, self._committed))  # (F, H)
+        self._newest = _Rows(hidden, positions, mask)
         return self._reader.logits(hidden)  # (F, Vd)
 
 
-def _additive(allowed: Tensor, prefix_length: int, dtype: torch.dtype) -> Tensor:
-    """allowed (F, K) bool behind a fully visible prefix -> additive mask (1, 1, F, prefix_length + K)."""
-    mask = torch.zeros(len(allowed), prefix_length + allowed.shape[1], dtype=dtype, device=allowed.device)
-    mask[:, prefix_length:].masked_fill_(~allowed, torch.finfo(dtype).min)
-    return mask[None, None]
+class _Rows(NamedTuple):
+    """Rows of a round."""
+
+    hidden: Tensor  # (R, H)
+    positions: Tensor  # (R,)
+    mask: Tensor  # (R, K) additive, over the entries behind the committed ones; those after the last column are unseen
+
+    def followed_by(self, newer: "_Rows") -> "_Rows":
+        unseen = newer.mask.shape[1] - self.mask.shape[1]
+        mask = pad(self.mask, (0, unseen), value=torch.finfo(self.mask.dtype).min)
+        hidden, positions = torch.cat([self.hidden, newer.hidden]), torch.cat([self.positions, newer.positions])
+        return _Rows(hidden, positions, torch.cat([mask, newer.mask]))
+
+
+@lru_cache(maxsize=64)
+def _alone(num: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The additive mask (n, n) of entries that see themselves and not each other."""
+    return torch.full((num, num), torch.finfo(dtype).min, dtype=dtype, device=device).fill_diagonal_(0)
+
+
+def _behind(mask: Tensor, prefix_length: int) -> Tensor:
+    """An additive mask (F, K) behind a fully visible prefix: (1, 1, F, prefix_length + K)."""
+    return pad(mask, (prefix_length, 0))[None, None]

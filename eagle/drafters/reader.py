@@ -3,6 +3,7 @@
 Letters: A entries of one pass, H draft hidden size, Vd draft vocabulary, T entries before the pass, d head size.
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -31,12 +32,20 @@ class HeadReader:
         assert 0 <= length <= self.length, f"cannot rewind {self.length} entries to {length}"
         self._cache.length = length
 
+    @torch.inference_mode()
+    def read_vocabulary(self) -> None:
+        """Have its tokens on the host before a round asks for them and waits."""
+        _ = self.vocabulary.on_host
+
     def fuse(self, features: Tensor) -> Tensor:
         """The target's features (A, 3Ht) -> hidden states (A, H) in the head's dtype."""
         return self._head.fuse(features.to(self._head.fc.weight.dtype))
 
-    def read(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """One pass over new entries, which are appended: hidden (A, H), additive mask (1, 1, A, T + A) -> (A, H)."""
+    def read(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """One pass over new entries, which are appended: hidden (A, H), additive mask (1, 1, A, T + A) -> (A, H).
+
+        mask None: all of them see everything, as a single one may.
+        """
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             key, value = self._cache.update(key, value)  # (1, kv_heads, T + A, d)

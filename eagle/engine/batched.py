@@ -47,6 +47,7 @@ class Answered:
     input_ids: list[int]
     spans: list[tuple[int, int]] = field(default_factory=list)  # [start, end) of each answer in input_ids
     finish: list[str] = field(default_factory=list)  # "stop" or "length", one an answer
+    refused: str = ""  # why there is no next answer, where a server was asked
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ class AnswerLimits:
     max_length: int  # of a whole conversation
 
 
-class _Lane:
+class Lane:
     """A conversation at work: which tokens it has, and where its current answer began."""
 
-    def __init__(self, job: Job, device: torch.device):
+    def __init__(self, job: Job):
         self.result = Answered(job, list(job.runs[0]))
         self.answer_start = len(job.runs[0])
         self.generator = torch.Generator().manual_seed(job.seed)
@@ -103,7 +104,7 @@ class BatchedDecoder:
         self.model, self.end_ids, self.limits = model.eval(), frozenset(end_ids), limits
         self._cache_argument = cache_argument(model)
         self.cache = LaneCache(config.num_hidden_layers, num_lanes, group_size, model.device)
-        self.lanes: list[_Lane | None] = [None] * num_lanes
+        self.lanes: list[Lane | None] = [None] * num_lanes
         self._try_out(config.vocab_size)
 
     @torch.inference_mode()
@@ -146,7 +147,7 @@ class BatchedDecoder:
     def _fill(self, waiting: Iterator[Job]) -> Iterator[Answered]:
         for index, lane in enumerate(self.lanes):
             while lane is None and (job := next(waiting, None)) is not None:
-                self.lanes[index], self.cache.lengths[index] = _Lane(job, self.model.device), 0
+                self.lanes[index], self.cache.lengths[index] = Lane(job), 0
                 yield from self._read(index)
                 lane = self.lanes[index]
 
@@ -165,7 +166,7 @@ class BatchedDecoder:
         self.lanes[index], self.cache.lengths[index] = None, 0
         return result
 
-    def _busy(self, index: int) -> _Lane:
+    def _busy(self, index: int) -> Lane:
         lane = self.lanes[index]
         assert lane is not None, f"lane {index} has no conversation"
         return lane
@@ -233,7 +234,7 @@ class BatchedDecoder:
         return logits[:, 0]
 
 
-def draw_tokens(lanes: list[_Lane], logits: torch.Tensor) -> list[int]:
+def draw_tokens(lanes: list[Lane], logits: torch.Tensor) -> list[int]:
     """One token a row at the row's own temperature, from the row's own generator."""
     temperatures = torch.tensor([lane.result.job.temperature for lane in lanes], device=logits.device)  # (B,)
     warm, cold = (temperatures > 0).nonzero()[:, 0], (temperatures == 0).nonzero()[:, 0]

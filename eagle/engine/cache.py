@@ -48,13 +48,13 @@ class PreallocatedLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
-        self._reserve(end)
+        self.reserve(end)
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def _reserve(self, length: int) -> None:
+    def reserve(self, length: int) -> None:
         if length <= self.capacity:
             return
         capacity = min(max(length, self.capacity + GROWTH_BLOCK), max(length, self.limit))
@@ -129,6 +129,26 @@ class KeyValueCache:
             return self.length
         read_long = self._first_read > self.switch.at and num_tokens > self.switch.at
         return self.length if read_long and not self.switch.keeps_changing else 0
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether every layer has buffers: after the first pass, but for models whose layers share them."""
+        return bool(self.length) and all(layer.is_initialized for layer in self._layers)
+
+    @torch.inference_mode()
+    def buffers(self, num_new: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of every layer, (1, kv_heads, C, d), with room behind the committed entries.
+
+        For a pass that writes by itself; it says so with `appended`.
+        """
+        for layer in self._layers:
+            layer.reserve(self.length + num_new)
+        return [layer.keys for layer in self._layers], [layer.values for layer in self._layers]
+
+    def appended(self, num_new: int) -> None:
+        """So many entries were written behind the committed ones."""
+        for layer in self._layers:
+            layer.length = self.length + num_new
 
     @torch.inference_mode()
     def keep(self, nodes: Tensor) -> None:

@@ -7,8 +7,9 @@
 Letters: T tokens of a run, N tree nodes including the root, V vocabulary, H hidden size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,18 @@ class TargetOutput:
 
     logits: Tensor  # (N, V), in the target's dtype
     features: Tensor  # (N, 3H): low, mid, high
+
+
+class SmallPass(Protocol):
+    """Another way to read a few nodes than the model's own forward."""
+
+    def takes(self, num_nodes: int, cache: Any, dtype: torch.dtype) -> bool:
+        """Whether it reads so many nodes behind this cache, for a target in this dtype."""
+        ...
+
+    def score(self, tokens: Tensor, ancestors: Tensor, cache: Any, layers: Sequence[int]) -> TargetOutput:
+        """As `Engine.forward_tree`, with the inputs of these layers as features."""
+        ...
 
 
 class TreeCache(Protocol):

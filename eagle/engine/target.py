@@ -14,7 +14,7 @@ from eagle.engine.cache import KeyValueCache, StockCache, TargetCache, cache_arg
 from eagle.engine.ends import end_token_ids, template_end_ids
 from eagle.engine.feature_layers import check_feature_layers, default_feature_layers
 from eagle.engine.layers import decoder_layers, decoder_of, inputs_of, turn_of
-from eagle.engine.protocol import TargetOutput
+from eagle.engine.protocol import SmallPass, TargetOutput
 from eagle.engine.rope import context_limit, forget_growth, rope_switch
 from eagle.engine.shape import attention_shape
 from eagle.engine.suitability import Suitability, suitability_of
@@ -37,13 +37,14 @@ class Target:
         name: str | None = None,
     ):
         self.model = model.eval()
-        self._cache_argument = cache_argument(model)
+        self.cache_argument = cache_argument(model)
         self.tokenizer = tokenizer
         self._turn = turn_of(model)
         self.config = model.config.get_text_config(decoder=True)
         self._switch = rope_switch(self.config)
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.layers = decoder_layers(model, self.config.num_hidden_layers)
+        self.small_pass: SmallPass | None = None  # in place of eager passes over a few nodes, see `eagle.compiled`
         self.read_layers(default_feature_layers(len(self.layers)) if feature_layers is None else feature_layers)
 
     def read_layers(self, layers: tuple[int, int, int]) -> None:
@@ -74,6 +75,11 @@ class Target:
     @property
     def context_limit(self) -> int:
         return context_limit(self.config)
+
+    @property
+    def has_changing_angles(self) -> bool:
+        """Whether rotary angles depend on the length of what is read, see `eagle.engine.rope`."""
+        return self._switch is not None
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -135,6 +141,10 @@ class Target:
         return max(num_tokens, 1) if has_causal_kernel else PIECE
 
     def _read_piece(self, ids: Tensor, cache: TargetCache) -> TargetOutput:
+        if len(ids) == 1 and self.small_pass is not None:  # plain decoding: the pass that trees get
+            output = self.score_unchecked(ids, torch.ones(1, 1, dtype=torch.bool), cache)
+            cache.keep(torch.zeros(1, dtype=torch.int64, device=ids.device))
+            return output
         mask = None  # from an empty cache transformers' own causal mask is right, and lets fast kernels run
         if cache.length and isinstance(cache, KeyValueCache):
             mask = self._masks(torch.ones(ids.numel(), ids.numel(), dtype=torch.bool, device=ids.device).tril(), cache)
@@ -161,6 +171,8 @@ class Target:
     def score_unchecked(self, tokens: Tensor, ancestors: Tensor, cache: TargetCache) -> TargetOutput:
         """`forward_tree` without asking whether this target can: how that is found out."""
         ancestors = ancestors.to(tokens.device)
+        if self.small_pass is not None and self.small_pass.takes(len(tokens), cache, self.dtype):
+            return self.small_pass.score(tokens, ancestors, cache, self.feature_layers)
         positions = cache.length + masks.depths(ancestors)
         return self._forward(tokens, positions, self._masks(ancestors, cache), cache)
 
@@ -233,10 +245,10 @@ class Target:
         with inputs_of([self.layers[i] for i in self.feature_layers], self._turn) as captured:
             if self._switch is not None and self._switch.keeps_changing:
                 forget_growth(self.model)
-            own = {self._cache_argument: cache.transformers_cache}
+            own = {self.cache_argument: cache.transformers_cache}
             if isinstance(cache, StockCache):  # it has its own idea of positions and masks
                 output = self.model(ids[None], use_cache=True, **own)
-                cache.transformers_cache = getattr(output, self._cache_argument)
+                cache.transformers_cache = getattr(output, self.cache_argument)
             else:
                 output = self.model(
                     ids[None],

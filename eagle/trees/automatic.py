@@ -13,6 +13,7 @@ from eagle.trees.coupled import CoupledTree, CoupledValues
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
 from eagle.trees.protocols import Proposer, TreePolicy, check_counts, check_number
+from eagle.trees.undrafted import Undrafted
 from eagle.trees.valued import Acceptance, ValuedTree
 from hsd_verify import DraftTree
 
@@ -67,6 +68,8 @@ class AutoTree:
     # temperature, its tree; the nearest temperature serves. Never written by hand, so no field of `auto:field=value`
     trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)
     coupled_trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)  # for shared noise
+    # ascending: for texts of at least so many tokens the choice is another one's
+    longer: tuple[tuple[int, "AutoTree"], ...] = field(default=(), metadata=NOT_BY_HAND)
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "greedy_nodes"):
@@ -80,8 +83,17 @@ class AutoTree:
         """Coupled, unless it is said from where on part of a tree is sampled."""
         return COUPLED if self.sampled_from is None else INDEPENDENT
 
-    def choose(self, sampling: Sampling, coupled: bool = False) -> TreePolicy:
-        """The tree for a sampling; `coupled`: for a target whose noise is shared."""
+    @property
+    def may_be_plain(self) -> bool:
+        """Whether it may choose to draft nothing."""
+        own = any(isinstance(tree, Undrafted) for _, tree in (*self.trees, *self.coupled_trees))
+        return own or any(tree.may_be_plain for _, tree in self.longer)
+
+    def choose(self, sampling: Sampling, coupled: bool = False, length: int = 0) -> TreePolicy:
+        """The tree for a sampling behind a text of `length` tokens; `coupled`: for a target whose noise is shared."""
+        longer = [tree for least, tree in self.longer if least <= length]
+        if longer:
+            return longer[-1].choose(sampling, coupled)
         coupled = coupled and not sampling.greedy
         trees = self.coupled_trees if coupled else self.trees
         if trees:
@@ -94,6 +106,11 @@ class AutoTree:
 
     def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
         return self.choose(chance.sampling, coupled=chance.noise is not None).grow(proposer, chance, max_depth)
+
+
+def settle(policy: TreePolicy, sampling: Sampling, coupled: bool, length: int = 0) -> TreePolicy:
+    """What a policy that chooses among others takes behind a text of `length` tokens; any other one is itself."""
+    return policy.choose(sampling, coupled, length) if isinstance(policy, AutoTree) else policy
 
 
 POLICIES: Mapping[str, Callable[..., TreePolicy]] = {

@@ -24,7 +24,7 @@ from eagle.judging import INDEPENDENT
 from eagle.trees.costs import CostModel
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer, check_number
-from eagle.trees.sapling import Families, Frontier
+from eagle.trees.sapling import Children, Families, Frontier, Number
 from eagle.trees.valued import ValuedTree
 from hsd_verify import DraftTree
 
@@ -74,18 +74,25 @@ class _Ledger:
     promise: float
     replacement: bool = False
 
-    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
-        slots = self.valued.offer(frontier, level).slots(frontier.values.new_tensor(self.valued.threshold))
-        values = slots.values.flatten().sort(descending=True).values  # (F * (M + K),)
-        values = values[values > 0][: max(self.valued.num_nodes - num_nodes, 0)]
-        gains = torch.cat([values.new_zeros(1), values.cumsum(0)])
-        passes_ms = _passes_ms(self.cost, self.valued.num_nodes, values.device)[num_nodes - 1 :]
-        return slots.best(int((gains - self.rate * passes_ms[: len(gains)]).argmax()))
+    def families(self, frontier: Frontier, level: int, num_nodes: Number) -> Families:
+        assert self.valued.threshold is not None, "refused at construction"
+        slots = self.valued.offer(frontier, level).slots(self.valued.threshold)
+        most = self.valued.num_nodes - 1
+        values = slots.values.flatten().sort(descending=True).values[:most]  # (n,) the best of F * (M + K)
+        gains = torch.cat([values.new_zeros(1), values.cumsum(0)])  # (n + 1,)
+        counts = torch.arange(len(gains), device=values.device)
+        passes_ms = _passes_ms(self.cost, self.valued.num_nodes, values.device)[
+            (counts + num_nodes - 1).clamp(max=most)
+        ]
+        possible = counts <= most + 1 - num_nodes  # (n + 1,)
+        possible[1:] &= values > 0
+        worth = (gains - self.rate * passes_ms).masked_fill_(~possible, -torch.inf)
+        return slots.best(worth.argmax())
 
-    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
-        read = self.valued.worth_reading(values, num_nodes)
-        promised = self.promise * float(values[read].sum())
-        return read if promised >= self.rate * self.cost.draft_step_ms else read[:0]
+    def worth_reading(self, children: Children, num_nodes: Number) -> tuple[Tensor, Tensor]:
+        read, meant = self.valued.worth_reading(children, num_nodes)
+        promised = self.promise * (children.values[read] * meant).sum()
+        return read, meant & (promised >= self.rate * self.cost.draft_step_ms)
 
 
 @lru_cache(maxsize=16)

@@ -1,9 +1,9 @@
-"""What a round costs: milliseconds of the target's pass against tree nodes, and of a draft step.
+"""What a round costs: milliseconds of the target's pass against tree nodes, of a draft step, and of drafting at all.
 
 Letters: N tree nodes including the root.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,19 +19,53 @@ class CostModel:
     num_nodes: tuple[int, ...]  # ascending
     target_ms: tuple[float, ...]  # one pass over so many nodes
     draft_step_ms: float = 0.0  # reading one level of the tree with the head; 0: not counted
+    round_ms: float = 0.0  # the head reads what was accepted, the tree is built: whatever its depth; 0: not counted
+    context: int = 0  # tokens behind which the passes were measured
+    long_context: int = 0  # more of them; 0: not measured
+    long_target_ms: tuple[float, ...] = ()  # the same passes there
 
     def __post_init__(self) -> None:
         freeze_lists(self)
         ascending = all(a < b for a, b in zip(self.num_nodes, self.num_nodes[1:], strict=False))
-        if len(self.num_nodes) != len(self.target_ms) or len(self.num_nodes) < 2 or not ascending:
+        lengths = {len(self.num_nodes), len(self.target_ms), len(self.long_target_ms) or len(self.target_ms)}
+        if len(lengths) > 1 or len(self.num_nodes) < 2 or not ascending:
             raise ValueError(
                 f"num_nodes {self.num_nodes} and target_ms {self.target_ms} must be two lists of one length, "
-                "at least 2, the first ascending: measure again with eagle.planner.measure_costs"
+                f"at least 2, the first ascending, and long_target_ms {self.long_target_ms} empty or as long: "
+                "measure again with eagle.planner.measure_costs"
             )
-        for name, limits in (("num_nodes", {"at_least": 1}), ("target_ms", {"above": 0})):
+        for name, limits in (
+            ("num_nodes", {"at_least": 1}),
+            ("target_ms", {"above": 0}),
+            ("long_target_ms", {"above": 0}),
+        ):
             for number in getattr(self, name):
                 check_number(name, number, **limits)
-        check_number("draft_step_ms", self.draft_step_ms, at_least=0)
+        for name in ("draft_step_ms", "round_ms"):
+            check_number(name, getattr(self, name), at_least=0)
+        if self.long_target_ms and not 0 <= self.context < self.long_context:
+            raise ValueError(f"context is {self.context}, it must lie below long_context, which is {self.long_context}")
+
+    def behind(self, length: int) -> "CostModel":
+        """The costs behind a text of `length` tokens: passes grow linearly with it, as attention does.
+
+        What the head takes stays: its one layer grows too, by a small part of what the target does.
+        """
+        if not self.long_target_ms or length <= self.context:
+            return self
+        share = (length - self.context) / (self.long_context - self.context)
+        growth = (max(long - short, 0.0) for short, long in zip(self.target_ms, self.long_target_ms, strict=True))
+        there = tuple(short + share * more for short, more in zip(self.target_ms, growth, strict=True))
+        return replace(self, target_ms=there, context=length, long_context=0, long_target_ms=())
+
+    @property
+    def plain_ms(self) -> float:
+        """A token of plain decoding."""
+        return float(self.target_at(torch.tensor(1)))
+
+    def drafted_ms(self, num_nodes: int, num_steps: float) -> float:
+        """A round with a tree of `num_nodes`, grown in so many draft steps."""
+        return float(self.target_at(torch.tensor(num_nodes))) + num_steps * self.draft_step_ms + self.round_ms
 
     def target_at(self, num_nodes: Tensor) -> Tensor:
         """Milliseconds of passes over `num_nodes` nodes: linear in between, and on with the last slope beyond."""

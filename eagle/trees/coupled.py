@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eagle.chance import Chance
 from eagle.judging import COUPLED
-from eagle.trees.deterministic import grow_best
+from eagle.trees.deterministic import Values, grow_best
 from eagle.trees.protocols import Proposer, check_counts, check_number
 from hsd_verify import DraftTree
 
@@ -65,11 +65,11 @@ class CoupledTree:
             )
         values = self.values or CoupledValues()
 
-        def log_values(logits: Tensor, depth: int) -> Tensor:
+        def values_of(logits: Tensor, depth: int) -> Values:
             if noise is None:
-                return logits.log_softmax(-1)
+                return Values(logits.log_softmax(-1), are_logs=True)
             perturbed = logits + temperature * noise.below(depth, proposer.vocabulary.target_ids)  # (F, Vd)
             joint = (values.sharpness * perturbed).softmax(-1).mul_(1 - values.plain)
-            return joint.add_(logits.softmax(-1), alpha=values.plain).log_()
+            return Values(joint.add_(logits.softmax(-1), alpha=values.plain), are_logs=False)
 
-        return grow_best(self, proposer, min(self.depth, max_depth), log_values)
+        return grow_best(self, proposer, min(self.depth, max_depth), values_of)

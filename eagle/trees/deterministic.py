@@ -9,16 +9,18 @@ Letters: N nodes including the root, F nodes of a frontier, C candidates of all 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from eagle.chance import Chance
 from eagle.judging import COUPLED
+from eagle.trees.best import largest
 from eagle.trees.protocols import Proposer, bare_root, check_counts, check_number
 from eagle.trees.scaffold import Step, believed
 from hsd_verify import DraftTree
+from hsd_verify.transfer import to_host
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class EagleTree:
     def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
         temperature = self.draft_temperature or chance.sampling.temperature or 1.0
 
-        def log_values(logits: Tensor, depth: int) -> Tensor:
-            return (logits.float() / temperature).log_softmax(-1)
+        def values(logits: Tensor, depth: int) -> Values:
+            return Values((logits.float() / temperature).log_softmax(-1), are_logs=True)
 
-        return grow_best(self, proposer, min(self.depth, max_depth), log_values)
+        return grow_best(self, proposer, min(self.depth, max_depth), values)
 
 
 class Shape(Protocol):
@@ -64,11 +66,30 @@ class Shape(Protocol):
     def top_k(self) -> int: ...
 
 
-LogValues = Callable[[Tensor, int], Tensor]
-"""Draft logits (F, Vd) after nodes of a depth -> log probability (F, Vd) that each token is the accepted one there."""
+class Values(NamedTuple):
+    """Of every token the probability that it is the accepted one, or its logarithm: one is the cheaper for each tree.
+
+    To take logarithms of all takes longer than to find the best.
+    """
+
+    numbers: Tensor  # (F, Vd)
+    are_logs: bool
+
+    def logs(self) -> Tensor:
+        """Log probabilities (F, Vd)."""
+        return self.numbers if self.are_logs else self.numbers.log()
+
+    def best(self, num: int) -> tuple[Tensor, Tensor]:
+        """Log probabilities of the best tokens, falling, and their draft ids: (F, num) each, less where there are."""
+        numbers, ids = largest(self.numbers, num)
+        return Values(numbers, self.are_logs).logs(), ids
 
 
-def grow_best(shape: Shape, proposer: Proposer, depth: int, log_values: LogValues) -> DraftTree:
+ValuesOf = Callable[[Tensor, int], Values]
+"""Draft logits (F, Vd) after nodes of a depth -> the values of the tokens that may follow there."""
+
+
+def grow_best(shape: Shape, proposer: Proposer, depth: int, values_of: ValuesOf) -> DraftTree:
     """The tree of `EagleTree` for any values, no deeper than `depth`.
 
     What the text suggests is a candidate, too: where its place is expanded with what text and draft say together, and
@@ -77,32 +98,33 @@ def grow_best(shape: Shape, proposer: Proposer, depth: int, log_values: LogValue
     if depth == 0 or shape.num_nodes == 1:
         return bare_root(proposer)
     steps = proposer.scaffold.steps(proposer.vocabulary)[:depth]
-    levels = list(_levels(shape, proposer, depth, log_values, steps))
-    candidates = _on_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
+    levels = list(_levels(shape, proposer, depth, values_of, steps))
+    tokens, parents, scores = to_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))  # too few for there
     if steps:
-        candidates = _with_chain(steps, *candidates)
-    return rerank(proposer.root_token, *candidates, shape.num_nodes - 1, proposer.root_logits.device)
+        tokens, parents, scores = _with_chain(steps, tokens, parents, scores)
+    return rerank(proposer.root_token, tokens, parents, scores, shape.num_nodes - 1, proposer.root_logits.device)
 
 
 def _levels(
-    shape: Shape, proposer: Proposer, depth: int, log_values: LogValues, steps: Sequence[Step]
+    shape: Shape, proposer: Proposer, depth: int, values_of: ValuesOf, steps: Sequence[Step]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Level by level: tokens, parents (index among all candidates, -1 the root) and joint log values."""
     parents = torch.full((1,), -1, device=proposer.root_logits.device)  # of the candidates: the expanded nodes
     scores = torch.zeros_like(parents, dtype=torch.float32)
     rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
     is_end = torch.ones_like(parents, dtype=torch.bool)  # of the scaffold, which of the expanded nodes
-    values = log_values(proposer.root_logits[None], 0)  # (1, Vd)
+    values = values_of(proposer.root_logits[None], 0)  # (1, Vd)
     num_candidates = num_rows = 0
     pool = scores[:0]  # the scores that would stay if growth ended here
     for level in range(depth):
         step = steps[level] if level < len(steps) else None
         if step is not None:
-            drafted = values[:, step.draft_id]  # (F,)
+            values = Values(values.logs(), are_logs=True)
+            drafted = values.numbers[:, step.draft_id]  # (F,)
             drafted.copy_(torch.where(is_end, believed(drafted.exp(), step.acceptance).log(), drafted))
-        best = values.topk(min(shape.top_k, values.shape[-1]))  # (F, top_k)
-        tokens, width = proposer.vocabulary.target_ids[best.indices].flatten(), best.indices.shape[1]
-        joint = (scores[:, None] + best.values.clamp_(max=0)).flatten()  # rounding may leave a probability above 1
+        logs, ids = values.best(shape.top_k)  # (F, top_k)
+        tokens, width = proposer.vocabulary.target_ids[ids].flatten(), ids.shape[1]
+        joint = (scores[:, None] + logs.clamp_(max=0)).flatten()  # rounding may leave a probability above 1
         yield tokens, parents.repeat_interleave(width), joint
         if level == depth - 1:
             return
@@ -117,17 +139,9 @@ def _levels(
         if step is not None:
             is_end = is_end[chosen // width] & (tokens[chosen] == step.token)
         logits = proposer.expand(tokens[chosen], rows[chosen // width])  # (F, Vd)
-        values, scores, parents = log_values(logits, level + 1), joint[chosen], chosen + num_candidates
+        values, scores, parents = values_of(logits, level + 1), joint[chosen], chosen + num_candidates
         rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
         num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
-
-
-def _on_host(tokens: Tensor, parents: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All candidates (C,), in one transfer: they are too few for an accelerator."""
-    if tokens.is_cpu:
-        return tokens, parents, scores
-    columns = torch.stack([tokens.double(), parents.double(), scores.double()]).cpu()  # ids are below 2^53
-    return columns[0].long(), columns[1].long(), columns[2].to(scores.dtype)
 
 
 def _with_chain(

@@ -15,7 +15,7 @@ from eagle.judging import INDEPENDENT
 from eagle.options import freeze_lists
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer, check_counts
-from eagle.trees.sapling import Families, Frontier
+from eagle.trees.sapling import Children, Families, Frontier, Number
 from hsd_verify import DraftTree
 
 
@@ -29,15 +29,16 @@ class FixedBranching:
     branching: tuple[int, ...]
     replacement: bool = False
 
-    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+    def families(self, frontier: Frontier, level: int, num_nodes: Number) -> Families:
         num_sampled = torch.full_like(frontier.nodes, self.branching[level])
         values = frontier.values[:, None].expand(-1, self.branching[level])  # (F, K)
         none = num_sampled.new_empty(len(num_sampled), 0)
         placed, is_placed = (none, none.bool()) if frontier.step is None else frontier.step_slot
         return Families(placed, torch.zeros_like(placed, dtype=values.dtype), is_placed, num_sampled, values)
 
-    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
-        return values.nonzero()[:, 0]
+    def worth_reading(self, children: Children, num_nodes: Number) -> tuple[Tensor, Tensor]:
+        most = len(children.tokens) if children.num_drawn is None else children.num_drawn
+        return torch.arange(most, device=children.values.device), children.values[:most] > 0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,11 @@
     scaffold  what the text suggests is one more placed slot of one node a level, which the rule weighs with the others;
               where its end is not read the chain goes on with a law of zeros, from which nothing is drawn
 
+How many slots exist follows from the laws, and an accelerator that is asked for it is waited for. So whatever has no
+more than its largest number of rows is masked there (`exists`), and growth ends at its depth; on a CPU rows that do
+not exist are left out instead, and growth ends with them. The trees and their laws are the same; what is drawn for
+slots that do not exist is thrown away.
+
 Why this is lossless whatever the rule decides: take the node whose family was filled last. Given everything before,
 its sampled tokens follow the recorded laws, so with the family the verifier emits, in expectation, the text it would
 emit with that node a leaf. Remove families last to first: the bare root remains, which emits the target's own law. The
@@ -28,9 +33,11 @@ from torch import Tensor
 from eagle.chance import Chance
 from eagle.sampling import Sampling
 from eagle.trees.protocols import Proposer, bare_root
-from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Sapling
+from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Number, Sapling
 from eagle.trees.scaffold import Step
 from hsd_verify import DraftTree
+
+Filled = tuple[Tensor, Tensor, Tensor, Tensor]  # draft ids, parents, values, bool whether they exist: (n,) each
 
 
 class Rule(Protocol):
@@ -45,13 +52,21 @@ class Rule(Protocol):
         """Sampled siblings are i.i.d. draws."""
         ...
 
-    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+    def families(self, frontier: Frontier, level: int, num_nodes: Number) -> Families:
         """Slots of the frontier's nodes, `level` levels below the root, when the tree has `num_nodes` nodes."""
         ...
 
-    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
-        """Which children (C,) the proposer shall read, as ascending indices; the tree now has `num_nodes` nodes."""
+    def worth_reading(self, children: Children, num_nodes: Number) -> tuple[Tensor, Tensor]:
+        """Which children the proposer shall read; the tree now has `num_nodes` nodes.
+
+        Ascending indices (F,), as many as are read at most, and which of them are meant, (F,) bool.
+        """
         ...
+
+
+def leaves_out(tensor: Tensor) -> bool:
+    """Whether to ask which rows exist, and to go on without the others: where that is no wait."""
+    return tensor.is_cpu
 
 
 @dataclass(frozen=True)
@@ -88,34 +103,45 @@ class Growth:
     def _root(self) -> Frontier:
         zero = torch.zeros(1, dtype=torch.int64, device=self.proposer.root_logits.device)
         laws, predicted = self._laws(self.proposer.root_logits[None])  # (1, Vd) each
-        return Frontier(zero, zero, laws.new_ones(1), laws, predicted, self._step(0))
+        root = Frontier(zero, zero, laws.new_ones(1), laws, predicted)
+        step = self._step(0)
+        return root if step is None else replace(root, step=step, is_end=torch.ones_like(zero, dtype=torch.bool))
 
     def _step(self, level: int) -> Step | None:
         return self.steps[level] if level < len(self.steps) else None
 
     def _following(self, children: Children, frontier: Frontier, sapling: Sapling, level: int) -> Frontier | None:
         """The next frontier: children worth reading, with their laws, and the end of the scaffold; None without any."""
-        end, step = children.find_step(frontier), self._step(level)
-        read = self._worth_reading(children, frontier, sapling)  # (F,)
-        following = self._read(children, frontier, read, sapling) if len(read) else None
-        if end is None or step is None:
+        read, exists = self._worth_reading(children, frontier, sapling)  # (F,)
+        following = self._read(children, frontier, read, exists, sapling) if len(read) else None
+        is_end, step = children.is_step(frontier), self._step(level)
+        if is_end is None or step is None or (leaves_out(is_end) and not is_end.any()):
             return following
-        node = end + sapling.num_nodes - len(children.tokens)
-        return _with_step(following, step, node, children.values[end], frontier)
+        nodes = torch.arange(sapling.num_slots - len(is_end), sapling.num_slots, device=is_end.device)  # (C,)
+        return _with_step(
+            following, step, (nodes * is_end).sum(), (children.values * is_end).sum(), is_end.any(), frontier
+        )
 
-    def _worth_reading(self, children: Children, frontier: Frontier, sapling: Sapling) -> Tensor:
-        """Children (F,) that the rule wants read; below a node that was not read nothing can be."""
-        if frontier.step is None:
-            return self.rule.worth_reading(children.values, sapling.num_nodes)
-        below_read = frontier.rows[children.parents] != UNREAD  # (C,)
-        read = self.rule.worth_reading(children.values * below_read, sapling.num_nodes)
-        return read[below_read[read]]
+    def _worth_reading(self, children: Children, frontier: Frontier, sapling: Sapling) -> tuple[Tensor, Tensor | None]:
+        """Children (F,) to read, and which of them are meant; below a node that was not read nothing can be."""
+        readable = children.exists
+        if frontier.step is not None:
+            below_read = frontier.rows[children.parents] != UNREAD  # (C,)
+            readable = below_read if readable is None else readable & below_read
+            children = replace(children, values=children.values * below_read)
+        read, meant = self.rule.worth_reading(children, sapling.num_nodes)
+        if readable is not None:
+            meant = meant & readable[read]
+        return (read[meant], None) if leaves_out(read) else (read, meant)
 
-    def _read(self, children: Children, frontier: Frontier, read: Tensor, sapling: Sapling) -> Frontier:
+    def _read(
+        self, children: Children, frontier: Frontier, read: Tensor, exists: Tensor | None, sapling: Sapling
+    ) -> Frontier:
         """The children `read` (F,), with their laws."""
         logits = self.proposer.expand(children.tokens[read], frontier.rows[children.parents[read]])  # (F, Vd)
-        nodes = read + sapling.num_nodes - len(children.tokens)
-        return Frontier(nodes, sapling.take_rows(len(read)), children.values[read], *self._laws(logits))
+        nodes = read + (sapling.num_slots - len(children.tokens))
+        values = children.values[read] if exists is None else children.values[read] * exists
+        return Frontier(nodes, sapling.take_rows(len(read)), values, *self._laws(logits), exists)
 
     def _laws(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """What is drawn from and what values are read off, (F, Vd) each."""
@@ -126,32 +152,52 @@ class Growth:
         """Tokens for all slots of a level."""
         parts = list(self._sampled(families, frontier, sapling))
         num_drawn = sum(len(ids) for ids, *_ in parts)
-        parents, slots = families.is_placed.nonzero(as_tuple=True)
-        parts.append((families.placed[parents, slots], parents, families.placed_values[parents, slots]))
-        ids, parents, values = (torch.cat(part) for part in zip(*parts, strict=True))  # (C,)
+        parts.append(_placed(families, frontier))
+        ids, parents, values, exists = (torch.cat(part) for part in zip(*parts, strict=True))  # (C,)
         sampled = torch.arange(len(ids), device=ids.device) < num_drawn
-        return Children(self.proposer.vocabulary.target_ids[ids], parents, values, sampled)
+        tokens = self.proposer.vocabulary.target_ids[ids]
+        if leaves_out(ids):
+            return Children(tokens, parents, values, sampled, num_drawn)
+        return Children(tokens, parents, values * exists, sampled, num_drawn, exists)
 
-    def _sampled(
-        self, families: Families, frontier: Frontier, sapling: Sapling
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rank by rank: draft ids, parents and values of the sampled slots; records the laws they were drawn from."""
-        parents = families.num_sampled.nonzero()[:, 0]  # (n,)
-        if not len(parents):
+    def _sampled(self, families: Families, frontier: Frontier, sapling: Sapling) -> Iterator[Filled]:
+        """Rank by rank the sampled slots; records the laws they were drawn from."""
+        most = families.sampled_values.shape[1]  # K
+        parents, counts = _draw_at_most(families, frontier)  # (n,)
+        if not most or not len(parents):
             return
         weights = _without_placed(families, frontier.laws, parents)  # (n, Vd)
-        counts = torch.minimum(families.num_sampled[parents], self._num_drawable(weights))  # (n,)
-        parents, weights, counts = parents[counts > 0], weights[counts > 0], counts[counts > 0]
-        sapling.record(frontier.nodes[parents], weights / weights.sum(-1, keepdim=True))
-        for rank in range(int(counts.max()) if len(counts) else 0):
-            rows = (counts > rank).nonzero()[:, 0]
-            ids = self.chance.draw(weights[rows], self.chance.generator)
+        counts = torch.minimum(counts, self._num_drawable(weights, families, frontier))  # (n,)
+        if leaves_out(counts):
+            most = int(counts.max())
+            if not int(counts.min()):
+                parents, weights, counts = parents[counts > 0], weights[counts > 0], counts[counts > 0]
+        if most:
+            nodes = torch.where(counts > 0, frontier.nodes[parents], -1)
+            sapling.record(nodes, weights / weights.sum(-1, keepdim=True))
+        for rank in range(most):
+            yield self._rank(rank, families, parents, weights, counts)
+
+    def _rank(self, rank: int, families: Families, parents: Tensor, weights: Tensor, counts: Tensor) -> Filled:
+        """One draw at every node that has so many; weights (n, Vd) lose what was drawn."""
+        exists, values = counts > rank, families.sampled_values[parents, rank]
+        if leaves_out(exists):
+            rows = exists.nonzero()[:, 0]
+            drawing = weights if len(rows) == len(weights) else weights.index_select(0, rows)
+            ids = self.chance.draw(drawing, self.chance.generator)
             if not self.rule.replacement:
                 weights[rows, ids] = 0.0
-            yield ids, parents[rows], families.sampled_values[parents[rows], rank]
+            return ids, parents[rows], values[rows], exists[rows]
+        ids = self.chance.draw(_or_first(weights, exists), self.chance.generator)
+        if not self.rule.replacement:
+            weights.scatter_(1, ids[:, None], 0.0)
+        return ids, parents, values, exists
 
-    def _num_drawable(self, weights: Tensor) -> Tensor:
-        """How many siblings each row (n, Vd) has tokens for: (n,)."""
+    def _num_drawable(self, weights: Tensor, families: Families, frontier: Frontier) -> Tensor:
+        """How many siblings each row (n, Vd) has tokens for, (n,), or more than are asked for."""
+        num_placed, num_asked = families.placed.shape[1], families.sampled_values.shape[1]
+        if leaves_out(weights) and num_placed + num_asked <= weights.shape[1] and float(frontier.laws.amin()) > 0:
+            return torch.full_like(frontier.nodes[:1], UNLIMITED)  # a look for zeros is a fraction of a count
         support = (weights > 0).sum(-1)
         return support.clamp(max=1) * UNLIMITED if self.rule.replacement else support
 
@@ -159,20 +205,61 @@ class Growth:
 UNLIMITED = 2**31
 
 
-def _with_step(following: Frontier | None, step: Step, node: int, value: Tensor, before: Frontier) -> Frontier:
-    """A frontier with a step of the scaffold below a node of the tree, which is added with zeros if it is not there."""
+def _placed(families: Families, frontier: Frontier) -> Filled:
+    is_placed = families.is_placed if frontier.exists is None else families.is_placed & frontier.exists[:, None]
+    if leaves_out(is_placed):
+        parents, slots = is_placed.nonzero(as_tuple=True)
+        return (
+            families.placed[parents, slots],
+            parents,
+            families.placed_values[parents, slots],
+            is_placed[parents, slots],
+        )
+    parents = torch.arange(len(is_placed), device=is_placed.device).repeat_interleave(is_placed.shape[1])
+    return families.placed.flatten(), parents, families.placed_values.flatten(), is_placed.flatten()
+
+
+def _draw_at_most(families: Families, frontier: Frontier) -> tuple[Tensor, Tensor]:
+    """Nodes (n,) that may draw, and how many siblings each."""
+    counts = families.num_sampled if frontier.exists is None else families.num_sampled * frontier.exists
+    if leaves_out(counts):
+        parents = counts.nonzero()[:, 0]
+        return parents, counts[parents]
+    return torch.arange(len(counts), device=counts.device), counts
+
+
+def _or_first(weights: Tensor, exists: Tensor) -> Tensor:
+    """Weights (n, Vd), and those of draft id 0 alone where nothing is to be drawn."""
+    weights = weights * exists[:, None]
+    weights[:, 0] += ~exists
+    return weights
+
+
+def _with_step(
+    following: Frontier | None, step: Step, node: Tensor, value: Tensor, exists: Tensor, before: Frontier
+) -> Frontier:
+    """A frontier with a step of the scaffold below a node of the tree, which is added with zeros if it is not there.
+
+    node, value, exists: (), of the node.
+    """
     zeros = torch.zeros_like(before.laws[:1])  # (1, Vd)
-    number = torch.full_like(before.nodes[:1], node)
-    unread = Frontier(number, torch.full_like(number, UNREAD), value[None], zeros, zeros, step)
+    number = torch.zeros_like(before.nodes[:1]) + node
+    end = exists[None]  # (1,)
+    unread = Frontier(number, torch.full_like(number, UNREAD), value[None], zeros, zeros, end, step, end)
     if following is None:
-        return unread
-    if len(places := (following.nodes == node).nonzero()):
-        return replace(following, step=step, step_node=int(places[0]))
-    return following.followed_by(unread)
+        return replace(unread, exists=None) if leaves_out(end) else unread
+    is_end = (following.nodes == node) & exists  # (F,)
+    if following.exists is None:
+        is_read = bool(is_end.any())
+        following = replace(following, step=step, is_end=is_end)
+        return following if is_read else following.followed_by(unread)
+    is_end = is_end & following.exists
+    unread = replace(unread, exists=end & ~is_end.any(), is_end=end & ~is_end.any())
+    return replace(following, step=step, is_end=is_end).followed_by(unread)
 
 
 def _without_placed(families: Families, laws: Tensor, nodes: Tensor) -> Tensor:
     """Laws (n, Vd) of `nodes` (n,) without the tokens of their placed children, not renormalised."""
-    placed, laws = families.placed[nodes], laws[nodes]  # (n, M), (n, Vd)
+    placed, laws = families.placed[nodes], laws.index_select(0, nodes)  # (n, M), (n, Vd)
     kept = laws.gather(1, placed).masked_fill(families.is_placed[nodes], 0.0)
     return laws.scatter_reduce_(1, placed, kept, "amin")  # a token may stand in two slots, one of which is not there

@@ -13,6 +13,7 @@ G thresholds of a grid.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -22,9 +23,10 @@ from eagle.chance import Chance
 from eagle.judging import INDEPENDENT
 from eagle.options import freeze_lists
 from eagle.sampling import Sampling
+from eagle.trees.best import largest
 from eagle.trees.growth import Growth
 from eagle.trees.protocols import Proposer, check_counts, check_number
-from eagle.trees.sapling import UNREAD, Families, Frontier
+from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Number
 from eagle.trees.scaffold import believed
 from hsd_verify import DraftTree
 
@@ -64,13 +66,25 @@ class Acceptance:
 
         Slots behind the fitted ones are worth as much as the last.
         """
-        fitted = self.sampled[min(level, len(self.sampled) - 1)]
-        alphas = laws.new_tensor([[min(row[: k + 1]) for k in range(num_slots)] for row in fitted])  # (classes, K)
-        classes = (laws.amax(-1, keepdim=True) > laws.new_tensor(self.confidence)).sum(-1)  # (F,)
-        return alphas[classes]
+        alphas = _alphas(self, min(level, len(self.sampled) - 1), num_slots, laws.dtype, laws.device)  # (classes, K)
+        if not self.confidence:
+            return alphas.expand(len(laws), -1)
+        bounds = _numbers(self.confidence, laws.dtype, laws.device)
+        return alphas[(laws.amax(-1, keepdim=True) > bounds).sum(-1)]
 
     def placed_at(self, level: int) -> float:
         return self.placed[min(level, len(self.placed) - 1)]
+
+
+@lru_cache(maxsize=64)
+def _alphas(acceptance: Acceptance, level: int, num_slots: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    rows = [[min(row[: k + 1]) for k in range(num_slots)] for row in acceptance.sampled[level]]
+    return torch.tensor(rows, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=16)
+def _numbers(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -137,31 +151,32 @@ class ValuedTree:
     def replacement(self) -> bool:
         return False
 
-    def families(self, frontier: Frontier, level: int, num_nodes: int) -> Families:
+    def families(self, frontier: Frontier, level: int, num_nodes: Number) -> Families:
         offer, room = self.offer(frontier, level), self.num_nodes - num_nodes
         if self.threshold is not None:
-            return offer.slots(frontier.values.new_tensor(self.threshold)).best(room)
+            return offer.slots(self.threshold).best(room)
         descendants = self.descendants if level < self.depth - 1 else 0.0
-        slots = offer.slots(offer.threshold(room, descendants))
-        left_over = room - int((slots.values > 0).sum())
-        if left_over <= 1:  # a last node alone is not worth another draft step: spend it here
-            slots = offer.slots(offer.threshold(room, 0.0))
-        return slots.best(room)
+        return offer.slots(offer.threshold(room, descendants)).best(room)
 
     def offer(self, frontier: Frontier, level: int) -> "Offer":
         """What the nodes of a frontier could have as children."""
-        best = frontier.predicted.topk(min(self.max_placed, frontier.predicted.shape[-1]))  # (F, M)
+        probs, ids = largest(frontier.predicted, self.max_placed)  # (F, M)
         scale = self.acceptance.placed_at(level)
         alphas = self.acceptance.sampled_at(level, frontier.predicted, self.max_sampled)  # (F, K)
-        values = (frontier.values[:, None] * best.values * scale).clamp(max=1)  # (F, M)
+        values = (frontier.values[:, None] * probs * scale).clamp(max=1)  # (F, M)
         gains = values * (1 - self.covered)
-        offer = Offer(best.indices, best.values, values, gains, frontier.values[:, None] * alphas)
+        offer = Offer(ids, probs, values, gains, frontier.values[:, None] * alphas)
         return offer if frontier.step is None else offer.with_step(frontier, scale, self.covered)
 
-    def worth_reading(self, values: Tensor, num_nodes: int) -> Tensor:
+    def worth_reading(self, children: Children, num_nodes: Number) -> tuple[Tensor, Tensor]:
         """The most valuable children, no more than there is room below them, that may have one above the threshold."""
-        best = values.topk(min(self.max_read, len(values), max(self.num_nodes - num_nodes, 0))).indices
-        return best[values[best] >= (self.threshold or 0.0)].sort().values
+        values, room = children.values, self.num_nodes - num_nodes
+        best = values.topk(min(self.max_read, len(values), room if isinstance(room, int) else self.num_nodes - 1))
+        meant = best.values >= (self.threshold or 0.0)
+        if not isinstance(room, int):
+            meant = meant & (torch.arange(len(meant), device=meant.device) < room)
+        read, order = best.indices.sort()
+        return read, meant[order]
 
 
 @dataclass(frozen=True)
@@ -194,20 +209,36 @@ class Offer:
             self.sampled_values * is_read,
         )
 
-    def slots(self, threshold: Tensor) -> "Slots":
+    def slots(self, threshold: Tensor | float) -> "Slots":
         """The slots worth the threshold; a placed token counts by its gain, a sampled slot by what is left to it."""
-        least = threshold[..., None, None]
+        least = threshold[..., None, None] if isinstance(threshold, Tensor) else threshold
         is_placed = (self.placed_gains >= least) & (self.placed_values > 0)  # (.., F, M)
         rest = (1 - (self.probs * is_placed).sum(-1, keepdim=True)).clamp(min=0)  # (.., F, 1)
         sampled = self.sampled_values * rest  # (.., F, K)
         return Slots(self.placed, self.placed_values * is_placed, sampled * (sampled >= least))
 
-    def threshold(self, room: int, descendants: float) -> Tensor:
-        """The least threshold of a grid whose slots, with the descendants they lead to, find room."""
-        grid = torch.logspace(0, -4, 49, dtype=self.probs.dtype, device=self.probs.device)  # (G,) steps of a sixth
+    def threshold(self, room: Number, descendants: float) -> Tensor:
+        """The least threshold of a grid whose slots, with the descendants they lead to, find room.
+
+        Where they would leave a last node alone, which is not worth another draft step: whose slots find room.
+        """
+        grid = _grid(self.probs.dtype, self.probs.device)  # (G,)
         values = self.slots(grid).values.flatten(1)  # (G, F * (M + K))
-        demand = (values > 0).sum(-1) + descendants * values.sum(-1) / grid  # (G,)
-        return grid[(demand <= room).cumprod(0).sum().clamp(min=1) - 1]
+        counts = (values > 0).sum(-1)  # (G,)
+        fitting = _last(counts + descendants * values.sum(-1) / grid <= room)
+        is_last = room - counts.take(fitting) <= 1  # an index of no dimension would be waited for
+        return grid.take(torch.where(is_last, _last(counts <= room), fitting))
+
+
+@lru_cache(maxsize=16)
+def _grid(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Thresholds (G,), in steps of a sixth."""
+    return torch.logspace(0, -4, 49, dtype=dtype, device=device)
+
+
+def _last(fits: Tensor) -> Tensor:
+    """The last of the leading entries (G,) that are true, or the first of all."""
+    return fits.cumprod(0).sum().clamp(min=1) - 1
 
 
 @dataclass(frozen=True)
@@ -223,12 +254,13 @@ class Slots:
         """(.., F, M + K)"""
         return torch.cat([self.placed_values, self.sampled_values], dim=-1)
 
-    def best(self, room: int) -> Families:
+    def best(self, room: Number) -> Families:
         """The `room` most valuable ones. Of a node's sampled slots the first ones stay, whatever the room."""
-        order = self.values.flatten().sort(descending=True, stable=True).indices[: max(room, 0)]
-        chosen = torch.zeros(self.values.numel(), dtype=torch.bool, device=order.device)
-        chosen[order] = True
-        is_kept = chosen.view_as(self.values) & (self.values > 0)  # (F, M + K)
+        values = self.values
+        order = values.flatten().sort(descending=True, stable=True).indices  # (F * (M + K),)
+        places = torch.arange(len(order), device=order.device)
+        chosen = torch.empty_like(order, dtype=torch.bool).scatter_(0, order, places < room)
+        is_kept = chosen.view_as(values) & (values > 0)  # (F, M + K)
         num_placed = self.placed.shape[1]
         num_sampled = is_kept[:, num_placed:].sum(-1)  # (F,)
         return Families(self.placed, self.placed_values, is_kept[:, :num_placed], num_sampled, self.sampled_values)

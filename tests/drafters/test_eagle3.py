@@ -7,11 +7,13 @@ import torch
 
 from eagle.chance import Chance
 from eagle.chat import Chat
+from eagle.decode import DecodeOptions, Session
 from eagle.drafters.eagle3 import EagleDrafter
+from eagle.drafters.head import DraftHead
 from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
-from eagle.trees import EagleTree, SampledChain
+from eagle.trees import EagleTree, SampledChain, WithoutReplacement
 from tests.tiny import random_ids, tiny_drafter, tiny_head, tiny_target
 
 
@@ -203,3 +205,42 @@ def test_layers_that_are_none_are_refused(layers):
         tiny_target().read_layers(layers)
     with pytest.raises(ValueError, match=r"feature_layers"):
         Target(tiny_target().model, feature_layers=layers)
+
+
+@pytest.mark.parametrize("policy", [SampledChain(4), WithoutReplacement((2, 2, 1)), EagleTree(12, depth=4, top_k=3)])
+def test_a_round_makes_one_pass_of_the_head_a_level(target, policy, monkeypatch):
+    """The first level's law follows from the pass that observes the accepted tokens, the deepest level is not read."""
+    passes: list[int] = []
+    forward = DraftHead.forward
+    monkeypatch.setattr(
+        DraftHead, "forward", lambda head, *args: passes.append(args[2].shape[1]) or forward(head, *args)
+    )
+    options = DecodeOptions(Sampling(1.0), max_new_tokens=24, verifier="hsd")
+    depths = 0
+    for step in Session(target, tiny_drafter(target, policy)).decode(random_ids(9), options, seeded(0)):
+        if step.round is not None and step.finish is None and max(step.round.tree.depth):
+            depth = max(step.round.tree.depth)
+            assert len(passes) == depth if not isinstance(policy, EagleTree) else depth <= len(passes) <= policy.depth
+            assert passes[-1] == len(step.tokens)
+            depths += depth
+        passes.clear()
+    assert depths > 8
+
+
+def test_a_tree_is_read_the_same_in_any_order_of_its_levels(target):
+    """Rows are joined when the next pass asks for them: a pass below the root again, after a deeper one."""
+    ids, head = torch.tensor(random_ids(12)), tiny_head(target)
+    with torch.inference_mode():
+        features = target.prefill(ids, target.new_cache()).features
+        drafter = EagleDrafter(head, target.embed, EagleTree())
+        drafter.observe(ids, features[:-1])
+        with drafter.open_round() as proposer:
+            found: dict[tuple[int, ...], torch.Tensor] = {
+                (3,): proposer.expand(torch.tensor([3]), torch.tensor([0]))[0]
+            }
+            found[(3, 5)] = proposer.expand(torch.tensor([5]), torch.tensor([1]))[0]
+            found[(4,)], found[(3, 5, 6)] = proposer.expand(torch.tensor([4, 6]), torch.tensor([0, 2]))
+            found[(4, 7)] = proposer.expand(torch.tensor([7]), torch.tensor([3]))[0]
+        for path, logits in found.items():
+            expected = head_over(head, target, features[:-1], ids[1:], path)
+            torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)  # float32, other summation order

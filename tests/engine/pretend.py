@@ -7,9 +7,9 @@ The device calls itself `lazy`: of torch's names it is the one that a build with
 `cuda`) nor gives a meaning of its own (as `meta`).
 """
 
-import traceback
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 DEVICE = torch.device("lazy")
 WAITING = {
@@ -93,15 +92,15 @@ class _Functions(TorchFunctionMode):
             return Pretended(func(*args, **{**kwargs, "device": "cpu"}))
         if func is Tensor.new_tensor and _has_ours(args):
             self._counted.uploads[f"new_tensor {_place()}"] += 1
-            return Pretended(func(*tree_map(_inner, args), **kwargs))
+            return Pretended(func(*_mapped(_inner, args), **kwargs))
         if func is Tensor.__getitem__ and _has_ours(args):
             return func(args[0], self._uploaded(args[1]))
         if func is Tensor.__setitem__ and _has_ours(args):
             self._counted.launches += 1
             index = self._uploaded(args[1])
-            if any(one.dtype == torch.bool for one in tree_leaves(index) if isinstance(one, Tensor)):
+            if any(one.dtype == torch.bool for one in _leaves(index) if isinstance(one, Tensor)):
                 self._counted.waits[f"setitem by mask {_place()}"] += 1
-            return func(_inner(args[0]), tree_map(_inner, index), _inner(args[2]))
+            return func(_inner(args[0]), _mapped(_inner, index), _inner(args[2]))
         return func(*args, **kwargs)
 
     def _uploaded(self, index: Any) -> Any:
@@ -122,27 +121,25 @@ class _Dispatch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        asked = next((one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.device)), None)
-        has_ours = _has_ours((args, kwargs))
-        ours = _is_ours(asked) or (has_ours and asked is None)
-        if has_ours or ours:
-            self._count(name, args, asked, has_ours, ours)
-        output = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        leaves = list(_leaves((args, kwargs)))
+        known: dict[int, Tensor] = {id(one.on_host): one for one in leaves if isinstance(one, Pretended)}
+        asked = next((one for one in leaves if isinstance(one, torch.device)), None)
+        ours = _is_ours(asked) or (bool(known) and asked is None)
+        if known or ours:
+            self._count(name, args, asked, bool(known), ours)
+        output = func(*_mapped(_inner, args), **_mapped(_inner, kwargs))
         if not ours or _fills_host(name, args):
             return output
-        known: dict[int, Tensor] = {
-            id(one.on_host): one for one in tree_leaves((args, kwargs)) if isinstance(one, Pretended)
-        }
-        return tree_map(lambda one: _wrapped(one, known) if isinstance(one, Tensor) else one, output)
+        return _mapped(lambda one: _wrapped(one, known) if isinstance(one, Tensor) else one, output)
 
     def _count(self, name: str, args: Any, asked: Any, has_ours: bool, ours: bool) -> None:
         self._counted.launches += 1
-        of_host = any(isinstance(one, Tensor) and not isinstance(one, Pretended) for one in tree_leaves(args))
+        of_host = any(isinstance(one, Tensor) and not isinstance(one, Pretended) for one in _leaves(args))
         if (has_ours and not ours) or _fills_host(name, args):
             self._counted.waits[f"{name} to the host {_place()}"] += 1
         elif name in WAITING or (name == "repeat_interleave" and len(args) == 1):
             self._counted.waits[f"{name} {_place()}"] += 1
-        elif name in INDEXING and tree_any(lambda one: isinstance(one, Tensor) and one.dtype == torch.bool, args[1]):
+        elif name in INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in _leaves(args[1])):
             self._counted.waits[f"{name} by mask {_place()}"] += 1
         elif of_host and name in ("to", "_to_copy", "copy_", *INDEXING):
             self._counted.uploads[f"{name} {_place()}"] += 1
@@ -153,7 +150,27 @@ def _is_ours(device: Any) -> bool:
 
 
 def _has_ours(values: Any) -> bool:
-    return tree_any(lambda one: isinstance(one, Pretended), values)
+    return any(isinstance(one, Pretended) for one in _leaves(values))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands in nested lists, tuples and dictionaries: torch's own walk over trees takes most of these tests."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    elif isinstance(value, dict):
+        yield from _leaves(list(value.values()))
+    else:
+        yield value
+
+
+def _mapped(change: Any, value: Any) -> Any:
+    """The same nest with every leaf changed."""
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(change, part) for part in value])
+    if isinstance(value, dict):
+        return {name: _mapped(change, part) for name, part in value.items()}
+    return change(value)
 
 
 def _inner(value: Any) -> Any:
@@ -166,16 +183,20 @@ def _fills_host(name: str, args: Any) -> bool:
     return name == "copy_" and not isinstance(args[0], Pretended)
 
 
-def _wrapped(output: Tensor, known: dict[int, Tensor]) -> Tensor:
+def _wrapped(output: Tensor, known: Mapping[int, Tensor]) -> Tensor:
     """Itself where an operation returned what it was given."""
     return known[id(output)] if id(output) in known else Pretended(output)
 
 
 def _place() -> str:
     """The innermost two lines of our own code that led here."""
-    frames = [f for f in traceback.extract_stack() if any(part in f.filename for part in OUR_CODE)]
-    frames = [f for f in frames if "/tests/" not in f.filename]
-    return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in frames[:-3:-1])
+    frame, places = sys._getframe(1), []
+    while frame is not None and len(places) < 2:
+        name = frame.f_code.co_filename
+        if "/tests/" not in name and any(part in name for part in OUR_CODE):
+            places.append(f"{name.rsplit('/', 1)[-1]}:{frame.f_lineno}")
+        frame = frame.f_back  # type: ignore[assignment]
+    return " < ".join(places)
 
 
 @torch.inference_mode()

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.engine.lowbit import compiler
-from eagle.engine.lowbit.compiler import kernels
 from eagle.engine.lowbit.low_bit_linear import LowBitLinear, shrink
 from eagle.engine.lowbit.storage import BLOCK, can_be_stored, dequantise, quantise
 from eagle.engine.masks import ancestor_matrix
+from eagle.kernels import compiler
+from eagle.kernels.compiler import kernels
 from eagle.loading import load_head, load_target
 from eagle.sampling import Sampling, seeded
 from eagle.trees import AutoTree
@@ -99,10 +99,10 @@ def test_without_the_processors_own_instructions_the_result_is_the_same(tmp_path
     low = LowBitLinear(layer, 4)
     torch.save((x, low.numbers, low.scales, low.lows, low.bias), tmp_path / "in.pt")
     code = (
-        "import torch; from eagle.engine.lowbit import compiler as b; b.FLAGS = (*b.FLAGS, '-DEAGLE_HSD_PLAIN');"
-        "folder = b.cache_dir() / 'kernels' / b._machine(); folder.mkdir(parents=True, exist_ok=True);"
+        "import torch; from eagle.kernels import compiler as b; b.FLAGS = (*b.FLAGS, '-DEAGLE_HSD_PLAIN');"
+        "folder = b.cache_dir() / 'kernels' / b.machine(); folder.mkdir(parents=True, exist_ok=True);"
         "(folder / b.TORCHS_LOCK).touch();"
-        f"torch.save(b.kernels().linear(*torch.load(r'{tmp_path}/in.pt')), r'{tmp_path}/out.pt')"
+        f"torch.save(b.kernels().low_bit_linear(*torch.load(r'{tmp_path}/in.pt')), r'{tmp_path}/out.pt')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), low(x), atol=1e-6, rtol=1e-6)

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from eagle.engine.lowbit.compiler import kernels
+from eagle.kernels.compiler import kernels
 
 NAME = "eagle_by_rows"
 OTHER_TERMS = ("softcap", "s_aux", "position_bias")  # of scores, which the kernel has not

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from eagle.engine.lowbit.by_rows import attend_by_rows
-from eagle.engine.lowbit.compiler import kernels
 from eagle.engine.lowbit.storage import LowBitWeight, can_be_stored, dequantise, quantise
+from eagle.kernels.compiler import kernels
 
 OUTPUT_BITS = 8  # of the output layer, as the packaged default has it: four bits there cost most
 
@@ -30,7 +30,7 @@ class LowBitLinear(nn.Module):
     def __init__(self, layer: nn.Linear, bits: int):
         super().__init__()
         self.in_features, self.out_features, self.bits = layer.in_features, layer.out_features, bits
-        self._kernel = kernels().linear
+        self._kernel = kernels().low_bit_linear
         stored = quantise(layer.weight, bits)
         self.register_buffer("numbers", stored.numbers)
         self.register_buffer("scales", stored.scales.view(torch.int16))

@@ -188,8 +188,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& numbers, const at::Tens
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(eagle_hsd_lowbit, m) {
-  m.def("linear(Tensor x, Tensor numbers, Tensor scales, Tensor lows, Tensor? bias) -> Tensor");
+TORCH_LIBRARY_FRAGMENT(eagle_hsd, m) {
+  m.def("low_bit_linear(Tensor x, Tensor numbers, Tensor scales, Tensor lows, Tensor? bias) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(eagle_hsd_lowbit, CPU, m) { m.impl("linear", linear); }
+TORCH_LIBRARY_IMPL(eagle_hsd, CPU, m) { m.impl("low_bit_linear", linear); }

@@ -1,0 +1,136 @@
+"""Passes of a target over a few nodes by one compiled graph, tried against the eager ones before they are used.
+
+Letters: N tree nodes including the root, L layers, H hidden size, V vocabulary.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from eagle.compiled.graph import MOST_NODES, TreePass, trace
+from eagle.compiled.lowering import Run, lowered
+from eagle.compiled.sight import padded, sights
+from eagle.dtypes import dtype_name
+from eagle.engine import masks
+from eagle.engine.cache import KeyValueCache, TargetCache
+from eagle.engine.protocol import TargetOutput
+from eagle.engine.shape import AttentionShape, attention_shape
+from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, is_rounded, spread_apart
+from eagle.engine.target import Target
+
+MODES = ("off", "auto", "on")
+DTYPES = (torch.bfloat16, torch.float32)
+TRIAL_PREFIX = 37  # tokens: two blocks of the kernel and a part of a third
+TRIAL_PARENTS = (-1, 0, 0, 1, 2, 2, 5)
+
+
+class CompiledPass:
+    """What `Target` reads a few nodes with: the same numbers as its eager pass, but for sums in another order."""
+
+    def __init__(self, target: Target, run: Run):
+        self._run, self._shape = run, attention_shape(target.config)
+        self._dtype = target.dtype
+
+    def takes(self, num_nodes: int, cache: TargetCache, dtype: torch.dtype) -> bool:
+        """See `SmallPass.takes`. All other passes are eager."""
+        is_small = num_nodes <= MOST_NODES and dtype == self._dtype
+        return is_small and isinstance(cache, KeyValueCache) and cache.is_filled
+
+    def score(self, tokens: Tensor, ancestors: Tensor, cache: KeyValueCache, layers: Sequence[int]) -> TargetOutput:
+        """See `Target.forward_tree`; `layers` are those whose inputs are features."""
+        num_nodes = len(tokens)
+        tokens, ancestors = padded(tokens, ancestors)
+        sight = sights(ancestors, cache.length, self._shape)
+        keys, values = cache.buffers(len(tokens))
+        each = list(sight.values()) if isinstance(sight, dict) else [sight]
+        logits, *states = self._run(tokens, cache.length + masks.depths(ancestors), *each, *keys, *values)
+        cache.appended(num_nodes)
+        features = torch.cat([states[layer][:num_nodes] for layer in layers], dim=-1)
+        return TargetOutput(logits[:num_nodes], features)
+
+
+def compile_passes(target: Target, mode: str, notice: Callable[[str], None] | None = None) -> None:
+    """Let a target read trees and single tokens by a compiled graph: `mode` as in MODES.
+
+    on     Raises ValueError where that cannot be, with the reason
+    auto   where that cannot be, or where it is not known to pay, one message, and passes stay eager
+    """
+    if mode == "off":
+        return
+    if (reason := why_not(target)) is None:
+        try:
+            target.small_pass = _tried(target)
+            return
+        except Exception as error:  # of a foreign model while it is traced, of a compiler: it is the answer
+            reason = first_line(error) or type(error).__name__
+    told = f"{target.name} cannot be compiled: {reason}"
+    if mode == "on":
+        raise ValueError(f"{told}; leave --compile out")
+    (notice or _to_stderr)(f"{told}; its passes stay eager")
+
+
+def why_not(target: Target) -> str | None:
+    """What is known without a try; None where it may be possible."""
+    if target.device.type != "cpu" or len(getattr(target.model, "hf_device_map", None) or {}) > 1:
+        return f"compiled passes are for one CPU, the model is on {target.device}"
+    if target.dtype not in DTYPES:
+        return f"its numbers are {dtype_name(target.dtype)}, the kernels know bfloat16 and float32"
+    if not hasattr(torch._inductor, "standalone_compile") or find_spec("torch._inductor.standalone_compile") is None:
+        return f"torch {torch.__version__} cannot keep a compiled graph: 2.8 and newer can"
+    if target.has_changing_angles:
+        return "its rotary angles change with the length of what is read"
+    if reason := target.suitability.plain or target.suitability.trees:
+        return reason
+    return None
+
+
+def _tried(target: Target) -> CompiledPass:
+    shape = attention_shape(target.config)
+    kinds = _kinds(shape)
+    found = CompiledPass(target, lowered(target.model, attention_shape(target.config), lambda: _trace(target, kinds)))
+    _compare(target, found)
+    return found
+
+
+def _trace(target: Target, kinds: Sequence[str]) -> torch.export.ExportedProgram:
+    cache = _read_some(target)
+    keys, values = cache.buffers(MOST_NODES)
+    tree_pass = TreePass(target.model, target.layers, target.cache_argument, kinds)
+    return trace(tree_pass, list(zip(keys, values, strict=True)), max(len(kinds), 1))
+
+
+def _kinds(shape: AttentionShape) -> list[str]:
+    """Names of the kinds of layers that have masks of their own, in the order in which sights are made."""
+    found = sights(torch.ones(1, 1, dtype=torch.bool), 1, shape)
+    return list(found) if isinstance(found, dict) else []
+
+
+def _read_some(target: Target) -> KeyValueCache:
+    cache = target.new_cache()
+    if not isinstance(cache, KeyValueCache):
+        raise ValueError("it keeps a cache of its own kind")
+    size = min(TRIAL_PREFIX, target.context_limit - len(TRIAL_PARENTS) - 1)
+    target.prefill(torch.arange(size, device=target.device) * 7 % target.vocab_size, cache)
+    return cache
+
+
+@torch.inference_mode()
+def _compare(target: Target, compiled: CompiledPass) -> None:
+    """Raises ValueError where a tree's logits or features are not the eager ones; the bound is that of trees."""
+    ancestors = masks.ancestor_matrix(TRIAL_PARENTS)
+    tokens = torch.arange(len(ancestors), device=target.device) * 5 % target.vocab_size
+    cache = _read_some(target)
+    wanted = target.score_unchecked(tokens, ancestors, cache)
+    cache.keep(tokens[:0])
+    got = compiled.score(tokens, ancestors, cache, target.feature_layers)
+    bound = HALF_TOLERANCE if is_rounded(target) else TOLERANCE[target.dtype]
+    for what, one, other in (("logits", got.logits, wanted.logits), ("features", got.features, wanted.features)):
+        if not (apart := spread_apart(one, other)) <= bound:
+            raise ValueError(f"its compiled {what} differ by {apart:.2g} of their spread from the eager ones")
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

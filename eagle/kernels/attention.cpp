@@ -1,0 +1,284 @@
+// Attention whose result for a query depends on the keys it sees and on nothing else.
+//
+// The visible keys of a query are a list, and all that is computed is a function of that list: blocks of 16 keys and runs of
+// 256 are counted along it. A tree's node, for which entries of other branches lie in between, gets bit for bit what plain
+// decoding computes. Stock kernels sum blocks of keys in an order that depends on how many queries there are.
+//
+// Most of the list is the same for all nodes of a tree and for the heads that share keys: such blocks are read once.
+//
+// Letters: M queries, T keys, C capacity of a cache, d head size; heads of queries and of keys.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "lanes.h"
+
+namespace {
+
+constexpr int64_t RUN = 256;        // keys between two looks at the largest score
+constexpr int64_t MOST = 48;        // queries (of all heads that share keys) that share a block
+constexpr float UNSEEN = -1e30f;    // additive masks hold the lowest finite number of their type
+
+// The keys a query sees: first the `run` ones from `start` on, then `rest`, all ascending.
+struct Sight {
+  int64_t start = 0, run = 0;
+  std::vector<int32_t> rest;
+
+  int64_t count() const { return run + static_cast<int64_t>(rest.size()); }
+  int64_t key(int64_t rank) const { return rank < run ? start + rank : rest[rank - run]; }
+  void see(int64_t key) {
+    if (run == 0) start = key;
+    if (rest.empty() && key == start + run) ++run;
+    else rest.push_back(static_cast<int32_t>(key));
+  }
+};
+
+template <typename scalar>
+struct Problem {
+  const scalar *query, *key, *value;  // at (head, position): head * stride + position * step, then d numbers
+  int64_t num_queries, num_heads, num_key_heads, key_size, value_size;
+  int64_t query_head, query_step, key_head, key_step, value_head, value_step;
+  float scale;
+
+  int64_t group() const { return num_heads / num_key_heads; }
+};
+
+template <typename scalar>
+struct Block {  // 16 keys of a list; where there are fewer, the last one again
+  const scalar* rows[LANES];
+
+  Block(const Sight& sight, int64_t rank, const scalar* base, int64_t step) {
+    const int64_t last = sight.count() - 1;
+    for (int64_t lane = 0; lane < LANES; ++lane) rows[lane] = base + sight.key(std::min(rank + lane, last)) * step;
+  }
+};
+
+// Queries of some rows and of all heads that share keys, against the keys of one head.
+template <typename scalar>
+struct Chunk {
+  using Numbers = Lanes<scalar>;
+
+  const Problem<scalar>& p;
+  const std::vector<Sight>& sights;
+  const int64_t key_head, first, num_rows, group, count;  // `count` queries
+  int64_t longest = 0, shared = 0;                         // ranks; `shared`: of blocks that all see
+  std::vector<typename Numbers::Word> queries, keys, values, weights;
+  std::vector<float> scores, mixed, largest, total;
+  const int64_t query_words, width;
+
+  Chunk(const Problem<scalar>& problem, const std::vector<Sight>& all, int64_t head, int64_t from, int64_t rows)
+      : p(problem), sights(all), key_head(head), first(from), num_rows(rows), group(problem.group()), count(rows * group),
+        query_words(Numbers::words(problem.key_size)), width((problem.value_size + LANES - 1) / LANES * LANES) {
+    shared = std::numeric_limits<int64_t>::max();
+    for (int64_t row = 0; row < num_rows; ++row) {
+      longest = std::max(longest, sight(row).count());
+      shared = std::min(shared, sight(row).start == sight(0).start ? sight(row).run / LANES * LANES : 0);
+    }
+    queries.resize(count * query_words);
+    keys.resize(query_words * LANES);
+    values.resize(Numbers::PAIRS * width);
+    weights.resize(count * Numbers::PAIRS);
+    scores.resize(count * RUN);
+    mixed.assign(count * width, 0.f);
+    largest.assign(count, -INFINITY);
+    total.assign(count, 0.f);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = first + i / group, of = key_head * group + i % group;
+      Numbers::load_query(p.query + of * p.query_head + row * p.query_step, p.key_size, &queries[i * query_words]);
+    }
+  }
+
+  const Sight& sight(int64_t row) const { return sights[first + row]; }
+
+  // visit(first query, number of queries, whose list) for every block of a run
+  template <typename Visit>
+  void blocks(int64_t begin, Visit&& visit) {
+    const int64_t end = std::min(begin + RUN, longest);
+    for (int64_t rank = begin; rank < end; rank += LANES) {
+      if (rank + LANES <= shared) {
+        visit(rank, 0, count, sight(0));
+        continue;
+      }
+      for (int64_t row = 0; row < num_rows; ++row)
+        if (rank < sight(row).count()) visit(rank, row * group, group, sight(row));
+    }
+  }
+
+  void score(int64_t begin) {
+    const scalar* base = p.key + key_head * p.key_head;
+    blocks(begin, [&](int64_t rank, int64_t from, int64_t number, const Sight& list) {
+      Numbers::load_keys(Block<scalar>(list, rank, base, p.key_step).rows, p.key_size, keys.data());
+      in_groups<8>(number, [&](auto size, int64_t i) {
+        const int64_t query = from + i;
+        Numbers::template score<size>(keys.data(), query_words, &queries[query * query_words],
+                                      &scores[query * RUN + rank - begin], RUN);
+      });
+    });
+  }
+
+  void weigh(int64_t begin) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t seen = std::min(sight(i / group).count() - begin, RUN);
+      if (seen <= 0) continue;
+      float *row = &scores[i * RUN], *sums = &mixed[i * width], top = largest[i];
+      const int64_t padded = (seen + LANES - 1) / LANES * LANES;
+      float tops[LANES], parts[LANES];
+      std::fill(tops, tops + LANES, top);
+      std::fill(parts, parts + LANES, 0.f);
+      for (int64_t j = seen; j < padded; ++j) row[j] = row[seen - 1];
+      for (int64_t j = 0; j < padded; j += LANES)
+#pragma omp simd
+        for (int64_t lane = 0; lane < LANES; ++lane) {
+          row[j + lane] *= p.scale;
+          tops[lane] = row[j + lane] > tops[lane] ? row[j + lane] : tops[lane];
+        }
+      for (int64_t lane = 0; lane < LANES; ++lane) top = std::max(top, tops[lane]);
+      for (int64_t j = 0; j < padded; j += LANES)
+#pragma omp simd
+        for (int64_t lane = 0; lane < LANES; ++lane) {
+          const float weight = j + lane < seen ? exponential(row[j + lane] - top) : 0.f;
+          row[j + lane] = weight;
+          parts[lane] += weight;
+        }
+      const float fade = exponential(largest[i] - top);
+      float sum = 0.f;
+      for (int64_t lane = 0; lane < LANES; ++lane) sum += parts[lane];
+      total[i] = total[i] * fade + sum;
+      for (int64_t j = 0; j < width; ++j) sums[j] *= fade;
+      largest[i] = top;
+    }
+  }
+
+  void mix(int64_t begin) {
+    const scalar* base = p.value + key_head * p.value_head;
+    blocks(begin, [&](int64_t rank, int64_t from, int64_t number, const Sight& list) {
+      Numbers::load_values(Block<scalar>(list, rank, base, p.value_step).rows, p.value_size, width, values.data());
+      for (int64_t i = from; i < from + number; ++i)
+        Numbers::load_weights(&scores[i * RUN + rank - begin], &weights[i * Numbers::PAIRS]);
+      in_groups<8>(number, [&](auto size, int64_t i) {
+        const int64_t query = from + i;
+        Numbers::template mix<size>(values.data(), width, &weights[query * Numbers::PAIRS], &mixed[query * width]);
+      });
+    });
+  }
+
+  // out (M, heads, d)
+  void attend(scalar* out) {
+    for (int64_t begin = 0; begin < longest; begin += RUN) {
+      score(begin);
+      weigh(begin);
+      mix(begin);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      scalar* to = out + ((first + i / group) * p.num_heads + key_head * group + i % group) * p.value_size;
+      const float inverse = 1.f / total[i];
+      for (int64_t j = 0; j < p.value_size; ++j) to[j] = static_cast<scalar>(mixed[i * width + j] * inverse);
+    }
+  }
+};
+
+template <typename scalar>
+at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const std::vector<Sight>& sights,
+                  double scale) {
+  const Problem<scalar> p{query.const_data_ptr<scalar>(), key.const_data_ptr<scalar>(), value.const_data_ptr<scalar>(),
+                          query.size(2), query.size(1), key.size(1), query.size(3), value.size(3),
+                          query.stride(1), query.stride(2), key.stride(1), key.stride(2), value.stride(1), value.stride(2),
+                          static_cast<float>(scale)};
+  at::Tensor out = at::empty({1, p.num_queries, p.num_heads, p.value_size}, query.options());
+  scalar* to = out.data_ptr<scalar>();
+  const int64_t fair = (p.num_queries * p.num_key_heads + at::get_num_threads() - 1) / at::get_num_threads();
+  const int64_t rows = std::clamp<int64_t>(std::min(MOST / p.group(), fair), 1, p.num_queries);
+  const int64_t chunks = (p.num_queries + rows - 1) / rows;
+  at::parallel_for(0, chunks * p.num_key_heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t first = item / p.num_key_heads * rows;
+      Chunk<scalar>(p, sights, item % p.num_key_heads, first, std::min(rows, p.num_queries - first)).attend(to);
+    }
+  });
+  return out;
+}
+
+at::Tensor by_rows(const at::Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
+
+at::Tensor dispatched(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                      const std::vector<Sight>& sights, double scale) {
+  const at::Tensor q = by_rows(query), k = by_rows(key), v = by_rows(value);
+  return query.scalar_type() == at::kBFloat16 ? attend<at::BFloat16>(q, k, v, sights, scale)
+                                              : attend<float>(q, k, v, sights, scale);
+}
+
+void check(const at::Tensor& query, const at::Tensor& key) {
+  TORCH_CHECK(query.size(0) == 1, "one sequence at a time, got ", query.size(0));
+  TORCH_CHECK(query.size(1) % key.size(1) == 0, query.size(1), " heads cannot share ", key.size(1), " heads of keys");
+  const bool is_known = query.scalar_type() == at::kBFloat16 || query.scalar_type() == at::kFloat;
+  TORCH_CHECK(is_known && key.scalar_type() == query.scalar_type(), "bfloat16 or float32, the same for all");
+}
+
+// query (1, heads, M, d), key and value (1, key heads, T, d), mask (1, 1, M, T), additive, null: causal, the queries are the
+// last keys -> (1, M, heads, d)
+at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                     const std::optional<at::Tensor>& mask, double scale) {
+  check(query, key);
+  const int64_t num_queries = query.size(2), num_keys = key.size(2);
+  std::vector<Sight> sights(num_queries);
+  const at::Tensor numbers = mask ? by_rows(mask->to(at::kFloat)) : at::Tensor();
+  const float* from = mask ? numbers.const_data_ptr<float>() : nullptr;
+  for (int64_t row = 0; row < num_queries; ++row) {
+    if (!mask) sights[row].run = num_keys - num_queries + row + 1;
+    else
+      for (int64_t t = 0; t < num_keys; ++t)
+        if (from[row * numbers.stride(2) + t] > UNSEEN) sights[row].see(t);
+  }
+  return dispatched(query, key, value, sights, scale);
+}
+
+// The same over the filled part of a cache: keys, values (1, key heads, C, d), of which `length` entries are the prefix and
+// M more the queries' own. sight (1, 1, M, 2 + M) int32: the first entry of the prefix that a query sees, `length`, and
+// which of the M it sees.
+at::Tensor attend_cache(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& sight,
+                        double scale) {
+  check(query, keys);
+  const int64_t num_queries = query.size(2);
+  const at::Tensor numbers = sight.contiguous();
+  TORCH_CHECK(numbers.size(-1) == num_queries + 2, "sight has ", numbers.size(-1), " columns for ", num_queries, " queries");
+  const int32_t* from = numbers.const_data_ptr<int32_t>();
+  std::vector<Sight> sights(num_queries);
+  for (int64_t row = 0; row < num_queries; ++row, from += num_queries + 2) {
+    sights[row].start = from[0];
+    sights[row].run = from[1] - from[0];
+    TORCH_CHECK(from[0] >= 0 && from[0] <= from[1] && from[1] + num_queries <= keys.size(2), "a query outside of the cache");
+    for (int64_t j = 0; j < num_queries; ++j)
+      if (from[2 + j]) sights[row].see(from[1] + j);
+  }
+  return dispatched(query, keys, values, sights, scale);
+}
+
+// Writes new entries (1, key heads, M, d) behind the `length` filled ones of a cache (1, key heads, C, d); sight as above.
+void append_(at::Tensor keys, at::Tensor values, const at::Tensor& key, const at::Tensor& value, const at::Tensor& sight) {
+  const int64_t length = sight.contiguous().const_data_ptr<int32_t>()[1];
+  TORCH_CHECK(length + key.size(2) <= keys.size(2), length, " + ", key.size(2), " entries, room for ", keys.size(2));
+  keys.narrow(2, length, key.size(2)).copy_(key);
+  values.narrow(2, length, value.size(2)).copy_(value);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(eagle_hsd, m) {
+  m.def("attention(Tensor query, Tensor key, Tensor value, Tensor? mask, float scale) -> Tensor");
+  m.def("attend_cache(Tensor query, Tensor keys, Tensor values, Tensor sight, float scale) -> Tensor");
+  m.def("append_(Tensor(a!) keys, Tensor(b!) values, Tensor key, Tensor value, Tensor sight) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(eagle_hsd, CPU, m) {
+  m.impl("attention", attention);
+  m.impl("attend_cache", attend_cache);
+  m.impl("append_", append_);
+}
