@@ -54,7 +54,7 @@ def accelerate(
     if head is not None:
         target.check_scores_trees()
     made = load_head(head, target) if isinstance(head, str | Path) else head
-    planned = plan(policy or AutoTree(), target, made) if made is not None else None
+    planned = plan(policy or AutoTree(), target, made, may_be_plain=not lookup) if made is not None else None
     setattr(model, HANDLE, Drafting(target, made, planned, lookup, verifier))
     kind = type(model)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
