@@ -69,7 +69,7 @@ def _read(folder: Path) -> tuple[Run, list[str]] | None:
     try:
         names = read_json(folder / WEIGHTS)
         return torch._inductor.CompiledArtifact.load(path=str(folder / GRAPH)), names
-    except (OSError, AssertionError, ValueError, RuntimeError):  # not there, or of another torch
+    except Exception:  # not there, of another torch, or damaged, which may raise anything: it is made again
         return None
 
 
