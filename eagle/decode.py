@@ -22,7 +22,7 @@ from eagle.context import Context
 from eagle.drafters.protocol import Drafter
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
-from eagle.engine.protocol import Engine, TreeCache
+from eagle.engine.protocol import Engine, TargetOutput, TreeCache
 from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge, settled
 from eagle.logprobs import TokenLogprob, logprobs_of
 from eagle.sampling import Sampling, check_seed, seeded
@@ -115,13 +115,20 @@ class Session:
     next turn), it keeps the common prefix and reads only the rest.
     """
 
-    def __init__(self, target: Engine[Any], drafter: Drafter | None = None):
+    def __init__(self, target: Engine[Any], drafter: Drafter | None = None, block: int | None = None):
+        """
+        block: prompts are read so many tokens at a time, and of what was read whole blocks of a prompt alone are kept
+            for the next one. What is computed for a text is then the same, to the last bit, whatever was read before:
+            in bfloat16 a near-tie falls the same way. None: a prompt is read in one go, behind all that it shares.
+        """
         if drafter is not None:
             target.check_scores_trees()
         self.target, self.drafter = target, drafter
         self.cache: TreeCache = target.new_cache()
         self._ids: list[int] = []  # ids whose keys are committed
+        self._block = block
         self.num_reused = 0  # tokens of the last prompt that were not read again
+        self._num_in_blocks = 0  # ids, the first ones, that were read as whole blocks of a prompt
         self._num_prompt = 0  # of the answer under way
         self._answer: object = None  # the one under way: the state is that of its text
         self._watch = FiniteWatch(lambda: target.explain_bad_logits(self._ids))
@@ -170,14 +177,30 @@ class Session:
         start = self.num_reused = self._reuse(prompt_ids)
         self.cache.check_room(len(prompt_ids) - start)
         with clock("prefill"):
+            start = self._read_blocks(prompt_ids, start)
             output = self.target.prefill(torch.tensor(prompt_ids[start:], device=self.target.device), self.cache)
             self._ids, self._num_prompt = list(prompt_ids), len(prompt_ids)
             self._watch.look(output.logits)
             token = judged.token(output.logits[0], len(self._ids), self._context(judged))
-            if self.drafter is not None:
-                new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
-                self.drafter.observe(torch.tensor([*prompt_ids[new_from:], token]), output.features)
+            self._tell_drafter([*prompt_ids, token], start, output)
+            if self._block is not None:
+                self._num_in_blocks = len(prompt_ids) - len(prompt_ids) % self._block
         return emitter.step((token,), num_accepted=0, read=output.logits)
+
+    def _read_blocks(self, prompt_ids: list[int], start: int) -> int:
+        """Reads whole blocks from `start` on, all but the last tokens; returns where those begin."""
+        while self._block is not None and start + self._block < len(prompt_ids):
+            end = start + self._block
+            output = self.target.prefill(torch.tensor(prompt_ids[start:end], device=self.target.device), self.cache)
+            self._tell_drafter(prompt_ids[: end + 1], start, output)
+            start = end
+        return start
+
+    def _tell_drafter(self, known: list[int], start: int, output: TargetOutput) -> None:
+        """What was read from `start` on, and the one token behind it."""
+        if self.drafter is not None:
+            new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
+            self.drafter.observe(torch.tensor(known[new_from:]), output.features)
 
     def _context(self, judged: Judge, *newest: int) -> Context | None:
         """Prompt and answer up to the newest tokens, which the target has still to read; None where no law reads it."""
@@ -190,17 +213,29 @@ class Session:
         pairs = enumerate(zip(self._ids, prompt_ids, strict=False))
         return next((place for place, (old, new) in pairs if old != new), min(len(self._ids), len(prompt_ids)))
 
-    def _reuse(self, prompt_ids: list[int]) -> int:
-        """Forget what the prompt does not share with the last one; returns the first position to read again.
+    @property
+    def num_kept(self) -> int:
+        """Tokens that a prompt which begins with all of them need not read again."""
+        return len(self._ids) if self._block is None else self._num_in_blocks
 
-        The last shared token is read again too: a drafter needs its feature beside the first new token.
+    def num_usable(self, prompt_ids: Sequence[int]) -> int:
+        """How many tokens of a prompt need not be read again.
+
+        The last shared one is read again too: a drafter needs its feature beside the first new token.
         """
-        start = max(min(self.num_shared(prompt_ids) - 1, self.cache.usable_prefix(len(prompt_ids))), 0)
+        start = min(self.num_shared(prompt_ids) - 1, self.num_kept, self.cache.usable_prefix(len(prompt_ids)))
         if self.drafter is not None:  # it may know less than the target has read, when a round was interrupted
-            start = min(start, max(self.drafter.num_known - 1, 0))
+            start = min(start, self.drafter.num_known - 1)
+        return max(start if self._block is None else start - start % self._block, 0)
+
+    def _reuse(self, prompt_ids: list[int]) -> int:
+        """Forget what the prompt does not share with the last one; returns the first position to read again."""
+        start = self.num_usable(prompt_ids)
+        if self.drafter is not None:
             self.drafter.truncate(start + 1 if start else 0)
         self.cache.truncate(start)
         self._ids = self._ids[:start]
+        self._num_in_blocks = min(self._num_in_blocks, start)
         return start
 
     @torch.inference_mode()
@@ -208,6 +243,7 @@ class Session:
         """One token from a fresh pass over the whole text, where plain decoding makes one; the drafter goes on."""
         with clock("target"):
             self.cache.truncate(0)
+            self._num_in_blocks = 0
             self._ids += [token]
             output = self.target.prefill(torch.tensor(self._ids, device=self.target.device), self.cache)
         with clock("verify"):

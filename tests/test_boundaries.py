@@ -101,17 +101,20 @@ def test_rooms_have_no_circle():
     TopologicalSorter(rooms).prepare()
 
 
-PAGES = ("eagle.web", "eagle.fschat")  # what stands on decoding and under nothing but its commands
+PAGES = ("eagle.web", "eagle.fschat", "eagle.serving")  # what stands on decoding and under nothing but its commands
 
 
-def test_decoding_knows_no_page_and_no_worker():
+WEB = {"gradio", "fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
+
+
+def test_decoding_knows_no_page_no_server_and_no_worker():
     def is_page(module: str) -> bool:
         return module.startswith(PAGES)
 
     for module, imported in IMPORTS.items():
         if not is_page(module) and not module.startswith("eagle.cli."):
             assert not {name for name in imported if is_page(name)}, module
-    users = {name for name, path in MODULES.items() if imported_rooms(path) & {"gradio", "fastapi", "uvicorn"}}
+    users = {name for name, path in MODULES.items() if imported_rooms(path) & WEB}
     assert {name for name in users if not is_page(name) and not name.startswith("eagle.cli.")} == set()
 
 
@@ -125,16 +128,6 @@ def test_nothing_inside_imports_the_facades():
 def test_a_room_can_be_looked_over(folder):
     entries = [path for path in (ROOT / folder).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
     assert len(entries) <= MOST_ENTRIES[folder], sorted(path.name for path in entries)
-
-
-def test_a_server_is_known_to_its_command_alone():
-    """What it is made of, and its packages, reach nothing that decodes, trains or measures."""
-    web = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"}
-    for module, path in MODULES.items():
-        if not module.startswith("eagle.serving"):
-            assert not imported_rooms(path) & web, module
-            serving = {name for name in IMPORTS[module] if name.startswith("eagle.serving")}
-            assert not serving or module == "eagle.cli.serve", f"{module} imports {serving}"
 
 
 def test_public_modules_have_names_of_their_own():

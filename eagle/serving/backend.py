@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from eagle.decode import Session
 from eagle.drafters.protocol import Drafter
+from eagle.engine.cache import KeyValueCache
 from eagle.engine.target import Target
 from eagle.judging import AUTO
 from eagle.model_defaults import model_options
@@ -46,12 +48,18 @@ class Backend:
         assert self.target.tokenizer is not None, "checked at construction"
         return self.target.tokenizer
 
+    @cached_property
+    def may_split(self) -> bool:
+        """Whether reading a text in blocks computes what reading it whole does: not where angles change with length."""
+        cache = self.target.new_cache()
+        return isinstance(cache, KeyValueCache) and cache.switch is None
+
     @property
     def context_limit(self) -> int:
         return self.target.context_limit
 
-    def new_session(self) -> Session:
-        return Session(self.target, self.new_drafter())
+    def new_session(self, block: int | None = None) -> Session:
+        return Session(self.target, self.new_drafter(), block if self.may_split else None)
 
 
 def public_name(name: str) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 from eagle.decode import Session
 
-WORTH = 0.5  # of what a session has read: a prompt that shares less would cost another conversation its memory
+WORTH = 0.5  # of what a session has kept: a prompt that uses less would cost another conversation its memory
 
 
 class SessionPool:
     """At most `most` sessions, made when they are needed; an idle one keeps what it has read.
 
-    A prompt gets the idle session that shares the longest beginning with it, unless most of what that one has read
-    would be lost and another one can be made. Without `reuse` every prompt gets a new one, and is read whole whatever
+    A prompt gets the idle session of which it can use most, unless most of what that one has kept would be lost and
+    another one can be made. Without `reuse` every prompt gets a new one, and is read whole whatever
     came before. For one thread.
     """
 
@@ -30,9 +30,9 @@ class SessionPool:
 
     def take(self, prompt_ids: Sequence[int]) -> Session:
         """Raises RuntimeError where all are out: as many requests are decoded as there are sessions."""
-        best = max(self._idle, key=lambda session: session.num_shared(prompt_ids), default=None)
+        best = max(self._idle, key=lambda session: session.num_usable(prompt_ids), default=None)
         full = len(self) >= self._most
-        if best is not None and (full or best.num_shared(prompt_ids) >= WORTH * max(best.cache.length, 1)):
+        if best is not None and (full or best.num_usable(prompt_ids) >= WORTH * best.num_kept):
             self._idle.remove(best)
         elif full:
             raise RuntimeError(f"all {self._most} sessions are in use")

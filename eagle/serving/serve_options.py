@@ -16,7 +16,7 @@ class ServeOptions:
     max_active: int = option(4, "requests that are decoded in turn", at_least=1)
     max_waiting: int = option(64, "requests that wait; more are told to come again (429)", at_least=0)
     max_sessions: int | None = option(None, "texts kept in memory for next turns (default: twice max_active)")
-    reuse: bool = option(True, "a prompt that goes on from what a session has read is read from there")
+    reuse_block: int = option(64, "whole blocks of a prompt are kept for the next one; 0: nothing is", at_least=0)
     max_body_mb: float = option(4.0, "of a request", above=0)
     grace_s: float = option(5.0, "how long answers may go on after Ctrl-C", at_least=0)
 

@@ -21,7 +21,9 @@ class Worker:
 
     def __init__(self, backend: Backend, options: ServeOptions, gauges: Gauges):
         self._backend, self._options, self._gauges = backend, options, gauges
-        self.pool = SessionPool(backend.new_session, options.num_sessions, options.reuse)
+        block = options.reuse_block or None
+        reuse = block is not None and backend.may_split
+        self.pool = SessionPool(lambda: backend.new_session(block), options.num_sessions, reuse)
         self._answering = Answering(self.pool, backend.tokenizer, gauges)
         self._waiting: deque[Job] = deque()
         self._active: list[tuple[Job, Rounds]] = []

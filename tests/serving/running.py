@@ -23,6 +23,7 @@ from tests import tiny_text
 from tests.tiny import tiny_head
 
 MODEL = "tiny"
+BLOCK = 16  # prompts of these tests are short
 PROMPT = "Why is the sky blue?"
 ASKED = [{"role": "user", "content": PROMPT}]
 
@@ -68,7 +69,7 @@ class Running:
 
 @contextmanager
 def running(backend: Backend, **options: Any) -> Iterator[Running]:
-    chosen = ServeOptions(port=0, **options)
+    chosen = ServeOptions(**{"port": 0, "reuse_block": BLOCK, **options})
     listener, server = bound(chosen.host, chosen.port), new_server(backend, chosen)
     url = address(listener)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

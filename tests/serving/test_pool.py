@@ -81,6 +81,15 @@ def test_options_outside_their_range_are_refused(fields, message):
         ServeOptions(**fields)
 
 
+def test_what_is_kept_counts_and_not_what_was_read(target):
+    """Of a prompt that is asked again everything is of use, however long its answer was."""
+    pool, ids = SessionPool(lambda: Session(target, block=8), most=2), random_ids(20)
+    first = pool.take(ids)
+    list(first.decode(ids, DecodeOptions(max_new_tokens=60)))
+    pool.give_back(first)
+    assert first.num_kept == 16 and pool.take(ids) is first
+
+
 def test_num_shared_counts_what_prompt_and_session_begin_with():
     session = Session(tiny_target())
     assert session.num_shared([1, 2]) == 0
