@@ -17,7 +17,7 @@ from eagle.model_defaults import model_options
 from eagle.pairing import check_pair
 from eagle.planner import plan
 from eagle.prompting import Message, encode_prompt, fastchat_stops, render_prompt
-from eagle.sampling import seeded
+from eagle.sampling import Sampling, seeded
 from eagle.stats import DecodeStats
 from eagle.text import Detokenizer, StopStrings, stop_ids
 from eagle.trees import AutoTree, TreePolicy
@@ -84,7 +84,7 @@ class Chat:
             own = stop_ids(self._tokenizer, self.stop) | target.end_ids_with(template)
             self.options = replace(self.options, stop_ids=self.options.stop_ids | own)
         self._policy = policy if head is not None else None
-        self._has_lookup = lookup is not None
+        self._has_lookup, self._fitting = lookup is not None, set[tuple[str, Sampling]]()
         self.template, self._system = template, system
         self.session = Session(target, drafter)
         self.stats = DecodeStats()
@@ -158,8 +158,10 @@ class Chat:
         """Options of one answer, with the ends of the chat; its stop strings are looked for in the streamed text."""
         if options is None:
             return self.options
-        if self._policy is not None:
-            check_pair(self._policy, options.verifier, options.sampling, self._has_lookup)
+        pair = options.verifier, options.sampling.for_drafts
+        if self._policy is not None and pair not in self._fitting:
+            check_pair(self._policy, *pair, self._has_lookup)
+            self._fitting.add(pair)
         return replace(options, stop_ids=options.stop_ids | self.options.stop_ids)
 
     def warm_up(self) -> None:

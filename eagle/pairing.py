@@ -35,7 +35,7 @@ def check_pair(policy: TreePolicy, verifier: str, sampling: Sampling, lookup: bo
 
     `auto` is the verifier that the trees are made for; with `lookup` they also hold what a lookup suggests.
     """
-    verifier = settled(verifier, policy.verifier)
+    verifier, sampling = settled(verifier, policy.verifier), sampling.for_drafts  # what names tokens fits every tree
     if isinstance(policy, BudgetedTree) and policy.cost is None:
         policy = replace(policy, cost=FREE)
     for sharpness, scaffold in product(SHARPNESS, (EMPTY, SUGGESTED) if lookup else (EMPTY,)):

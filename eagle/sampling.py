@@ -42,6 +42,7 @@ class Sampling:
     logit_bias: Any = ()  # a mapping, or pairs, token id -> number that is added; -inf forbids
     bad_words: Any = ()  # sequences of ids that shall not appear: see `eagle.text.bad_word_ids`
     processors: tuple[Processor, ...] = ()  # functions of (ids (1, T), scores (1, V)), transformers' LogitsProcessors
+    drafting: "Sampling | None" = None  # what drafts draw by, where processors hold temperature or cuts; None: as above
 
     def __post_init__(self) -> None:
         self._check_cuts()
@@ -91,6 +92,8 @@ class Sampling:
     @property
     def for_drafts(self) -> "Sampling":
         """The same without what names tokens of the target or needs its text: what a draft draws by."""
+        if self.drafting is not None:
+            return self.drafting
         if not self.shapes:
             return self
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)

@@ -124,6 +124,18 @@ def test_nothing_inside_imports_the_facades():
         assert not own, f"{module} imports the facade {own}: name the module that has it"
 
 
+def test_nothing_below_knows_the_libraries_that_call_it():
+    """`generate` and the harness stand on top: only their commands import them, and only the harness its package."""
+    for module, imported in IMPORTS.items():
+        below = module.startswith(("eagle.", "hsd_verify")) and not module.startswith(("eagle.hf", "eagle.cli"))
+        assert not below or not any(name.startswith("eagle.hf") for name in imported), module
+    owners = {module for module, path in MODULES.items() if "lm_eval" in imported_rooms(path)}
+    assert owners == {"eagle.hf.drafted_lm"}
+    code = "import sys, eagle.chat, eagle.hf; print([m for m in ('lm_eval', 'sklearn') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("folder", MOST_ENTRIES)
 def test_a_room_can_be_looked_over(folder):
     entries = [path for path in (ROOT / folder).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]

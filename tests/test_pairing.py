@@ -84,3 +84,11 @@ def test_a_chat_refuses_a_pair_when_it_is_made():
     with pytest.raises(ValueError, match=r"verifier 'hsd' does not fit this tree at temperature 0\.8: tree 'coupled'"):
         Chat(target, tiny_head(target), parse_policy("coupled"), options)
     assert Chat(target, None, parse_policy("coupled"), options).ask("Hi")  # nothing is drafted without a head
+
+
+def test_what_reads_the_text_or_names_tokens_fits_where_the_rest_does():
+    """The toy has no text and few tokens: a penalty failed there, a bias on token 40,000 did too."""
+    shaped = Sampling(0.8, repetition_penalty=1.2, logit_bias={40_000: -1.0}, processors=(lambda ids, scores: scores,))
+    check_pair(parse_policy("auto"), COUPLED, shaped)
+    with pytest.raises(ValueError, match=r"verifier 'block' does not fit this tree at temperature 0\.8"):
+        check_pair(parse_policy("eagle"), "block", shaped)

@@ -48,7 +48,8 @@ def _argv_is_put_back(monkeypatch) -> None:
 
 
 def test_the_project_names_its_commands():
-    names = "bench chat convert demo evaluate features hierarchy prepare train trees"
+    names = "bench chat convert demo evaluate export-generate fastchat-worker features hierarchy lm-eval prepare serve"
+    names += " train trees web"
     assert set(COMMANDS) == set(names.split())
     assert PROJECT["scripts"] == {"eagle-hsd": "eagle.cli.main:main"}
 

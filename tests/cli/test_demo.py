@@ -108,3 +108,24 @@ def test_the_packaged_model_says_the_same_drafted_and_plain():
     result = run("scripts/demo.py", "Name three colours.", *flags)
     assert result.returncode == 0, result.stderr
     assert re.search(r"equal: \d+ tokens", result.stdout) and "float32" in result.stdout
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.8"])
+def test_penalties_say_the_same_drafted_and_plainly(loaded, capsys, temperature):
+    flags = ["--repetition-penalty=1.3", "--presence-penalty=0.4", "--frequency-penalty=0.2", "--min-p=0.02"]
+    assert checked("--temperature", temperature, *flags) == 0
+    told = capsys.readouterr().out
+    assert "repetition penalty 1.3" in told and "equal: 20 tokens" in told
+    assert checked("--temperature", temperature) == 0
+    assert capsys.readouterr().out.partition("plain decoding")[0] != told.partition("plain decoding")[0]
+
+
+def test_the_models_own_configuration_is_asked_unless_told_otherwise(loaded, capsys):
+    config = vars(common)["load_target"](None, None).model.generation_config
+    config.do_sample, config.temperature, config.top_k = True, 0.7, 30
+    assert checked() == 0 and "temperature 0.7, top k 30" in capsys.readouterr().out
+    assert checked("--temperature", "0.2") == 0 and "temperature 0.2, top k 30" in capsys.readouterr().out
+    assert checked("--generation-config", "none") == 0 and "temperature 0\n" in capsys.readouterr().out
+    config.typical_p = 0.5
+    with pytest.raises(ValueError, match=r"has typical_p = 0\.5, which is not computed here.*--generation-config none"):
+        checked()
