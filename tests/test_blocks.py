@@ -69,7 +69,6 @@ def test_an_answer_that_was_left_costs_no_bit():
     steps: Any = used.decode(PROMPT, DecodeOptions(Sampling(1), 24, seed=6))
     for _ in range(4):
         next(steps)
-    steps.close()
     assert equal(seen(used, PROMPT), seen(session(torch.bfloat16), PROMPT))
 
 
