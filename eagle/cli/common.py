@@ -113,7 +113,7 @@ def show_settings(console: Console, chat: Chat) -> None:
     """One line: what runs, where, and in which precision."""
     target, sampling = chat.target, chat.options.sampling
     threads = f", {torch.get_num_threads()} threads" if target.device.type == "cpu" else ""
-    precision = dtype_name(target.dtype)
+    precision = dtype_name(target.dtype) + (", compiled passes" if target.small_pass is not None else "")
     console.print(
         f"{target.name} on {target.device}{threads}, {precision}, {_told(sampling)}", style="dim", soft_wrap=True
     )

@@ -33,12 +33,12 @@ class TracedLayer(CacheLayerMixin):
 
     def __init__(self, keys: Tensor, values: Tensor, sight: Tensor):
         super().__init__()
-        self.keys, self.values, self._sight = keys, values, sight
+        self.keys, self.values, self._buffers, self._sight = keys, values, (keys, values), sight
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        kernels().append_(self.keys, self.values, key_states, value_states, self._sight)
-        return self.keys, self.values
+        kernels().append_(*self._buffers, key_states, value_states, self._sight)
+        return self._buffers
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         raise AssertionError("made with its buffers")

@@ -54,7 +54,8 @@ def _made(program: ExportedProgram, folder: Path) -> tuple[Run, list[str]]:
     for node in graph.graph.nodes:
         node.meta["example_value"] = node.meta.get("val")  # by this name it is asked for
     with torch.no_grad():
-        artifact = torch._inductor.standalone_compile(graph, given, dynamic_shapes="from_graph")
+        options = {"config_patches": {"size_asserts": False}}  # a hundred checks a pass
+        artifact = torch._inductor.standalone_compile(graph, given, dynamic_shapes="from_graph", options=options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         artifact.save(path=str(folder / GRAPH))
@@ -68,7 +69,7 @@ def _read(folder: Path) -> tuple[Run, list[str]] | None:
     try:
         names = read_json(folder / WEIGHTS)
         return torch._inductor.CompiledArtifact.load(path=str(folder / GRAPH)), names
-    except (OSError, AssertionError, ValueError, RuntimeError):  # not there, or of another torch
+    except Exception:  # not there, of another torch, or damaged, which may raise anything: it is made again
         return None
 
 

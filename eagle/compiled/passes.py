@@ -98,7 +98,7 @@ def _tried(target: Target) -> CompiledPass:
 def _trace(target: Target, kinds: Sequence[str]) -> torch.export.ExportedProgram:
     cache = _read_some(target)
     keys, values = cache.buffers(MOST_NODES)
-    tree_pass = TreePass(target.model, target.layers, target.cache_argument, kinds)
+    tree_pass = TreePass(target.model, list(target.layers), target.cache_argument, kinds)
     return trace(tree_pass, list(zip(keys, values, strict=True)), max(len(kinds), 1))
 
 

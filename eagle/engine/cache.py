@@ -64,7 +64,7 @@ class PreallocatedLayer(CacheLayerMixin):
     def keep(self, committed: int, nodes: Tensor) -> None:
         """Move the appended entries `nodes` (ascending indices among the appended) behind the committed ones."""
         end = committed + nodes.numel()
-        if self.is_initialized and nodes.numel():
+        if self.is_initialized and nodes.numel() and not _in_place(nodes):
             source = nodes.to(self.keys.device) + committed
             self.keys[:, :, committed:end] = self.keys.index_select(2, source)
             self.values[:, :, committed:end] = self.values.index_select(2, source)
@@ -83,6 +83,11 @@ class PreallocatedLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:  # the name in transformers 5.x
         return -1
+
+
+def _in_place(nodes: Tensor) -> bool:
+    """Whether ascending nodes are the first ones; on an accelerator nobody waits to find out."""
+    return nodes.device.type == "cpu" and int(nodes[-1]) == nodes.numel() - 1
 
 
 def _grown(buffer: Tensor, capacity: int) -> Tensor:

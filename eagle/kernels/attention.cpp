@@ -130,23 +130,18 @@ struct Chunk {
       if (seen <= 0) continue;
       float *row = &scores[i * RUN], *sums = &mixed[i * width], top = largest[i];
       const int64_t padded = (seen + LANES - 1) / LANES * LANES;
-      float tops[LANES], parts[LANES];
-      std::fill(tops, tops + LANES, top);
-      std::fill(parts, parts + LANES, 0.f);
-      for (int64_t j = seen; j < padded; ++j) row[j] = row[seen - 1];
+      std::fill(row + seen, row + padded, UNSEEN);
+#pragma omp simd reduction(max : top)
+      for (int64_t j = 0; j < padded; ++j) {
+        row[j] *= p.scale;
+        top = row[j] > top ? row[j] : top;
+      }
+      float parts[LANES] = {};  // sums in an order that no compiler chooses
       for (int64_t j = 0; j < padded; j += LANES)
 #pragma omp simd
         for (int64_t lane = 0; lane < LANES; ++lane) {
-          row[j + lane] *= p.scale;
-          tops[lane] = row[j + lane] > tops[lane] ? row[j + lane] : tops[lane];
-        }
-      for (int64_t lane = 0; lane < LANES; ++lane) top = std::max(top, tops[lane]);
-      for (int64_t j = 0; j < padded; j += LANES)
-#pragma omp simd
-        for (int64_t lane = 0; lane < LANES; ++lane) {
-          const float weight = j + lane < seen ? exponential(row[j + lane] - top) : 0.f;
-          row[j + lane] = weight;
-          parts[lane] += weight;
+          row[j + lane] = exponential(row[j + lane] - top);
+          parts[lane] += row[j + lane];
         }
       const float fade = exponential(largest[i] - top);
       float sum = 0.f;

@@ -4,6 +4,7 @@ import hashlib
 import platform
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _append(keys: Tensor, values: Tensor, key: Tensor, value: Tensor, sight: Ten
     return None
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[..., Any]] = {
     "low_bit_linear": _low_bit_linear,
     "product": _product,
     "attention": _attention,

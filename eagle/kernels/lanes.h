@@ -29,10 +29,10 @@ inline float number(at::BFloat16 x) {
   return value;
 }
 
-// exp of numbers up to 0, to 2e-7 (Cephes): unlike the library's, it is vectorised
+// exp of numbers up to 0, to 2e-7 (Cephes): unlike the library's it is vectorised, and so is rounding by a large summand
 inline float exponential(float x) {
   x = x < -87.f ? -87.f : x;
-  const float n = std::floor(x * 1.44269504f + 0.5f);
+  const float n = (x * 1.44269504f + 12582912.f) - 12582912.f;
   float r = x - n * 0.693359375f;
   r -= n * -2.12194440e-4f;
   float y = 1.9875691500e-4f;

@@ -25,6 +25,8 @@ struct Task {
 
 #ifdef EAGLE_HSD_PAIRS
 
+constexpr int64_t ROWS = 8, OUTPUTS = 8;  // of a strip, whose weights are fetched while the one before is computed
+
 inline __m512 halved(__m512 a, __m512 b) {  // of four words each, sums of two: a a b b
   const __m512 low = _mm512_shuffle_ps(a, b, 0x88), high = _mm512_shuffle_ps(a, b, 0xdd);
   return _mm512_add_ps(low, high);
@@ -54,6 +56,7 @@ void tile(const Task& t, int64_t row, int64_t output) {
     for (int m = 0; m < rows; ++m) numbers[m] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + m * t.num_inputs + k);
 #pragma GCC unroll 8
     for (int n = 0; n < outputs; ++n) {
+      _mm_prefetch(reinterpret_cast<const char*>(weight + (n + OUTPUTS) * t.num_inputs + k), _MM_HINT_T0);
       const __m512bh own = (__m512bh)_mm512_maskz_loadu_epi16(mask, weight + n * t.num_inputs + k);
 #pragma GCC unroll 8
       for (int m = 0; m < rows; ++m) sum[m * outputs + n] = _mm512_dpbf16_ps(sum[m * outputs + n], numbers[m], own);
@@ -73,8 +76,6 @@ void tile(const Task& t, int64_t row, int64_t output) {
   for (int m = 0; m < rows; ++m)
     std::memcpy(t.out + (row + m) * t.num_outputs + output, done + m * outputs, outputs * sizeof(at::BFloat16));
 }
-
-constexpr int64_t ROWS = 8, OUTPUTS = 8;
 
 // All rows with up to 8 outputs, whose weights stay in the nearest cache meanwhile.
 void strip(const Task& t, int64_t output, int64_t count) {

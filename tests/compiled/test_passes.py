@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from eagle.compiled import passes
+from eagle.compiled import lowering, passes
 from eagle.compiled.passes import compile_passes
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.lowbit.low_bit_linear import shrink
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.target import Target
+from eagle.files import write_json
+from eagle.loading import load_head, load_target
 from eagle.sampling import Sampling, seeded
 from eagle.trees import AutoTree
 from tests.engine.families import REFUSED, family_target
@@ -21,6 +23,7 @@ from tests.tiny import random_ids, tiny_head, tiny_target, tokens_of
 
 PARENTS = [-1, 0, 0, 1, 1, 2, 3]
 PATH = [0, 1, 3, 6]
+LONG = DecodeOptions(Sampling(), 48, ignore_end=True)
 # float32 sums of a few hundred terms in another order, as between two eager passes (`tests/engine/test_target.py`)
 TOLERANCE = 5e-5
 YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -158,6 +161,14 @@ def test_a_wrong_graph_is_found_out(monkeypatch):
         compile_passes(target, "on")
 
 
+def test_a_damaged_file_is_made_again(tmp_path):
+    assert lowering._read(tmp_path) is None
+    write_json(tmp_path / lowering.WEIGHTS, ["model.lm_head.weight"])
+    for content in (b"", b"not a graph", bytes(4096)):
+        (tmp_path / lowering.GRAPH).write_bytes(content)
+        assert lowering._read(tmp_path) is None
+
+
 def _twisted(target: Target):
     def run(tokens, *_others):
         rows = torch.randn(len(tokens), target.vocab_size)
@@ -180,3 +191,17 @@ def test_processors_without_bf16_instructions_use_torchs_products(tmp_path):
     target.model.to(torch.bfloat16)
     wanted = target.forward_tree(torch.arange(7), ancestor_matrix(PARENTS), prefilled(target)).logits
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), wanted, atol=0.25, rtol=0)  # as above
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_packaged_default_writes_its_own_text(dtype):
+    """float32: that of plain eager decoding; bfloat16: that of plain compiled decoding, bit for bit the same pass."""
+    target = load_target(device="cpu", dtype=dtype, compile="on")
+    drafter = EagleDrafter(load_head(target=target), target.embed, AutoTree(8))
+    ids = target.tokenizer("The three states of water are").input_ids
+    steps = list(Session(target, drafter).decode(ids, LONG))
+    plain = tokens_of(autoregressive(target, ids, LONG))
+    assert tokens_of(steps) == plain and sum(step.num_accepted for step in steps) > 10
+    if dtype == torch.float32:
+        target.small_pass = None
+        assert tokens_of(autoregressive(target, ids, LONG)) == plain
