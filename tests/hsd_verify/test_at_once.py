@@ -13,7 +13,7 @@ from hsd_verify.transfer import Nodes, to_device, to_host
 from tests.engine.pretend import DEVICE, Pretended, pretending
 from tests.hsd_verify.processes import LAWS, PROCESSES
 from tests.hsd_verify.test_lazy import ALMOST_ONE, CASES, some_trees
-from tests.hsd_verify.trees import random_case
+from tests.hsd_verify.trees import numbered_cases, random_case
 
 EXACT = 1e-12
 BISECTIONS = 44  # leave an interval of 1e-13
@@ -29,11 +29,8 @@ def outcome(tree, target, uniforms):
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("seed", range(9))
 def test_the_same_numbers_give_the_same_verdict_as_the_law(seed, replacement):
-    for spread, scale in enumerate((0.3, 2.0, 8.0)):
-        tree, target = random_case(100 * spread + seed, 2 + seed % 9, 11, replacement, scale)
-        law, generator = hsd_verify.law(tree, target), torch.Generator().manual_seed(seed)
-        for uniforms in torch.rand(30, tree.num_nodes + 1, generator=generator, dtype=torch.float64):
-            assert outcome(tree, target, uniforms) == draw_at(law, uniforms)
+    for tree, target, uniforms in numbered_cases(seed, replacement):
+        assert outcome(tree, target, uniforms) == draw_at(hsd_verify.law(tree, target), uniforms)
 
 
 @pytest.mark.parametrize("laws", LAWS)

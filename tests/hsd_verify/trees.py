@@ -5,6 +5,8 @@ Letters: N nodes including the root, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,15 @@ def random_case(
         torch.tensor(parents), torch.tensor(tokens), flags, draft if flags.any() else None, replacement
     )
     return tree, logits.softmax(-1)
+
+
+def numbered_cases(seed: int, replacement: bool) -> Iterator[tuple[hsd_verify.DraftTree, Tensor, Tensor]]:
+    """Trees, target laws (N, V) and 30 lists of numbers (N + 1,) for each of three spreads of the logits."""
+    for spread, scale in enumerate((0.3, 2.0, 8.0)):
+        tree, target = random_case(100 * spread + seed, 2 + seed % 9, 11, replacement, scale)
+        generator = torch.Generator().manual_seed(seed)
+        for uniforms in torch.rand(30, tree.num_nodes + 1, generator=generator, dtype=torch.float64):
+            yield tree, target, uniforms
 
 
 def _fill(children, sampled, tokens, law, replacement, generator) -> None:
