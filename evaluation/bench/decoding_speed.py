@@ -160,8 +160,8 @@ def _open_llama(config: DecodeBench) -> Any:
     """Raises ValueError where llama-cpp-python is not installed."""
     try:
         from llama_cpp import Llama
-    except ImportError:
-        raise ValueError("arm 'llama_cpp' needs llama-cpp-python: pip install llama-cpp-python") from None
+    except ImportError as error:
+        raise ValueError(f"arm 'llama_cpp' needs llama-cpp-python ({error}): pip install llama-cpp-python") from None
     path = config.gguf or str(SMOLLM2.path())
     return Llama(path, n_ctx=4096, n_threads=torch.get_num_threads(), verbose=False)
 
