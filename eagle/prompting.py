@@ -47,15 +47,14 @@ def render_prompt(
         return text if text.startswith(opening) else opening + text
     if tokenizer.chat_template is None:
         raise ValueError("this tokenizer has no chat template: name a FastChat one, such as --template vicuna_v1.1")
-    try:
+    asked: dict[str, Any] = {"tools": list(tools)} if tools else {}
+    if continued:
+        asked["continue_final_message"] = True
+    opened = add_generation_prompt and not continued
+    try:  # tokenizers with a method of their own need not know what is not asked for
         return str(
             tokenizer.apply_chat_template(
-                list(messages),
-                tools=list(tools) if tools else None,
-                add_generation_prompt=add_generation_prompt and not continued,
-                continue_final_message=continued,
-                tokenize=False,
-                **given,
+                list(messages), add_generation_prompt=opened, tokenize=False, **asked, **given
             )
         )
     except REFUSALS as error:

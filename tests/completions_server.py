@@ -60,10 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
             server.most_running = max(server.most_running, server.running)
         try:
             status, answer = server.trouble(number, body) or (200, server.completion(body))
-            self._send(status, answer)
         finally:
             with server.lock:
-                server.running -= 1
+                server.running -= 1  # before the answer is sent: the next request may come at once
+        self._send(status, answer)
 
     def _send(self, status: int, answer: Any) -> None:
         told = answer if isinstance(answer, bytes) else json.dumps(answer).encode()

@@ -159,7 +159,7 @@ def test_stopping_early_waits_for_no_answer(config):
     stop = threading.Event()
 
     def hang(number, body):
-        if number > 5:
+        if number > 14:
             stop.wait(30)
 
     with serving(hang) as server:

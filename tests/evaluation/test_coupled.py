@@ -153,7 +153,7 @@ def test_only_answers_of_one_field_are_compared(row, base, count):
 
 def test_a_decoder_that_breaks_the_field_is_seen_in_the_report(models, config, monkeypatch):
     verdict = ChosenTokens.verdict
-    monkeypatch.setattr(ChosenTokens, "verdict", lambda self, tree, logits, _: verdict(self, tree, logits, 1))
+    monkeypatch.setattr(ChosenTokens, "verdict", lambda self, tree, logits, *_: verdict(self, tree, logits, 1))
     summary = evaluate(replace(config, arms=ARMS[:2], temperatures=(1.0,)), Console(quiet=True), models)
     (row,) = summary["equality"]
     assert row["equal"] < row["compared"] and row["largest_gap"] > 0.1

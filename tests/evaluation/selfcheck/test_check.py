@@ -7,6 +7,7 @@ import torch
 
 import hsd_verify
 from eagle import judging
+from eagle.context import Context
 from eagle.drafters.beside import LookupBeside
 from eagle.engine.cache import KeyValueCache
 from eagle.sampling import Sampling
@@ -194,8 +195,10 @@ def test_a_broken_field_is_caught(broken, monkeypatch, fewer_prompts):
     """Each round alone draws from the target's law: only the text as a whole shows it."""
     verdict, place = judging.ChosenTokens.verdict, BROKEN_FIELDS[broken]
 
-    def misplaced(judged: judging.ChosenTokens, tree: DraftTree, logits: torch.Tensor, position: int) -> Verdict:
-        return verdict(judged, tree, logits, place(position))
+    def misplaced(
+        judged: judging.ChosenTokens, tree: DraftTree, logits: torch.Tensor, position: int, context: Context | None
+    ) -> Verdict:
+        return verdict(judged, tree, logits, place(position), context)
 
     monkeypatch.setattr(judging.ChosenTokens, "verdict", misplaced)
     outcome = check_equality(parse_drafting(COUPLED_SPECS[0]), 1.0)
