@@ -5,6 +5,7 @@ client leaves, its answer ends with the round under way.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ class SpeculativeWorker(BaseModelWorker):  # type: ignore[misc]
     def __init__(self, chat: Chat, name: str, controller: str, address: str, system: str | None = None, seed: int = 0):
         """system: in place of the template's own. seed: of the first answer; those after it go on from there."""
         self._chat, self._system, self._generator = chat, system, seeded(seed, chat.target.device)
+        if base_model_worker.logger is None:  # FastChat's own would write files into the working directory
+            base_model_worker.logger = logging.getLogger("model_worker")
         with _streams_of_ours():
             super().__init__(controller, address, uuid4().hex[:8], name, [name], limit_worker_concurrency=1)
         base_model_worker.worker = self  # the one that the routes call, whatever was there before

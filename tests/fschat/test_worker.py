@@ -59,7 +59,6 @@ def controller(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def worker(controller, tmp_path_factory):
-    os.environ.setdefault("LOGDIR", "")
     from eagle.fschat.model_worker import SpeculativeWorker, app
 
     target = Target(tiny_text.target(), tiny_text.tokenizer(), name=NAME)
@@ -169,4 +168,5 @@ def test_a_system_message_takes_the_place_of_the_templates_own():
 
 
 def test_no_file_is_left_behind(worker):
+    """It depended on whether FastChat's constants had been read before the folder of its logs was switched off."""
     assert not list(Path.cwd().glob("model_worker_*.log"))
