@@ -150,14 +150,17 @@ def _plan_budgeted(policy: BudgetedTree, fit: HeadFit | None, costs: CostModel) 
 def load_costs(target: Target, head: DraftHead | None = None, directory: Path | None = None) -> CostModel:
     """The cost model of this machine, target and dtype; measured and written down where there is none yet.
 
-    `directory` holds the files, by default a folder of the user's cache. A file that cannot be read is replaced; a
-    folder that cannot be written is named in a warning, and the next start measures again.
+    `directory` holds the files, by default a folder of the user's cache. A file that cannot be read is replaced; what
+    was measured beside other work, as far as its own numbers show it, is not kept, so that the next start measures
+    again; a folder that cannot be written is named in a warning, and the next start measures again.
     """
     path = (directory or cache_dir() / "costs") / f"{_key(target, head)}.json"
     try:
         return CostModel(**read_json(path))
     except (OSError, TypeError, ValueError):
         costs = measure_costs(target, head)
+    if not costs.is_plausible:
+        return costs
     try:
         write_json(path, asdict(costs))
     except OSError as error:

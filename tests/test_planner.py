@@ -48,6 +48,16 @@ def test_a_machine_is_measured_once(target, measured, tmp_path):
     assert [path.suffix for path in (tmp_path / "costs").iterdir()] == [".json"]
 
 
+def test_what_was_measured_beside_other_work_is_not_kept(target, monkeypatch, tmp_path):
+    """Costs of a busy minute stayed for good, and trees of the wrong size with them."""
+    busy = CostModel((1, 8), (39.0, 58.0), 1.0, 1.0, 256, 2048, (21.0, 38.0))
+    quiet = CostModel((1, 8), (18.0, 25.0), 1.0, 1.0, 256, 2048, (21.0, 38.0))
+    for costs, kept in ((busy, 0), (quiet, 1)):
+        monkeypatch.setattr(planner, "measure_costs", lambda *_, costs=costs: costs)
+        assert planner.load_costs(target, directory=tmp_path) == costs
+        assert len(list(tmp_path.iterdir())) == kept
+
+
 def test_another_head_is_another_measurement(target, measured, tmp_path):
     planner.load_costs(target, directory=tmp_path)
     planner.load_costs(target, tiny_head(target), tmp_path)

@@ -12,6 +12,9 @@ from eagle.options import freeze_lists
 from eagle.trees.protocols import check_number
 
 
+PLAUSIBLE = 0.9  # measurements of a quiet machine repeat to a few per cent
+
+
 @dataclass(frozen=True)
 class CostModel:
     """What one machine takes for one target and head; measured by `eagle.planner`, there are no numbers for all."""
@@ -45,6 +48,12 @@ class CostModel:
             check_number(name, getattr(self, name), at_least=0)
         if self.long_target_ms and not 0 <= self.context < self.long_context:
             raise ValueError(f"context is {self.context}, it must lie below long_context, which is {self.long_context}")
+
+    @property
+    def is_plausible(self) -> bool:
+        """Not where passes behind a long text took less than behind a short one: something else was running."""
+        pairs = zip(self.target_ms, self.long_target_ms, strict=False)
+        return all(long >= PLAUSIBLE * short for short, long in pairs)
 
     def behind(self, length: int) -> "CostModel":
         """The costs behind a text of `length` tokens: passes grow linearly with it, as attention does.
