@@ -11,7 +11,6 @@ from torch import Tensor
 from eagle.options import freeze_lists
 from eagle.trees.protocols import check_number
 
-
 PLAUSIBLE = 0.9  # measurements of a quiet machine repeat to a few per cent
 
 
