@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eagle.chat import Chat
-from eagle.cli.common import DTYPES, SAMPLING_FLAGS, chat_from_flags
+from eagle.cli.common import DTYPES, chat_from_flags, given_sampling
 from eagle.cli.level_flags import has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.head import DraftHead
@@ -60,8 +60,7 @@ class LoadedModels:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises ValueError for values outside their range and pairs that do not fit, before anything is loaded."""
-    given = {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
-    options = DecodeOptions(Sampling(**given), args.max_new_tokens, args.verifier or AUTO)
+    options = DecodeOptions(Sampling(**given_sampling(args)), args.max_new_tokens, args.verifier or AUTO)
     settings = AnswerSettings(tree=args.tree, max_new_tokens=args.max_new_tokens)
     if not has_levels(args) and not args.plain:
         check_pair(settings.policy, options.verifier, options.sampling, args.lookup)

@@ -81,7 +81,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
 
 def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Target | None = None) -> Chat:
     """A conversation as the flags describe it; `plain` leaves the head out."""
-    given = {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
+    given = given_sampling(args)
     sampling = Sampling(**given)  # before loading: a typing error should cost nothing
     options = DecodeOptions(sampling, args.max_new_tokens, args.verifier or AUTO)
     policy = parse_policy(args.tree)
@@ -97,6 +97,11 @@ def chat_from_flags(args: argparse.Namespace, plain: bool = False, target: Targe
     options = _with_the_models_own(options, given, target, args)
     lookup = LookupDrafter() if args.lookup and not plain else None
     return Chat(target, None if plain else load_head(args.head, target), policy, options, lookup=lookup, **told)
+
+
+def given_sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `Sampling` that flags name; the others are the model's own, or as usual."""
+    return {name: getattr(args, name) for name in SAMPLING_FLAGS if getattr(args, name) is not None}
 
 
 def _with_the_models_own(

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from rich.console import Console
 
-from eagle.cli.common import DTYPES, SAMPLING_FLAGS, add_decoding_flags
+from eagle.cli.common import DTYPES, SAMPLING_FLAGS, add_decoding_flags, given_sampling
 from eagle.cli.level_flags import has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
@@ -69,7 +69,7 @@ def options_from_flags(args: argparse.Namespace) -> ServeOptions:
 
 def backend_from_flags(args: argparse.Namespace, name: str | None) -> Backend:
     """The target, and drafters as the flags describe them: one a session, all of the same models."""
-    given = {one: getattr(args, one) for one in SAMPLING_FLAGS if getattr(args, one) is not None}
+    given = given_sampling(args)
     verifier, policy = args.verifier or AUTO, parse_policy(args.tree)
     asked = Sampling(**given)  # before loading: a typing error should cost nothing
     if args.max_new_tokens is not None:

@@ -17,11 +17,11 @@ from transformers.masking_utils import sdpa_mask
 
 from eagle.compiled.sight import LEAST
 from eagle.engine.layers import inputs_of, turn_of
+from eagle.engine.lowbit.by_rows import OTHER_TERMS
 from eagle.engine.packing import stock
 from eagle.kernels.compiler import kernels
 
 NAME = "eagle_compiled"
-OTHER_TERMS = ("softcap", "s_aux", "position_bias")  # of scores, which the kernel has not
 MOST_NODES = 64  # of a compiled pass: beyond, oneDNN's products of many rows are faster
 EXAMPLE_NODES = 5
 

@@ -4,25 +4,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from eagle.checkpoints.flat import save_head
 from eagle.cli import export_generate
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.engine.target import Target
 from eagle.hf.accelerated import is_accelerated
 from eagle.hf.exported import GENERATE, export, head_beside
-from tests import tiny_text
-from tests.tiny import tiny_head
+from tests.hf.written import write_pair
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """A model and a head on disk, and what was written of them."""
     root = tmp_path_factory.mktemp("exported")
-    model = tiny_text.target()
-    model.generation_config.pad_token_id = 256
-    model.save_pretrained(root / "model")
-    tiny_text.tokenizer().save_pretrained(root / "model")
-    save_head(tiny_head(Target(model), draft_vocab_size=150), root / "head")
+    write_pair(root)
     export_generate.main([str(root / "model"), str(root / "head"), str(root / "written")])
     return root
 

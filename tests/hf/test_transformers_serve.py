@@ -9,13 +9,10 @@ import pytest
 from openai import OpenAI
 from transformers.cli.serve import Serve
 
-from eagle.checkpoints.flat import save_head
 from eagle.cli.listening import free_port
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.engine.target import Target
 from eagle.hf.exported import export
-from tests import tiny_text
-from tests.tiny import tiny_head
+from tests.hf.written import write_pair
 
 PATIENCE_S = 60
 ASKED: Any = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 12, "temperature": 0}
@@ -24,11 +21,7 @@ ASKED: Any = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 1
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("served")
-    model = tiny_text.target()
-    model.generation_config.pad_token_id = 256
-    model.save_pretrained(root / "model")
-    tiny_text.tokenizer().save_pretrained(root / "model")
-    save_head(tiny_head(Target(model), draft_vocab_size=150), root / "head")
+    write_pair(root)
     export(root / "model", root / "head", root / "written")
     return root
 
