@@ -53,6 +53,7 @@ def test_blocks_of_one_number_and_of_zeros_are_kept(bits):
     torch.testing.assert_close(dequantise(quantise(one, bits)), one, atol=2e-4, rtol=0)  # float16 of 0.25 / 127
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -108,6 +109,7 @@ def test_without_the_processors_own_instructions_the_result_is_the_same(tmp_path
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), low(x), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("num_queries", "num_keys"), [(1, 9), (5, 20), (8, 300)])
 def test_attention_is_what_the_stock_kernel_computes(num_queries, num_keys, dtype):
@@ -138,6 +140,7 @@ def tiny(bits: int, dtype: torch.dtype = torch.float32):
     return target, number
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_node_gets_bit_for_bit_what_plain_decoding_gets(bits, dtype):

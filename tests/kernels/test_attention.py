@@ -10,6 +10,8 @@ from eagle.engine.shape import SLIDING, AttentionShape
 from eagle.kernels.compiler import kernels
 from eagle.sampling import seeded
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 PARENTS = [-1, 0, 0, 1, 2, 2, 5, 0]
 SIZES = [(6, 2, 64), (4, 4, 8), (3, 1, 40)]  # heads of queries and of keys, and their size: whole registers or not
 WINDOWS = [None, 12]

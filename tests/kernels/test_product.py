@@ -6,6 +6,8 @@ import torch
 from eagle.kernels.compiler import kernels
 from eagle.sampling import seeded
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("shape", [(16, 32), (37, 40), (192, 576), (7, 8)], ids=str)  # outputs, inputs: whole or not
