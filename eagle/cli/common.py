@@ -120,7 +120,9 @@ def show_settings(console: Console, chat: Chat) -> None:
     threads = f", {torch.get_num_threads()} threads" if target.device.type == "cpu" else ""
     precision = dtype_name(target.dtype) + (", compiled passes" if target.small_pass is not None else "")
     console.print(
-        f"{target.name} on {target.device}{threads}, {precision}, {_told(sampling)}", style="dim", soft_wrap=True
+        f"{target.name} on {target.device}{threads}, {precision}, {told_sampling(sampling)}",
+        style="dim",
+        soft_wrap=True,
     )
     drafter = chat.session.drafter
     if isinstance(drafter, EagleDrafter) and drafter.head.fit is None:
@@ -131,7 +133,7 @@ def show_settings(console: Console, chat: Chat) -> None:
         console.print(f"levels: {' <- '.join(f'{one.name} ({one.buffer})' for one in levels)}", style="dim")
 
 
-def _told(sampling: Sampling) -> str:
+def told_sampling(sampling: Sampling) -> str:
     """The temperature, and what else is not as usual."""
     usual = Sampling()
     others = [

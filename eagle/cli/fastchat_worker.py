@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from eagle.cli.common import add_decoding_flags, chat_from_flags, show_settings
-from eagle.cli.listening import OPEN_TO_ALL, free_port, is_loopback
+from eagle.listening import OPEN_TO_ALL, free_port, is_loopback
 from eagle.options import CommandParser
 from eagle.packages import need
 

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from rich.console import Console
 
-from eagle.cli.common import DTYPES, SAMPLING_FLAGS, add_decoding_flags, given_sampling
+from eagle.cli.common import DTYPES, add_decoding_flags, given_sampling, told_sampling
 from eagle.cli.level_flags import has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
@@ -27,6 +27,7 @@ from eagle.drafters.protocol import Drafter
 from eagle.dtypes import dtype_name
 from eagle.engine.target import Target
 from eagle.judging import AUTO
+from eagle.listening import bound
 from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import CommandParser
@@ -35,7 +36,7 @@ from eagle.planner import plan
 from eagle.sampling import Sampling
 from eagle.serving.backend import OPENAI_SAMPLING, Backend, served_sampling
 from eagle.serving.serve_options import ServeOptions
-from eagle.serving.server import bound, serve
+from eagle.serving.server import serve
 from eagle.trees import TreePolicy, parse_policy
 
 log = logging.getLogger("eagle.serving")
@@ -115,16 +116,11 @@ def drafters(target: Target, source: str | None, policy: TreePolicy, lookup: boo
 def show_backend(console: Console, backend: Backend, options: ServeOptions) -> None:
     target = backend.target
     named = f"{backend.name} on {target.device}, {dtype_name(target.dtype)}"
-    console.print(f"{named}; requests that do not say get {shown(backend.sampling)}", style="dim", soft_wrap=True)
+    console.print(
+        f"{named}; requests that do not say get {told_sampling(backend.sampling)}", style="dim", soft_wrap=True
+    )
     counts = f"{options.max_active} requests at once, {options.max_waiting} may wait"
     console.print(f"{counts}, {options.num_sessions} texts stay in memory", style="dim", soft_wrap=True)
-
-
-def shown(sampling: Sampling) -> str:
-    """The temperature, and what else is not as usual."""
-    usual = Sampling(sampling.temperature)
-    others = [name for name in SAMPLING_FLAGS if getattr(sampling, name) != getattr(usual, name)]
-    return ", ".join(f"{name} {getattr(sampling, name):g}" for name in ("temperature", *others))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

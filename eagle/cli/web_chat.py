@@ -16,7 +16,7 @@ from rich.console import Console
 from eagle.cli.chat_maker import LoadedModels, check_flags, models_from_flags
 from eagle.cli.common import add_decoding_flags, show_settings
 from eagle.cli.dispatch import explain
-from eagle.cli.listening import OPEN_TO_ALL, free_port, is_loopback
+from eagle.listening import OPEN_TO_ALL, free_port, is_loopback
 from eagle.options import CommandParser
 from eagle.packages import need
 from eagle.web.conversation import Conversation

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from eagle.listening import is_loopback
 from eagle.options import check_options, option
 
 
@@ -38,4 +39,4 @@ class ServeOptions:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can connect."""
-        return self.host in ("127.0.0.1", "localhost", "::1")
+        return is_loopback(self.host)

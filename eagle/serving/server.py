@@ -39,18 +39,6 @@ def new_server(backend: Backend, options: ServeOptions, told: Callable[[str], No
     return Server(config, told)
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that will listen there. Raises OSError that names the address where it cannot."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen on {host}:{port} ({error}): choose another --port or --host") from None
-    return listener
-
-
 def address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

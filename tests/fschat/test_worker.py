@@ -16,9 +16,9 @@ import requests
 import uvicorn
 
 from eagle.chat import Chat
-from eagle.cli.listening import free_port
 from eagle.decode import DecodeOptions
 from eagle.engine.target import Target
+from eagle.listening import free_port
 from eagle.prompting import render_prompt
 from tests import tiny_text
 from tests.tiny import tiny_head

@@ -9,9 +9,9 @@ import pytest
 from openai import OpenAI
 from transformers.cli.serve import Serve
 
-from eagle.cli.listening import free_port
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.hf.exported import export
+from eagle.listening import free_port
 from tests.hf.written import write_pair
 
 PATIENCE_S = 60

@@ -13,11 +13,12 @@ from openai import OpenAI
 from eagle.decode import DecodeOptions
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.target import Target
+from eagle.listening import bound
 from eagle.serving.answering import AnswerText
 from eagle.serving.app import Service
 from eagle.serving.backend import Backend
 from eagle.serving.serve_options import ServeOptions
-from eagle.serving.server import address, bound, new_server
+from eagle.serving.server import address, new_server
 from eagle.trees import EagleTree
 from tests import tiny_text
 from tests.tiny import tiny_head

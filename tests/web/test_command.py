@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from eagle.checkpoints.flat import save_head
-from eagle.cli.listening import free_port, is_loopback
 from eagle.cli.web_chat import main
 from eagle.engine.target import Target
+from eagle.listening import free_port, is_loopback
 from tests import tiny_text
 from tests.cli.console import ROOT
 from tests.tiny import tiny_head

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eagle.chat import Chat
-from eagle.cli.listening import free_port
 from eagle.decode import DecodeOptions
 from eagle.engine.target import Target
+from eagle.listening import free_port
 from eagle.web.answer_settings import AnswerSettings
 from eagle.web.conversation import Conversation
 from eagle.web.decoding_thread import DecodingThread
