@@ -1,11 +1,13 @@
 """Passes of a draft head over a few entries by compiled graphs, tried against the eager ones before they are used.
 
-A head follows its target: where the target's passes are compiled, its own are.
+A head follows its target: where the target's passes are compiled, its own are. Such passes wait for weights, and a head
+only proposes: where the processor multiplies bytes they read a copy of them in 8 bits. Prompts are read as ever.
 
 Letters: A entries of one pass, T entries before them, H draft hidden size, Vd draft vocabulary, d head size.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -21,7 +23,11 @@ from eagle.drafters.reader import HeadReader
 from eagle.dtypes import dtype_name
 from eagle.engine import masks
 from eagle.engine.cache import PreallocatedLayer
+from eagle.engine.lowbit.low_bit_linear import shrink_layers
 from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, spread_apart
+from eagle.kernels.compiler import kernels
+
+BITS = 8  # in 4 a step is a quarter faster and a draft worse
 
 
 class CompiledHead:
@@ -68,11 +74,16 @@ def _sight(mask: Tensor | None, num: int, filled: int, missing: int) -> Tensor:
     return sight
 
 
-def compile_head(head: DraftHead, is_demanded: bool, notice: Callable[[str], None] | None = None) -> None:
-    """Let a head read few entries by compiled graphs. Where that cannot be: ValueError if it is demanded, else told."""
+def compile_head(
+    head: DraftHead, is_demanded: bool, bits: int | None = BITS, notice: Callable[[str], None] | None = None
+) -> None:
+    """Let a head read few entries by compiled graphs, with weights in so many bits; None: as they are.
+
+    Where that cannot be: ValueError if it is demanded, else one message.
+    """
     if (reason := why_not(head)) is None:
         try:
-            _compile(head)
+            _compile(head, bits if kernels().has_low_bit() else None)
             return
         except Exception as error:  # of a compiler: it is the answer
             head.small_read, reason = None, first_line(error) or type(error).__name__
@@ -89,16 +100,28 @@ def why_not(head: DraftHead) -> str | None:
     return None
 
 
-def _compile(head: DraftHead) -> None:
-    """Raises ValueError where states or logits of a tree's entries are not the eager ones; bounds as for a target."""
+def _compile(head: DraftHead, bits: int | None) -> None:
+    """Raises ValueError where states or logits of a tree's entries are not the eager ones.
+
+    The bounds are those for trees of a target, and where weights are rounded the one in bfloat16.
+    """
     wanted, identity, dtype = _read_a_tree(head), str(head.config), head.fc.weight.dtype
-    layer = lowered(head, "the head's layer", identity, lambda: trace_layer(head))
-    logits = lowered(head, "the head's logits", identity, lambda: trace_logits(head))
+    small = head if bits is None else _in_few_bits(head, bits)
+    layer = lowered(small, "the head's layer", identity, lambda: trace_layer(small))
+    logits = lowered(small, "the head's logits", identity, lambda: trace_logits(small))
     head.small_read = CompiledHead(layer, logits, dtype)
-    bound = TOLERANCE.get(dtype, HALF_TOLERANCE)
+    bound = TOLERANCE.get(dtype, HALF_TOLERANCE) if bits is None else HALF_TOLERANCE
     for what, one, other in zip(("states", "logits"), _read_a_tree(head), wanted, strict=True):
         if not (apart := spread_apart(one, other)) <= bound:
             raise ValueError(f"its compiled {what} differ by {apart:.2g} of their spread from the eager ones")
+
+
+def _in_few_bits(head: DraftHead, bits: int) -> DraftHead:
+    """A copy with other weights in the layer and the output; what is read beside them is shared."""
+    kept = [module for module in (head.fc, head.embed_tokens) if module is not None]
+    copied = deepcopy(head, {id(module): module for module in kept})
+    shrink_layers(copied, bits, kept=kept)
+    return copied
 
 
 @torch.inference_mode()
