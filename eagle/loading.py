@@ -134,13 +134,18 @@ def load_head(
 ) -> DraftHead:
     """A draft head from a directory or a Hugging Face id; None: the head shipped for the embedded target.
 
-    The target hands out the features of this head's layers from then on: the head of a pair decides.
-    Raises as `eagle.checkpoints.flat.open_head`, and ValueError when no head is shipped for the target.
+    The target hands out the features of this head's layers from then on: the head of a pair decides. Where the target's
+    passes are compiled, the head's are. Raises as `eagle.checkpoints.flat.open_head`, and ValueError when no head is
+    shipped for the target, and where passes must be compiled and cannot be.
     """
     if source is None and target is not None and target.name != DEFAULT_TARGET:
         raise ValueError(f"no head is shipped for {target.name}: name one with --head, or train it: `eagle-hsd train`")
     head = flat.open_head(source or SHIPPED_HEAD, target, dtype)
     pack(head)
+    if target is not None and target.small_pass is not None:
+        from eagle.compiled.head_passes import compile_head  # as above
+
+        compile_head(head, target.small_pass.is_demanded)
     return head
 
 

@@ -50,7 +50,7 @@ READING_SECONDS = 5.0  # for the long prefix: costs are measured behind what was
 DRAFT_LEVELS = 5
 READ_NODES = 4  # of a level, as trees of a dozen nodes have it
 EMITTED = 3  # tokens that the head reads in a round of average luck
-FORMAT = 4  # of the files: counts up when something else is measured
+FORMAT = 5  # of the files: counts up when something else is measured
 KNEE = 0.99  # of the best rate: measurements repeat to 1 %, and of sizes as good as that the smallest is the safest
 _Choose = Callable[[AutoTree, HeadFit, float, CostModel], tuple[TreePolicy, float]]
 
@@ -270,6 +270,7 @@ def _key(target: Target, head: DraftHead | None) -> str:
     accelerator = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
     machine = (platform.node(), platform.processor() or platform.machine(), os.cpu_count(), accelerator)
     weights = sum(weight.nbytes for weight in [*target.model.parameters(), *target.model.buffers()])  # quantised ones
-    models = (target.name, str(target.dtype), weights, target.small_pass is not None, head and str(head.config))
+    drafting = head and (str(head.config), head.small_read is not None)
+    models = (target.name, str(target.dtype), weights, target.small_pass is not None, drafting)
     parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

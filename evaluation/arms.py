@@ -176,9 +176,9 @@ def _shares_noise(options: DecodeOptions) -> bool:
     return options.verifier == COUPLED and not options.sampling.greedy
 
 
-def _peer(models: Models, request: Request, **speculation: Any) -> Generation:
+def _peer(models: Models, request: Request, **options: Any) -> Generation:
     sampling, cap = request.sampling, request.max_new_tokens
-    return peers.generate(models.target, request.prompt_ids, sampling, cap, request.seed, **speculation)
+    return peers.generate(models.target, request.prompt_ids, sampling, cap, request.seed, **options)
 
 
 def _assisted(models: Models, request: Request) -> Generation:
@@ -197,6 +197,7 @@ def _served(models: Models, _config: EvalConfig, request: Request) -> Generation
 ARMS: dict[str, Arm] = {
     "autoregressive": _autoregressive,
     "hf_generate": lambda models, _config, request: _peer(models, request),
+    "hf_compiled": lambda models, _config, request: _peer(models, request, compiled=True),
     "hf_prompt_lookup": lambda models, config, request: _peer(
         models, request, prompt_lookup_tokens=config.prompt_lookup_tokens
     ),

@@ -24,6 +24,7 @@ from eagle.kernels.compiler import kernels
 NAME = "eagle_compiled"
 MOST_NODES = 64  # of a compiled pass: beyond, oneDNN's products of many rows are faster
 EXAMPLE_NODES = 5
+DTYPES = (torch.bfloat16, torch.float32)  # that the kernels know
 
 
 class TracedLayer(CacheLayerMixin):
@@ -117,27 +118,31 @@ def trace(tree_pass: TreePass, buffers: Sequence[tuple[Tensor, Tensor]], num_kin
 
 @contextmanager
 def as_traced(model: PreTrainedModel) -> Iterator[None]:
-    """The model attends through our kernel meanwhile, and multiplies by them where the processor has one for it."""
+    """The model attends and multiplies by our kernels meanwhile."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     text: Any = model.config.get_text_config(decoder=True)
-    with turn_of(model), stock(model):
-        attends, multiplied = text._attn_implementation, _multiplied(model)
-        text._attn_implementation = NAME
-        for layer in multiplied:
-            layer.forward = partial(_product, layer)  # type: ignore[method-assign]
+    with turn_of(model), our_products(model):
+        attends, text._attn_implementation = text._attn_implementation, NAME
         try:
             yield
         finally:
             text._attn_implementation = attends
-            for layer in multiplied:
+
+
+@contextmanager
+def our_products(model: nn.Module) -> Iterator[None]:
+    """Linear layers with weights that our product is for call it meanwhile, packed or not."""
+    with stock(model):
+        found = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+        layers = [one for one in found if one.weight.dtype in DTYPES] if kernels().has_product() else []
+        for layer in layers:
+            layer.forward = partial(_product, layer)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for layer in layers:
                 del layer.forward
-
-
-def _multiplied(model: nn.Module) -> list[nn.Linear]:
-    """Layers with weights that our product is for."""
-    found = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
-    return [layer for layer in found if layer.weight.dtype == torch.bfloat16 and kernels().has_product()]
 
 
 def _product(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -22,18 +21,19 @@ GRAPH, WEIGHTS = "graph.bin", "weights.json"
 ROOM = Path(__file__).parent
 
 
-def lowered(model: nn.Module, identity: object, trace: Callable[[], ExportedProgram]) -> Run:
+def lowered(model: nn.Module, what: str, identity: object, trace: Callable[[], ExportedProgram]) -> Run:
     """The graph of `trace`, called with its inputs as one flat list; from the cache where it was made before.
 
-    `identity`: what the graph depends on beside the model's code, our own, torch and the machine. Weights are no part
-    of it: they are read where they lie, by name.
+    `what` it is, for the line that is shown while it is compiled. `identity`: what the graph depends on beside the
+    model's code, our own, torch and the machine, such as its configuration. Weights are no part of it: they are read
+    where they lie, by name; those of `model` itself stand below "model." in what is traced.
     """
     kernels()  # operators have to be known before a graph that calls them is read
-    folder = cache_dir() / "compiled" / _key(model, identity)
+    folder = cache_dir() / "compiled" / _key(model, (what, identity))
     found = _read(folder)
     if found is None:
         start = time.perf_counter()
-        print("compiling the target's pass, once for this model and machine ..", end="", file=sys.stderr, flush=True)
+        print(f"compiling {what}, once for this model and machine ..", end="", file=sys.stderr, flush=True)
         found = _made(trace(), folder)
         print(f" {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     run, names = found
@@ -74,11 +74,10 @@ def _read(folder: Path) -> tuple[Run, list[str]] | None:
 
 
 def _key(model: nn.Module, identity: object) -> str:
-    config: Any = model.config
     sources = [path.read_text() for path in sorted(ROOM.glob("*.py"))]
     layers = sorted({type(module).__qualname__ for module in model.modules()})
     shapes = [(name, str(weight.dtype), tuple(weight.shape)) for name, weight in model.named_parameters()]
     shapes += [(name, str(weight.dtype), tuple(weight.shape)) for name, weight in model.named_buffers()]
     own = Path(inspect.getfile(type(model))).read_text()
-    parts = (config.to_json_string(use_diff=False), layers, shapes, own, sources, transformers.__version__)
+    parts = (layers, shapes, own, sources, transformers.__version__)
     return hashlib.sha256(repr((machine(), torch.get_num_threads(), identity, parts)).encode()).hexdigest()[:24]

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from eagle.compiled.graph import MOST_NODES, TreePass, trace
+from eagle.compiled.graph import DTYPES, MOST_NODES, TreePass, trace
 from eagle.compiled.lowering import Run, lowered
 from eagle.compiled.sight import padded, sights
 from eagle.dtypes import dtype_name
@@ -22,7 +22,6 @@ from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, is_r
 from eagle.engine.target import Target
 
 MODES = ("off", "auto", "on")
-DTYPES = (torch.bfloat16, torch.float32)
 TRIAL_PREFIX = 37  # tokens: two blocks of the kernel and a part of a third
 TRIAL_PARENTS = (-1, 0, 0, 1, 2, 2, 5)
 
@@ -30,7 +29,9 @@ TRIAL_PARENTS = (-1, 0, 0, 1, 2, 2, 5)
 class CompiledPass:
     """What `Target` reads a few nodes with: the same numbers as its eager pass, but for sums in another order."""
 
-    def __init__(self, target: Target, run: Run):
+    def __init__(self, target: Target, run: Run, is_demanded: bool = False):
+        """is_demanded: what cannot be compiled, the head of this target too, is an error and no message."""
+        self.is_demanded = is_demanded
         self._run, self._shape = run, attention_shape(target.config)
         self._dtype = target.dtype
 
@@ -62,12 +63,16 @@ def compile_passes(target: Target, mode: str, notice: Callable[[str], None] | No
         return
     if (reason := why_not(target)) is None:
         try:
-            target.small_pass = _tried(target)
+            target.small_pass = _tried(target, mode == "on")
             return
         except Exception as error:  # of a foreign model while it is traced, of a compiler: it is the answer
             reason = first_line(error) or type(error).__name__
-    told = f"{target.name} cannot be compiled: {reason}"
-    if mode == "on":
+    refuse(f"{target.name} cannot be compiled: {reason}", mode == "on", notice)
+
+
+def refuse(told: str, is_demanded: bool, notice: Callable[[str], None] | None = None) -> None:
+    """Raises ValueError where compiled passes were demanded; else says what stays as it is."""
+    if is_demanded:
         raise ValueError(f"{told}; leave --compile out")
     (notice or _to_stderr)(f"{told}; its passes stay eager")
 
@@ -87,10 +92,11 @@ def why_not(target: Target) -> str | None:
     return None
 
 
-def _tried(target: Target) -> CompiledPass:
+def _tried(target: Target, is_demanded: bool) -> CompiledPass:
     shape = attention_shape(target.config)
-    kinds = _kinds(shape)
-    found = CompiledPass(target, lowered(target.model, attention_shape(target.config), lambda: _trace(target, kinds)))
+    kinds, identity = _kinds(shape), (shape, target.model.config.to_json_string(use_diff=False))
+    run = lowered(target.model, "the target's pass", identity, lambda: _trace(target, kinds))
+    found = CompiledPass(target, run, is_demanded)
     _compare(target, found)
     return found
 

@@ -40,6 +40,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from eagle.engine.feature_layers import check_feature_layers
+from eagle.engine.protocol import SmallRead
 from eagle.options import Limits
 from eagle.trees.fitted import HeadFit
 from eagle.vocab import DraftVocabulary
@@ -210,6 +211,7 @@ class DraftHead(nn.Module):
         self.config = config
         self.fit: HeadFit | None = None  # what was measured of these weights; `eagle.planner` reads it
         self.trained_length: int | None = None  # tokens of the longest context it was trained on, where that is known
+        self.small_read: SmallRead | None = None  # in place of eager passes over a few entries, see `eagle.compiled`
         self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
         self.midlayer = HeadLayer(config)
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)

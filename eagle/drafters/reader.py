@@ -18,7 +18,7 @@ class HeadReader:
     """Entries of one sequence. A pass appends; `rewind` forgets what lies behind a length."""
 
     def __init__(self, head: DraftHead, embed: Embed):
-        self._head, self._embed = head, head.embedding(embed)
+        self._head, self._embed, self._small = head, head.embedding(embed), head.small_read
         self.vocabulary: DraftVocabulary = head.vocabulary
         self._cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
 
@@ -52,9 +52,13 @@ class HeadReader:
             return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
 
         embedding = self._embed(tokens).to(hidden.dtype)  # (A, H)
+        if self._small is not None and self._cache.is_initialized and self._small.takes(hidden):
+            return self._small.read(hidden, embedding, positions, mask, self._cache)
         output: Tensor = self._head(hidden[None], embedding[None], positions[None], attend)  # (1, A, H)
         return output[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (A, H) -> logits (A, Vd) in float32."""
+        if self._small is not None and self._small.takes(hidden):
+            return self._small.logits(hidden)
         return self._head.logits(hidden).float()

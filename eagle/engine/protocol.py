@@ -27,12 +27,30 @@ class TargetOutput:
 class SmallPass(Protocol):
     """Another way to read a few nodes than the model's own forward."""
 
+    is_demanded: bool  # and so of the model's draft head; else it may stay without
+
     def takes(self, num_nodes: int, cache: Any, dtype: torch.dtype) -> bool:
         """Whether it reads so many nodes behind this cache, for a target in this dtype."""
         ...
 
     def score(self, tokens: Tensor, ancestors: Tensor, cache: Any, layers: Sequence[int]) -> TargetOutput:
         """As `Engine.forward_tree`, with the inputs of these layers as features."""
+        ...
+
+
+class SmallRead(Protocol):
+    """Another way for a draft head to read a few entries than its own forward; see `eagle.drafters.reader`."""
+
+    def takes(self, states: Tensor) -> bool:
+        """Whether it reads so many entries with hidden states (A, H) like these."""
+        ...
+
+    def read(self, hidden: Tensor, embedding: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        """As `HeadReader.read`, the embedding (A, H) looked up and buffers there: entries are appended to the cache."""
+        ...
+
+    def logits(self, output: Tensor) -> Tensor:
+        """As `HeadReader.logits`."""
         ...
 
 

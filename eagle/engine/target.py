@@ -82,6 +82,13 @@ class Target:
         return self._switch is not None
 
     @property
+    def compile_mode(self) -> str:
+        """How models that work with this one are to be loaded, as `load_target` names it."""
+        if self.small_pass is None:
+            return "off"
+        return "on" if self.small_pass.is_demanded else "auto"
+
+    @property
     def end_token_ids(self) -> frozenset[int]:
         """Every token that ends an answer; see `eagle.engine.ends`."""
         return end_token_ids(self.model, self.tokenizer)

@@ -236,29 +236,30 @@ at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::T
 }
 
 // The same over the filled part of a cache: keys, values (1, key heads, C, d), of which `length` entries are the prefix and
-// M more the queries' own. sight (1, 1, M, 2 + M) int32: the first entry of the prefix that a query sees, `length`, and
-// which of the M it sees.
+// E more stand behind it, the last M of them the queries' own. sight (1, 1, M, 2 + E) int32: the first entry of the prefix
+// that a query sees, `length`, and which of the E it sees.
 at::Tensor attend_cache(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& sight,
                         double scale) {
   check(query, keys);
-  const int64_t num_queries = query.size(2);
+  const int64_t num_queries = query.size(2), behind = sight.size(-1) - 2;
   const at::Tensor numbers = sight.contiguous();
-  TORCH_CHECK(numbers.size(-1) == num_queries + 2, "sight has ", numbers.size(-1), " columns for ", num_queries, " queries");
+  TORCH_CHECK(behind >= num_queries, "sight has ", behind + 2, " columns for ", num_queries, " queries");
   const int32_t* from = numbers.const_data_ptr<int32_t>();
   std::vector<Sight> sights(num_queries);
-  for (int64_t row = 0; row < num_queries; ++row, from += num_queries + 2) {
+  for (int64_t row = 0; row < num_queries; ++row, from += behind + 2) {
     sights[row].start = from[0];
     sights[row].run = from[1] - from[0];
-    TORCH_CHECK(from[0] >= 0 && from[0] <= from[1] && from[1] + num_queries <= keys.size(2), "a query outside of the cache");
-    for (int64_t j = 0; j < num_queries; ++j)
+    TORCH_CHECK(from[0] >= 0 && from[0] <= from[1] && from[1] + behind <= keys.size(2), "a query outside of the cache");
+    for (int64_t j = 0; j < behind; ++j)
       if (from[2 + j]) sights[row].see(from[1] + j);
   }
   return dispatched(query, keys, values, sights, scale);
 }
 
-// Writes new entries (1, key heads, M, d) behind the `length` filled ones of a cache (1, key heads, C, d); sight as above.
+// Writes the queries' own entries (1, key heads, M, d) to their places in a cache (1, key heads, C, d); sight as above.
 void append_(at::Tensor keys, at::Tensor values, const at::Tensor& key, const at::Tensor& value, const at::Tensor& sight) {
-  const int64_t length = sight.contiguous().const_data_ptr<int32_t>()[1];
+  const int64_t behind = sight.size(-1) - 2 - key.size(2);
+  const int64_t length = sight.contiguous().const_data_ptr<int32_t>()[1] + behind;
   TORCH_CHECK(length + key.size(2) <= keys.size(2), length, " + ", key.size(2), " entries, room for ", keys.size(2));
   keys.narrow(2, length, key.size(2)).copy_(key);
   values.narrow(2, length, value.size(2)).copy_(value);

@@ -27,12 +27,14 @@ _lock = threading.Lock()
 def kernels() -> Any:
     """The operators, as attributes:
 
-    low_bit_linear   x (.., K), numbers, scales, lows, bias -> (.., N); see `eagle.engine.lowbit.storage`
-    product          x (.., K), weight (N, K), bias -> (.., N), all bfloat16; torch's own where `has_product` says no
+    low_bit_linear   x (.., K), numbers, scales, lows, bias -> (.., N); see `eagle.engine.lowbit.storage`. Slow where
+                     `has_low_bit` says no
+    product          x (.., K), weight (N, K), bias -> (.., N), all bfloat16 or all float32; torch's own where
+                     `has_product` says no
     attention        query (1, heads, M, d), key, value (1, key heads, T, d), mask (1, 1, M, T) or None, scale
                      -> (1, M, heads, d)
     attend_cache     the same over the filled part of a cache; `append_` writes into one. Both know the filled part by
-                     sight (1, 1, M, 2 + M) int32: a query's first entry, the filled entries, which of M others it sees
+                     sight (1, 1, M, 2 + E) int32: a query's first entry, the prefix's entries, which of E more it sees
 
     Built once a machine, which takes half a minute and is said on stderr. Raises ValueError where they cannot be built.
     """

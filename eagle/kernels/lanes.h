@@ -12,9 +12,12 @@
 #include <cmath>
 #include <cstring>
 #include <type_traits>
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(EAGLE_HSD_PLAIN)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(EAGLE_HSD_PLAIN)
 #include <immintrin.h>
-#define EAGLE_HSD_PAIRS 1
+#define EAGLE_HSD_WIDE 1  // registers of 16 numbers
+#ifdef __AVX512BF16__
+#define EAGLE_HSD_PAIRS 1  // and products of bfloat16 in pairs
+#endif
 #endif
 
 namespace {
@@ -101,6 +104,12 @@ struct Lanes {
   }
 };
 
+#ifdef EAGLE_HSD_WIDE
+
+inline __mmask32 first_of(int64_t count) { return count >= 32 ? ~__mmask32(0) : (__mmask32(1) << count) - 1; }
+
+#endif
+
 #ifdef EAGLE_HSD_PAIRS
 
 // Columns of 16 rows of 16 words: to[i] holds word i of every row.
@@ -128,8 +137,6 @@ inline void transpose(const __m512i (&rows)[16], __m512i* to) {
     to[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
   }
 }
-
-inline __mmask32 first_of(int64_t count) { return count >= 32 ? ~__mmask32(0) : (__mmask32(1) << count) - 1; }
 
 template <>
 struct Lanes<at::BFloat16> {

@@ -63,6 +63,7 @@ struct Weights {
 };
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__) && !defined(EAGLE_HSD_PLAIN)
+#define EAGLE_HSD_BYTES 1
 
 template <int bits>
 inline void unpack(const uint8_t* from, __m512i (&groups)[GROUPS]) {
@@ -186,9 +187,18 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& numbers, const at::Tens
   return out.to(own.scalar_type());
 }
 
+bool has_low_bit() {
+#ifdef EAGLE_HSD_BYTES
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(eagle_hsd, m) {
+  m.def("has_low_bit() -> bool", has_low_bit);
   m.def("low_bit_linear(Tensor x, Tensor numbers, Tensor scales, Tensor lows, Tensor? bias) -> Tensor");
 }
 

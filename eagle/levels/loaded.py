@@ -109,8 +109,8 @@ class HeadDraft:
 def load_candidates(
     target: Target, texts: Sequence[str], head: DraftHead | None = None, source: str | Path | None = None
 ) -> Candidates:
-    """Levels as text, see `eagle.levels.specs`. Models get the target's device and dtype; `source` is what the target
-    was loaded from, which copies of it are loaded from again.
+    """Levels as text, see `eagle.levels.specs`. Models get the target's device and dtype and are compiled where it is;
+    `source` is what the target was loaded from, which copies of it are loaded from again.
 
     Raises ValueError for what is no level, another tokenizer, and a model that does not fit into memory; and as
     `load_target` and `load_head`.
@@ -126,7 +126,7 @@ def _load(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
         return _copy(spec, target, head, source)
     needed = weight_bytes(spec.source, find_model(spec.source), target.dtype.itemsize)
     check_memory(spec.name, with_packed(needed, target.dtype, target.device), target.device)
-    model = load_target(spec.source, target.dtype, target.device)
+    model = load_target(spec.source, target.dtype, target.device, compile=target.compile_mode)
     num_tokens = check_same_tokens(target, model, spec.name)
     own = load_head(spec.head, model) if spec.head else None
     return Member(model, own, num_tokens, spec.nodes)
@@ -138,7 +138,7 @@ def _copy(spec: ModelSpec, target: Target, head: DraftHead | None, source: str |
     check_precision(spec.precision, target.device)
     check_memory(spec.name, weight_bytes(target.name, find_model(source), BYTES[spec.precision]), target.device)
     quantization = PRECISIONS[spec.precision][target.device.type != "cpu"]
-    model = load_target(source, target.dtype, target.device, quantization=quantization)
+    model = load_target(source, target.dtype, target.device, quantization=quantization, compile=target.compile_mode)
     if head is not None:
         model.read_layers(head.config.feature_layers)
     own = load_head(spec.head, model) if spec.head else head

@@ -51,7 +51,8 @@ class EagleTree:
         temperature = self.draft_temperature or chance.sampling.temperature or 1.0
 
         def values(logits: Tensor, depth: int) -> Values:
-            return Values((logits.float() / temperature).log_softmax(-1), are_logs=True)
+            scaled = logits.float() if temperature == 1 else logits.float() / temperature  # a pass over all of them
+            return Values(scaled.log_softmax(-1), are_logs=True)
 
         return grow_best(self, proposer, min(self.depth, max_depth), values)
 

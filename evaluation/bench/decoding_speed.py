@@ -1,7 +1,7 @@
 """Tokens a second of decoding: ours, transformers' generate, llama.cpp, on targets of several precisions.
 
     eagle-hsd bench decode
-    eagle-hsd bench decode --arms hf_generate hsd cpu-int4/hsd --temperatures 0 1
+    eagle-hsd bench decode --arms hf_generate hf_compiled hsd cpu-int4/hsd --temperatures 0 1
     eagle-hsd bench decode --arms hsd cpu-int4/hsd llama_cpp --gguf FILE.gguf      # needs llama-cpp-python
 
 An arm is one of `eagle-hsd evaluate`, of the target as --dtype has it or, behind a precision and a slash, of one in
@@ -39,7 +39,7 @@ from evaluation.trees.contexts import encode_question, prompts
 
 AS_LOADED = ""
 LLAMA = "llama_cpp"
-BASES = ("hf_generate", "autoregressive")  # what speed-ups are over, where they are among the arms
+BASES = ("hf_generate", "hf_compiled", "autoregressive")  # what speed-ups are over, where they are among the arms
 WARM_UP_TOKENS = 12
 NUM_RESAMPLES = 2000
 WIDTH = 120

@@ -197,7 +197,9 @@ def test_processors_without_bf16_instructions_use_torchs_products(tmp_path):
 def test_the_packaged_default_writes_its_own_text(dtype):
     """float32: that of plain eager decoding; bfloat16: that of plain compiled decoding, bit for bit the same pass."""
     target = load_target(device="cpu", dtype=dtype, compile="on")
-    drafter = EagleDrafter(load_head(target=target), target.embed, AutoTree(8))
+    head = load_head(target=target)
+    assert head.small_read is not None  # a head follows its target
+    drafter = EagleDrafter(head, target.embed, AutoTree(8))
     ids = target.tokenizer("The three states of water are").input_ids
     steps = list(Session(target, drafter).decode(ids, LONG))
     plain = tokens_of(autoregressive(target, ids, LONG))

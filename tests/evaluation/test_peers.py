@@ -22,6 +22,7 @@ def plain_greedy(target, prompt) -> tuple[int, ...]:
 
 SPECULATIONS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "compiled": {"compiled": True},
     "prompt lookup": {"prompt_lookup_tokens": 4},
     "assisted": {"assistant": True},
 }
@@ -69,3 +70,10 @@ def test_passes_are_cut_at_the_end_and_at_the_cap():
     assert (capped.tokens, capped.num_first, capped.emitted, capped.finish) == ((1, 2, 3), 2, (1,), "length")
     for generation in (stopped, capped):
         generation.check(frozenset({9}), 10)
+
+
+def test_a_model_that_transformers_cannot_compile_is_refused(monkeypatch):
+    target = tiny_target()
+    monkeypatch.setattr(type(target.model), "_can_compile_fullgraph", False)
+    with pytest.raises(ValueError, match="cannot be compiled by transformers' generate: leave arm 'hf_compiled' out"):
+        generate(target, [1, 2], Sampling(), 4, seed=0, compiled=True)

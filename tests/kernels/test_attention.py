@@ -74,6 +74,21 @@ def test_a_node_gets_bit_for_bit_what_it_gets_behind_its_path_alone(length, dtyp
         assert torch.equal(alone[0, 0], tree[0, node]), (node, depth)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 40, 700])
+def test_a_prefix_may_be_told_column_by_column(length, dtype):
+    """As a draft head does, whose rows see some of the entries between the prefix and their own."""
+    query, keys, values = problem(SIZES[0], length, dtype)
+    sight = sight_of(ancestor_matrix(PARENTS), length)
+    wanted = kernels().attend_cache(query, keys, values, sight, 0.3)
+    told = torch.cat([sight[..., :1] * 0, sight[..., 1:2] * 0, torch.ones(1, 1, len(PARENTS), length).int()], dim=-1)
+    told = torch.cat([told, sight[..., 2:]], dim=-1)
+    assert torch.equal(kernels().attend_cache(query, keys, values, told, 0.3), wanted)
+    new = torch.randn(2, *keys[:, :, : len(PARENTS)].shape, generator=seeded(1)).to(dtype)
+    kernels().append_(keys, values, new[0], new[1], told)
+    assert torch.equal(keys[:, :, length : length + len(PARENTS)], new[0])
+
+
 def test_entries_are_written_behind_the_filled_ones():
     _, keys, values = problem(SIZES[0], 20, torch.float32)
     before, new = keys.clone(), torch.randn(2, 1, 2, len(PARENTS), 64)

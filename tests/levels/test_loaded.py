@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from eagle.compiled.passes import compile_passes
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.engine.target import Target
 from eagle.levels import memory
@@ -29,6 +30,14 @@ def test_levels_are_loaded_with_their_heads(tmp_path):
     assert member.model.dtype == target.dtype
     with pytest.raises(ValueError, match="target has no draft head: name one with --head"):
         found.head_of("target")
+
+
+def test_levels_and_their_heads_are_compiled_where_the_target_is(tmp_path):
+    paths, target = saved(tmp_path), model("big", 0)
+    compile_passes(target, "on")
+    found = load_candidates(target, [f"small={paths['small']}:head={paths['small_head']}"])
+    assert found.model("small").small_pass is not None and found.head_of("small").small_read is not None
+    assert found.model("small").compile_mode == "on"
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -7,6 +7,7 @@ so that a tree's nodes get bit for bit what plain decoding gets: rounding would 
 Letters: M rows, N outputs, K inputs.
 """
 
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
@@ -63,17 +64,25 @@ def shrink(model: nn.Module, bits: int) -> int:
     Layers of other shapes than whole tiles and blocks stay, and so do embeddings. Raises ValueError for bits that are
     neither 4 nor 8, for a model on an accelerator, and where the kernel cannot be built.
     """
-    kernels()
     output = cast(Any, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    number = shrink_layers(model, bits, output)
+    if number:
+        attend_by_rows(model)
+        cast(Any, model).is_quantized = True  # what transformers calls it, and `eagle.engine.suitability` asks for
+    return number
+
+
+def shrink_layers(
+    model: nn.Module, bits: int, output: nn.Module | None = None, kept: Collection[nn.Module] = ()
+) -> int:
+    """The same for the layers alone, whatever lies around them: `output` gets 8 bits, those to be `kept` stay."""
+    kernels()
     found = [(owner, name, layer) for owner in model.modules() for name, layer in owner.named_children()]
     number = 0
     for owner, name, layer in found:
-        if type(layer) is nn.Linear and can_be_stored(layer.out_features, layer.in_features):
+        if layer not in kept and type(layer) is nn.Linear and can_be_stored(layer.out_features, layer.in_features):
             if layer.weight.device.type != "cpu":
                 raise ValueError(f"low-bit layers of our own are for CPUs, the model is on {layer.weight.device}")
             setattr(owner, name, LowBitLinear(layer, OUTPUT_BITS if layer is output else bits))
             number += 1
-    if number:
-        attend_by_rows(model)
-        cast(Any, model).is_quantized = True  # what transformers calls it, and `eagle.engine.suitability` asks for
     return number

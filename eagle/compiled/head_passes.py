@@ -1,0 +1,139 @@
+"""Passes of a draft head over a few entries by compiled graphs, tried against the eager ones before they are used.
+
+A head follows its target: where the target's passes are compiled, its own are. Such passes wait for weights, and a head
+only proposes: where the processor multiplies bytes they read a copy of them in 8 bits. Prompts are read as ever.
+
+Letters: A entries of one pass, T entries before them, H draft hidden size, Vd draft vocabulary, d head size.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from eagle.compiled.graph import DTYPES, MOST_NODES
+from eagle.compiled.head_graph import trace_layer, trace_logits
+from eagle.compiled.lowering import Run, lowered
+from eagle.compiled.passes import TRIAL_PARENTS, TRIAL_PREFIX, refuse
+from eagle.compiled.sight import LEAST
+from eagle.drafters.head import DraftHead
+from eagle.drafters.reader import HeadReader
+from eagle.dtypes import dtype_name
+from eagle.engine import masks
+from eagle.engine.cache import PreallocatedLayer
+from eagle.engine.lowbit.low_bit_linear import shrink_layers
+from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, spread_apart
+from eagle.kernels.compiler import kernels
+
+BITS = 8  # in 4 a step is a quarter faster and a draft worse
+
+
+class CompiledHead:
+    """What `HeadReader` reads a few entries with: the same numbers as its eager pass, but for sums in another order."""
+
+    def __init__(self, layer: Run, logits: Run, dtype: torch.dtype):
+        self._layer, self._logits, self._dtype = layer, logits, dtype
+
+    def takes(self, states: Tensor) -> bool:
+        """See `SmallRead.takes`."""
+        return 0 < len(states) <= MOST_NODES and states.dtype == self._dtype and not torch.is_grad_enabled()
+
+    def read(
+        self, hidden: Tensor, embedding: Tensor, positions: Tensor, mask: Tensor | None, cache: PreallocatedLayer
+    ) -> Tensor:
+        """See `SmallRead.read`."""
+        num, filled = len(hidden), cache.length + len(hidden)
+        missing = max(LEAST - num, 0)  # entries that nobody sees but themselves
+        cache.reserve(filled + missing)
+        sight = _sight(mask, num, filled, missing)
+        padded = (pad(hidden, (0, 0, 0, missing)), pad(embedding, (0, 0, 0, missing)), pad(positions, (0, missing)))
+        (output,) = self._layer(
+            *(padded if missing else (hidden, embedding, positions)), sight, cache.keys, cache.values
+        )
+        cache.length = filled
+        return output[:num]
+
+    def logits(self, output: Tensor) -> Tensor:
+        """See `SmallRead.logits`."""
+        num = len(output)
+        (logits,) = self._logits(output if num >= LEAST else pad(output, (0, 0, 0, LEAST - num)))
+        return logits[:num]
+
+
+def _sight(mask: Tensor | None, num: int, filled: int, missing: int) -> Tensor:
+    """What A entries see of all that is filled with them, as `eagle.compiled.sight` has it: (1, 1, A, 2 + T + A).
+
+    `mask` (1, 1, A, T + A) is additive; no prefix is named, all is told by column. With `missing` rows and columns.
+    """
+    seen = torch.ones(1, 1, num, filled, dtype=torch.int32) if mask is None else (mask == 0).int()
+    sight = pad(seen, (2, missing, 0, missing))
+    if missing:
+        sight[..., -missing:, -missing:] = torch.eye(missing, dtype=torch.int32)
+    return sight
+
+
+def compile_head(
+    head: DraftHead, is_demanded: bool, bits: int | None = BITS, notice: Callable[[str], None] | None = None
+) -> None:
+    """Let a head read few entries by compiled graphs, with weights in so many bits; None: as they are.
+
+    Where that cannot be: ValueError if it is demanded, else one message.
+    """
+    if (reason := why_not(head)) is None:
+        try:
+            _compile(head, bits if kernels().has_low_bit() else None)
+            return
+        except Exception as error:  # of a compiler: it is the answer
+            head.small_read, reason = None, first_line(error) or type(error).__name__
+    refuse(f"the draft head cannot be compiled: {reason}", is_demanded, notice)
+
+
+def why_not(head: DraftHead) -> str | None:
+    """What is known without a try; None where it may be possible."""
+    weight = head.fc.weight
+    if weight.device.type != "cpu":
+        return f"compiled passes are for CPUs, it is on {weight.device}"
+    if weight.dtype not in DTYPES:
+        return f"its numbers are {dtype_name(weight.dtype)}, the kernels know bfloat16 and float32"
+    return None
+
+
+def _compile(head: DraftHead, bits: int | None) -> None:
+    """Raises ValueError where states or logits of a tree's entries are not the eager ones.
+
+    The bounds are those for trees of a target, and where weights are rounded the one in bfloat16.
+    """
+    wanted, identity, dtype = _read_a_tree(head), str(head.config), head.fc.weight.dtype
+    small = head if bits is None else _in_few_bits(head, bits)
+    layer = lowered(small, "the head's layer", identity, lambda: trace_layer(small))
+    logits = lowered(small, "the head's logits", identity, lambda: trace_logits(small))
+    head.small_read = CompiledHead(layer, logits, dtype)
+    bound = TOLERANCE.get(dtype, HALF_TOLERANCE) if bits is None else HALF_TOLERANCE
+    for what, one, other in zip(("states", "logits"), _read_a_tree(head), wanted, strict=True):
+        if not (apart := spread_apart(one, other)) <= bound:
+            raise ValueError(f"its compiled {what} differ by {apart:.2g} of their spread from the eager ones")
+
+
+def _in_few_bits(head: DraftHead, bits: int) -> DraftHead:
+    """A copy with other weights in the layer and the output; what is read beside them is shared."""
+    kept = [module for module in (head.fc, head.embed_tokens) if module is not None]
+    copied = deepcopy(head, {id(module): module for module in kept})
+    shrink_layers(copied, bits, kept=kept)
+    return copied
+
+
+@torch.inference_mode()
+def _read_a_tree(head: DraftHead) -> tuple[Tensor, Tensor]:
+    """States (A, H) and logits (A, Vd) of random entries behind random others."""
+    dtype, nodes = head.fc.weight.dtype, len(TRIAL_PARENTS)
+    draws = torch.Generator().manual_seed(0)
+    given = torch.randn(2, TRIAL_PREFIX + nodes, head.config.hidden_size, generator=draws).to(dtype)
+    prefix, tree = torch.arange(TRIAL_PREFIX + nodes).split([TRIAL_PREFIX, nodes])
+    ancestors, before = masks.ancestor_matrix(TRIAL_PARENTS), torch.ones(TRIAL_PREFIX, TRIAL_PREFIX).tril().bool()
+    reader = HeadReader(head, given[1].__getitem__)
+    reader.read(given[0, prefix], prefix, prefix, masks.tree_mask(before, 0, dtype))
+    mask = masks.tree_mask(ancestors, TRIAL_PREFIX, dtype)
+    states = reader.read(given[0, tree], tree, TRIAL_PREFIX + masks.depths(ancestors), mask)
+    return states, reader.logits(states)
