@@ -92,6 +92,14 @@ def test_a_request_without_a_draft_takes_no_number_of_its_seed():
     assert torch.equal(torch.rand(3, generator=batch.generators[1]), torch.rand(3, generator=fresh))
 
 
+@pytest.mark.parametrize("verifier", [HSD, TOKENWISE])
+def test_a_round_without_any_draft_emits_the_bonus_tokens(verifier, tmp_path):
+    """The engine's last round of texts that end together: no chain had a token, which was refused."""
+    batch = Batch([0, 0], [1.0, 0.0])
+    rule = rejection_sample_for(PluginSettings(verifier, tmp_path), never)
+    assert torch.equal(rule(*batch.arguments()), batch.bonus)
+
+
 def test_padded_drafts_are_never_emitted():
     """vLLM pads drafts that a grammar refuses with -1; the token there is drawn from the target."""
     for temperatures in (WARM, [0.0] * 5):

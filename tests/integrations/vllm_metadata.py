@@ -34,7 +34,9 @@ class Batch:
         self.logits = 2 * torch.randn(num_tokens, VOCAB, generator=generator, dtype=torch.float64)
         noise = torch.randn(num_tokens, VOCAB, generator=generator, dtype=torch.float64)
         probs = (self.logits + noise).softmax(-1)
-        self.draft_tokens = torch.multinomial(probs, 1, generator=generator)[:, 0].int()
+        self.draft_tokens = torch.zeros(0, dtype=torch.int32)
+        if num_tokens:
+            self.draft_tokens = torch.multinomial(probs, 1, generator=generator)[:, 0].int()
         self.draft_probs = None if self.placed else probs
         self.bonus = torch.randint(VOCAB, (len(self.num_drafted), 1), generator=generator).int()
 

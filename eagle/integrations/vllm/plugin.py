@@ -93,6 +93,8 @@ def rejection_sample_for(settings: PluginSettings, original: RejectionSample) ->
         given = (draft_token_ids, num_draft_tokens, max_spec_len, cu_num_draft_tokens, draft_probs, target_logits)
         if synthetic_mode:
             return original(*given, bonus_token_ids, sampling_metadata, synthetic_mode, *args, **kwargs)
+        if max_spec_len == 0:  # a round in which nobody's draft was left
+            return bonus_token_ids.int()
         chains = Chains(draft_token_ids, cu_num_draft_tokens, max_spec_len, draft_probs)
         has_law = not sampling_metadata.all_greedy and (settings.verifier == HSD or record is not None)
         laws = laws_of(chains, target_logits) if has_law else None
