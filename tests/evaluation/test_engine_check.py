@@ -18,6 +18,7 @@ from evaluation.selfcheck.engines.asked import (
 from evaluation.selfcheck.engines.engine_processes import run_logged, server
 from evaluation.selfcheck.engines.findings import Finding, Findings, as_table
 from evaluation.selfcheck.engines.path_law import PathLaw, count
+from evaluation.selfcheck.engines.vllm_check import Material
 from evaluation.selfcheck.engines.vllm_setups import Models, setups
 
 VOCAB, DEPTH, NUM_TEXTS = 50, 3, 800
@@ -93,6 +94,14 @@ def test_a_server_that_ends_shows_its_log(tmp_path, monkeypatch):
         server(EngineSetup("one", {"model": "here", "enforce_eager": True}, {}), tmp_path),
     ):
         pass
+
+
+def test_no_two_draws_of_one_law_share_a_seed():
+    """The same seed twice is the same text twice, and no second draw: chi-squares came out too large."""
+    batches = Material([], [], path_law()).law_batches(is_cut=True)
+    asked = [request for batch in batches for request in batch if request.seed is not None]
+    assert len({(request.temperature, request.seed) for request in asked}) == len(asked) > 100
+    assert any(request.temperature == 0 for request in batches[1])
 
 
 def test_findings_are_told_kept_and_counted(tmp_path, capsys):

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from eagle.integrations.vllm import plugin
-from eagle.integrations.vllm.plugin import register, rejection_sample_for
+from eagle.integrations.vllm.plugin import register
+from eagle.integrations.vllm.rejection_step import RejectionStep
 from eagle.integrations.vllm.seeded_drafts import seeded_drafts
 from eagle.integrations.vllm.settings import HSD, OFF, TAU, TOKENWISE, VERIFIER, PluginSettings
 from hsd_verify import law
@@ -110,9 +111,7 @@ def test_both_rules_are_expected_on_the_same_rounds(tmp_path, verifier):
     The tolerance is that of sums of some hundred float64 numbers.
     """
     expected, accepted, rounds = {"tokenwise": 0.0, "hsd": 0.0}, 0, 0
-    rule = rejection_sample_for(
-        PluginSettings(verifier, tmp_path), lambda ids, *args, **kwargs: torch.zeros(4, 4).int()
-    )
+    rule = RejectionStep(PluginSettings(verifier, tmp_path), lambda ids, *args, **kwargs: torch.zeros(4, 4).int())
     for seed in range(64):
         batch = Batch([3, 0, 2, 1], [1.0, 1.0, 0.0, 0.5], seed=seed)
         output = rule(*batch.arguments())

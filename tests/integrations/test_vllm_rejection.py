@@ -7,8 +7,8 @@ import torch
 
 import hsd_verify
 from eagle.integrations.vllm.expansion import expand_batch_to_tokens
-from eagle.integrations.vllm.plugin import rejection_sample_for
 from eagle.integrations.vllm.rejection import PLACEHOLDER, laws_of
+from eagle.integrations.vllm.rejection_step import RejectionStep
 from eagle.integrations.vllm.settings import HSD, TOKENWISE, PluginSettings
 from hsd_verify.chains import Chains
 from hsd_verify.draw import draw_at
@@ -22,7 +22,7 @@ def never(*args: object, **kwargs: object) -> torch.Tensor:
     raise AssertionError("vLLM's own rule was asked")
 
 
-verify = rejection_sample_for(PluginSettings(HSD), never)
+verify = RejectionStep(PluginSettings(HSD), never)
 
 
 def seeded(batch: Batch) -> Batch:
@@ -96,7 +96,7 @@ def test_a_request_without_a_draft_takes_no_number_of_its_seed():
 def test_a_round_without_any_draft_emits_the_bonus_tokens(verifier, tmp_path):
     """The engine's last round of texts that end together: no chain had a token, which was refused."""
     batch = Batch([0, 0], [1.0, 0.0])
-    rule = rejection_sample_for(PluginSettings(verifier, tmp_path), never)
+    rule = RejectionStep(PluginSettings(verifier, tmp_path), never)
     assert torch.equal(rule(*batch.arguments()), batch.bonus)
 
 
@@ -118,14 +118,14 @@ def test_the_token_wise_rule_is_vllms_own():
         return torch.zeros(5, 5, dtype=torch.int32)
 
     batch = Batch(DRAFTED, WARM)
-    assert torch.equal(rejection_sample_for(PluginSettings(TOKENWISE), own)(*batch.arguments()), torch.zeros(5, 5))
+    assert torch.equal(RejectionStep(PluginSettings(TOKENWISE), own)(*batch.arguments()), torch.zeros(5, 5))
     assert len(asked) == 1 and asked[0][0] is batch.draft_tokens
 
 
 def test_made_up_acceptance_stays_vllms():
     """`synthetic` accepts by given rates, to measure engines: it has no law to be right about."""
     calls = []
-    rule = rejection_sample_for(PluginSettings(HSD), lambda *args, **kwargs: calls.append(args) or args[0])
+    rule = RejectionStep(PluginSettings(HSD), lambda *args, **kwargs: calls.append(args) or args[0])
     rule(*Batch(DRAFTED, WARM).arguments(), synthetic_mode=True, synthetic_conditional_rates=None)
     assert len(calls) == 1
 

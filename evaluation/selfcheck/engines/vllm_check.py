@@ -16,7 +16,7 @@ from evaluation.selfcheck.engines.path_law import PathLaw, count
 
 GREEDY_TOKENS, PATH_TOKENS, SAMPLED_TOKENS = 48, 6, 64
 WHOLE, CUT = Sampling(1.0), Sampling(0.8, top_k=20, top_p=0.9)
-NUM_WHOLE, NUM_CUT = 320, 120  # texts by each; a batch with one cut row sorts every row's vocabulary, which is slow
+NUM_WHOLE, NUM_CUT = 240, 100  # texts by each; a batch with one cut row sorts every row's vocabulary, which is slow
 NUM_ALONE = 2  # seeded requests that are asked alone as well
 FALSE_ALARM = 1e-6  # of one chi-square test of an engine that is right
 STANDARD_ERRORS = 5  # of seen tau around its expectation: one false alarm in two million
