@@ -24,6 +24,7 @@ ENVIRONMENT = {  # one process on a CPU; models come from this machine
     "TOKENIZERS_PARALLELISM": "false",
 }
 START_S = 300.0  # how long a server may take to come up
+END_S = 60.0  # and to go
 LOG_LINES = 20
 
 
@@ -41,7 +42,7 @@ def run_logged(command: Sequence[str], log: Path, environment: dict[str, str]) -
     with log.open("w", encoding="utf-8") as file:
         ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(environment))
     if ended.returncode:
-        raise ValueError(f"{' '.join(command)} failed with status {ended.returncode}:\n{_end(log)}")
+        raise ValueError(f"{' '.join(command)} failed with status {ended.returncode}:\n{_tail(log)}")
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def server(setup: EngineSetup, directory: Path) -> Iterator[str]:
 
     Raises ValueError with its log's end where it does not come up.
     """
-    port, log = _free_port(), directory / f"{setup.name}.log"
+    port, log = _free_port(), directory / f"{setup.name}-server.log"
     command = [str(Path(sys.executable).parent / "vllm"), "serve", *_as_flags(setup.options), "--port", str(port)]
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(setup.environment))
@@ -58,8 +59,7 @@ def server(setup: EngineSetup, directory: Path) -> Iterator[str]:
         _wait(process, f"http://127.0.0.1:{port}/health", log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        _end(process)
 
 
 def _as_flags(options: dict[str, Any]) -> list[str]:
@@ -80,14 +80,23 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
                 return
         except (URLError, OSError):
             time.sleep(1)
-    raise ValueError(f"the server did not come up within {START_S:.0f} s:\n{_end(log)}")
+    raise ValueError(f"the server did not come up within {START_S:.0f} s:\n{_tail(log)}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **ENVIRONMENT, **changes}
 
 
-def _end(log: Path) -> str:
+def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
 
 
