@@ -25,10 +25,21 @@ def convert(source: str | Path, output: str | Path, layout: str, target: Target 
     if layout == "speculators":
         if target is None:
             raise ValueError("the speculators layout names its target: pass it with --target")
-        config, state = from_flat(config, state, target.name, (target.model.config.architectures or ["unknown"])[0])
+        architecture = (target.model.config.architectures or ["unknown"])[0]
+        config, state = from_flat(config, state, verifier_name(target), architecture)
     directory = write_checkpoint(output, config, {name: tensor.detach() for name, tensor in state.items()})
     if head.fit is not None:
         write_fit(directory, head.fit)
     if head.trained_length is not None:
         note_length(directory, head.trained_length)
     return directory
+
+
+def verifier_name(target: Target) -> str:
+    """What an engine finds the target by: the whole path of a directory on this machine, else its name.
+
+    A GGUF file is found as the directory it was converted to, and so is the embedded target.
+    """
+    loaded_from = (getattr(target.model.config, "_name_or_path", None) or target.name, target.name)
+    directories = (Path(source).expanduser() for source in loaded_from)
+    return next((str(directory.resolve()) for directory in directories if directory.is_dir()), target.name)

@@ -1,6 +1,7 @@
 """Conversion between layouts: exact round trips, explicit conventions, refusals."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from safetensors.torch import load_file
 from eagle.checkpoints.conversion import convert
 from eagle.checkpoints.flat import open_head, read_checkpoint, save_head, write_checkpoint
 from eagle.checkpoints.weights import CONFIG, WEIGHTS
+from eagle.loading import SHIPPED_HEAD, load_target
+from tests import tiny_text
 from tests.drafters.test_published_heads import FLAGS, VARIANTS, variant
 from tests.tiny import tiny_head, tiny_target
 
@@ -48,6 +51,23 @@ def test_the_nested_file_says_what_vllm_reads(nested, target):
     layer = config["transformer_layer_config"]
     assert (layer["hidden_size"], layer["num_hidden_layers"], layer["vocab_size"]) == (32, 1, 97)
     assert layer["rope_theta"] == 10000.0
+
+
+def test_a_local_target_is_named_by_its_whole_path(flat, tmp_path, target, monkeypatch):
+    """vLLM opens what "verifier" names: `models/tiny` was written as it was typed, and found from one folder alone."""
+    target.model.save_pretrained(tmp_path / "models" / "tiny")
+    tiny_text.tokenizer().save_pretrained(tmp_path / "models" / "tiny")
+    monkeypatch.chdir(tmp_path / "models")
+    config, _ = read_checkpoint(convert(flat, tmp_path / "out", "speculators", load_target("tiny")))
+    verifier = config["speculators_config"]["verifier"]
+    assert verifier["name_or_path"] == str((tmp_path / "models" / "tiny").resolve())
+    assert verifier["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_the_packaged_target_is_named_by_the_directory_it_was_converted_to(smollm2, tmp_path):
+    config, _ = read_checkpoint(convert(SHIPPED_HEAD, tmp_path / "out", "speculators", smollm2))
+    found = Path(config["speculators_config"]["verifier"]["name_or_path"])
+    assert found.is_absolute() and (found / CONFIG).is_file() and (found / WEIGHTS).is_file()
 
 
 def test_a_nested_head_drafts_like_the_flat_one(flat, nested, target):
