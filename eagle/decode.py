@@ -7,8 +7,8 @@
 Letters: T prompt length, N tree nodes including the root, V vocabulary, Ht target hidden size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -19,10 +19,12 @@ from transformers import PreTrainedTokenizerBase
 
 from eagle.chance import Chance
 from eagle.context import Context
-from eagle.drafters.protocol import Drafter
+from eagle.coroutines import Request, Requests
+from eagle.drafters.protocol import Drafter, observing, proposing
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TargetOutput, TreeCache
+from eagle.engine.requests import TextRead, TreeScore
 from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge, settled
 from eagle.logprobs import TokenLogprob, logprobs_of
 from eagle.sampling import Sampling, check_seed, seeded
@@ -33,6 +35,8 @@ from hsd_verify import DraftTree
 
 Finish = Literal["stop", "length", "context"]
 Clock = Callable[[str], AbstractContextManager[None]]
+Rounds = Generator["Step | Request", Any, None]
+"""An answer under way: yields its steps, and between them requests, whose answers it is sent."""
 
 
 @dataclass(frozen=True)
@@ -143,16 +147,29 @@ class Session:
         """Yield the prefill's step, then one step a round. Same seed, same tokens.
 
         Without a drafter every round is a tree of one node: one token a target pass. A seed in the options takes the
-        place of the generator. Raises ValueError for stop strings of a target without a tokenizer, for an empty
+        place of the generator. `rounds` is the same for whoever answers the passes of many sessions together.
+
+        Raises ValueError for stop strings of a target without a tokenizer, for an empty
         prompt, for one that does not leave room for a token in the target's context, and where the target's logits are
         not finite. An answer that is asked for its next step after another one of this session began raises
         RuntimeError: the state is no longer its own.
         """
+        with closing(self.rounds(prompt_ids, options, generator, clock)) as rounds:
+            yield from _steps(rounds)
+
+    def rounds(
+        self,
+        prompt_ids: list[int],
+        options: DecodeOptions | None = None,
+        generator: torch.Generator | None = None,
+        clock: Clock = no_clock,
+    ) -> Rounds:
+        """See `decode`. A clock's phases take as long as the answers to their requests do."""
         options, self._answer = options or DecodeOptions(), (answer := object())
         emitter = _Emitter(options, self.target)
         made_for = self.drafter.verifier if self.drafter is not None else COUPLED
         judged = _judge(options, made_for, generator, self.target)
-        step = self._prefill(prompt_ids, emitter, judged, clock)
+        step = yield from self._prefill(prompt_ids, emitter, judged, clock)
         token = step.tokens[-1]
         yield step
         while step.finish is None:
@@ -164,43 +181,46 @@ class Session:
                 yield Step((), 0, finish="context")
                 return
             read = self._read_again if self.cache.is_stale else self._round
-            step = read(token, emitter, judged, clock)
+            step = yield from read(token, emitter, judged, clock)
             token = step.tokens[-1]
             if step.finish is not None:
                 self._watch.settle()
             yield step
 
     @torch.inference_mode()
-    def _prefill(self, prompt_ids: list[int], emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
+    def _prefill(self, prompt_ids: list[int], emitter: "_Emitter", judged: Judge, clock: Clock) -> Requests[Step]:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
         start = self.num_reused = self._reuse(prompt_ids)
         self.cache.check_room(len(prompt_ids) - start)
         with clock("prefill"):
-            start = self._read_blocks(prompt_ids, start)
-            output = self.target.prefill(torch.tensor(prompt_ids[start:], device=self.target.device), self.cache)
+            start = yield from self._read_blocks(prompt_ids, start)
+            output: TargetOutput = yield self._read(prompt_ids[start:])
             self._ids, self._num_prompt = list(prompt_ids), len(prompt_ids)
             self._watch.look(output.logits)
             token = judged.token(output.logits[0], len(self._ids), self._context(judged))
-            self._tell_drafter([*prompt_ids, token], start, output)
+            yield from self._tell_drafter([*prompt_ids, token], start, output)
             if self._block is not None:
                 self._num_in_blocks = len(prompt_ids) - len(prompt_ids) % self._block
         return emitter.step((token,), num_accepted=0, read=output.logits)
 
-    def _read_blocks(self, prompt_ids: list[int], start: int) -> int:
+    def _read_blocks(self, prompt_ids: list[int], start: int) -> Requests[int]:
         """Reads whole blocks from `start` on, all but the last tokens; returns where those begin."""
         while self._block is not None and start + self._block < len(prompt_ids):
             end = start + self._block
-            output = self.target.prefill(torch.tensor(prompt_ids[start:end], device=self.target.device), self.cache)
-            self._tell_drafter(prompt_ids[: end + 1], start, output)
+            output: TargetOutput = yield self._read(prompt_ids[start:end])
+            yield from self._tell_drafter(prompt_ids[: end + 1], start, output)
             start = end
         return start
 
-    def _tell_drafter(self, known: list[int], start: int, output: TargetOutput) -> None:
+    def _read(self, ids: list[int]) -> TextRead:
+        return TextRead(self.target, torch.tensor(ids, device=self.target.device), self.cache)
+
+    def _tell_drafter(self, known: list[int], start: int, output: TargetOutput) -> Requests[None]:
         """What was read from `start` on, and the one token behind it."""
         if self.drafter is not None:
             new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
-            self.drafter.observe(torch.tensor(known[new_from:]), output.features)
+            yield from observing(self.drafter, torch.tensor(known[new_from:]), output.features)
 
     def _context(self, judged: Judge, *newest: int) -> Context | None:
         """Prompt and answer up to the newest tokens, which the target has still to read; None where no law reads it."""
@@ -239,28 +259,29 @@ class Session:
         return start
 
     @torch.inference_mode()
-    def _read_again(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
+    def _read_again(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Requests[Step]:
         """One token from a fresh pass over the whole text, where plain decoding makes one; the drafter goes on."""
         with clock("target"):
             self.cache.truncate(0)
             self._num_in_blocks = 0
             self._ids += [token]
-            output = self.target.prefill(torch.tensor(self._ids, device=self.target.device), self.cache)
+            output: TargetOutput = yield self._read(self._ids)
         with clock("verify"):
             self._watch.look(output.logits)
             following = judged.token(output.logits[0], len(self._ids), self._context(judged))
         if self.drafter is not None:
             with clock("draft"):
-                self.drafter.observe(torch.tensor([following]), output.features[-1:])
+                yield from observing(self.drafter, torch.tensor([following]), output.features[-1:])
         return emitter.step((following,), num_accepted=0, read=output.logits)
 
     @torch.inference_mode()
-    def _round(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
+    def _round(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Requests[Step]:
         position = len(self._ids) + 1  # of the token behind the root
         with clock("draft"):
-            tree = self._propose(token, emitter.num_left, judged.chance(position))
+            tree = yield from self._propose(token, emitter.num_left, judged.chance(position))
         with clock("target"):
-            output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parent_list), self.cache)
+            ancestors = ancestor_matrix(tree.parent_list)
+            output: TargetOutput = yield TreeScore(self.target, tree.tokens, ancestors, self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
             context = self._context(judged, token)
@@ -273,16 +294,31 @@ class Session:
             self._ids += [token, *accepted]
         if self.drafter is not None:
             with clock("draft"):
-                self.drafter.observe(torch.tensor([*accepted, bonus]), output.features[kept])
+                yield from observing(self.drafter, torch.tensor([*accepted, bonus]), output.features[kept])
         seen = Round(tree, output.logits, judged, tuple(path), context)
         return emitter.step((*accepted, bonus), len(path), seen)
 
-    def _propose(self, token: int, num_left: int, chance: Chance) -> DraftTree:
+    def _propose(self, token: int, num_left: int, chance: Chance) -> Requests[DraftTree]:
         # the bonus token needs no node, and a node needs a position in the context
         max_depth = min(num_left - 1, self.cache.max_depth)
         if self.drafter is None or max_depth <= 0:
             return lone_root(token, self.target.device)
-        return self.drafter.propose(chance, max_depth)
+        return (yield from proposing(self.drafter, chance, max_depth))
+
+
+def _steps(rounds: Rounds) -> Iterator[Step]:
+    """The steps of an answer whose requests are answered one by one."""
+    answer: Any = None
+    while True:
+        try:
+            told = rounds.send(answer)
+        except StopIteration:
+            return
+        if isinstance(told, Step):
+            answer = None
+            yield told
+        else:
+            answer = told.alone()
 
 
 class _Emitter:

@@ -18,19 +18,19 @@ class HeadReader:
     """Entries of one sequence. A pass appends; `rewind` forgets what lies behind a length."""
 
     def __init__(self, head: DraftHead, embed: Embed):
-        self._head, self._embed = head, head.embedding(embed)
+        self.head, self.embed = head, head.embedding(embed)
         self.vocabulary: DraftVocabulary = head.vocabulary
-        self._cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
+        self.cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
 
     @property
     def length(self) -> int:
         """Entries in the cache."""
-        return self._cache.length
+        return self.cache.length
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` entries."""
         assert 0 <= length <= self.length, f"cannot rewind {self.length} entries to {length}"
-        self._cache.length = length
+        self.cache.length = length
 
     @torch.inference_mode()
     def read_vocabulary(self) -> None:
@@ -39,7 +39,7 @@ class HeadReader:
 
     def fuse(self, features: Tensor) -> Tensor:
         """The target's features (A, 3Ht) -> hidden states (A, H) in the head's dtype."""
-        return self._head.fuse(features.to(self._head.fc.weight.dtype))
+        return self.head.fuse(features.to(self.head.fc.weight.dtype))
 
     def read(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """One pass over new entries, which are appended: hidden (A, H), additive mask (1, 1, A, T + A) -> (A, H).
@@ -48,13 +48,17 @@ class HeadReader:
         """
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            key, value = self._cache.update(key, value)  # (1, kv_heads, T + A, d)
-            return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+            return self.attend(query, key, value, mask)
 
-        embedding = self._embed(tokens).to(hidden.dtype)  # (A, H)
-        output: Tensor = self._head(hidden[None], embedding[None], positions[None], attend)  # (1, A, H)
+        embedding = self.embed(tokens).to(hidden.dtype)  # (A, H)
+        output: Tensor = self.head(hidden[None], embedding[None], positions[None], attend)  # (1, A, H)
         return output[0]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Append keys and values (1, kv_heads, A, d) and attend to all of them: query (1, heads, A, d) -> the same."""
+        key, value = self.cache.update(key, value)  # (1, kv_heads, T + A, d)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (A, H) -> logits (A, Vd) in float32."""
-        return self._head.logits(hidden).float()
+        return self.head.logits(hidden).float()

@@ -12,10 +12,9 @@ from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.coupled import CoupledTree, CoupledValues
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
-from eagle.trees.protocols import Proposer, TreePolicy, check_counts, check_number
+from eagle.trees.protocols import Growing, Proposer, TreePolicy, check_counts, check_number
 from eagle.trees.undrafted import Undrafted
 from eagle.trees.valued import Acceptance, ValuedTree
-from hsd_verify import DraftTree
 
 DEFAULT_NUM_NODES = 16
 NOT_BY_HAND = {"by_hand": False}
@@ -104,7 +103,7 @@ class AutoTree:
             return placed(self.greedy_nodes or self.num_nodes or DEFAULT_NUM_NODES)
         return partly_sampled(self.num_nodes or DEFAULT_NUM_NODES)
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         return self.choose(chance.sampling, coupled=chance.noise is not None).grow(proposer, chance, max_depth)
 
 

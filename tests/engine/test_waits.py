@@ -15,33 +15,27 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
-from eagle.judging import COUPLED, VERIFIERS
+from eagle.judging import VERIFIERS
 from eagle.noise import NoiseField
 from eagle.pairing import check_pair
 from eagle.sampling import Sampling, seeded
 from eagle.trees import (
     POLICIES,
     AutoTree,
-    BudgetedTree,
-    CostModel,
     CoupledTree,
     EagleTree,
-    IidPaths,
     SampledChain,
     TreePolicy,
-    ValuedTree,
-    WithoutReplacement,
-    hybrid,
-    mixed,
-    sampled,
 )
 from eagle.trees.automatic import partly_sampled
 from eagle.trees.exact import TableProposer
+from eagle.trees.protocols import grown
 from eagle.trees.scaffold import EMPTY, Scaffold
 from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 from tests.engine.pretend import DEVICE, moved, pretending
+from tests.pairs import FITTING, NAMED, PAIRS
 from tests.tiny import random_ids, tiny_head, tiny_target, tokens_of
 
 GREEDY, WARM = Sampling(), Sampling(temperature=1.0)
@@ -71,28 +65,6 @@ def looks_up(target: Target) -> Drafter:
     return LookupDrafter(most=2, least=1, device=target.device)
 
 
-COSTS = CostModel((1, 64), (20.0, 40.0), draft_step_ms=0.1)
-NAMED: dict[str, TreePolicy] = {  # every name of `--tree`, at a size that a tiny model decodes in a moment
-    "auto": AutoTree(8),
-    "eagle": EagleTree(8, depth=3, top_k=3),
-    "coupled": CoupledTree(8, depth=3, top_k=3),
-    "chain": SampledChain(3),
-    "iid": IidPaths(2, depth=2),
-    "without_replacement": WithoutReplacement((2, 2)),
-    "sampled": sampled(8, depth=4, max_sampled=3),
-    "hybrid": hybrid(8, depth=4, max_placed=3),
-    "mixed": mixed(8, depth=4, max_placed=3),
-    "budgeted": BudgetedTree(ValuedTree(8, 0.005, depth=4, max_placed=3, max_sampled=3), COSTS),
-}
-EVERY = {"hsd", "walk", "tokenwise"}  # verify every tree; where a policy has a depth of one path or draws all, more do
-FITTING = {name: EVERY | {COUPLED} for name in NAMED} | {
-    "coupled": {COUPLED},
-    "chain": EVERY | {COUPLED, "block", "hsd_capped", "hsd_multidraft", "traversal"},
-    "iid": EVERY | {COUPLED, "hsd_multidraft"},
-    "without_replacement": EVERY | {COUPLED, "traversal"},
-    "sampled": EVERY | {COUPLED, "traversal"},
-}
-PAIRS = [(name, verifier) for name, fitting in FITTING.items() for verifier in sorted(fitting)]
 MOST = 2  # of a round: one for the tree, one for the verdict
 AT_THE_END = "_local_scalar_dense health.py"  # once an answer, and every 64 rounds: were all numbers finite?
 
@@ -184,7 +156,7 @@ SCAFFOLD = Scaffold((3, 70, 4), (0.8, 0.9, 0.7))  # the second one is foreign to
 def test_an_accelerator_grows_the_same_tree_though_it_expands_more(policy, scaffold, seed):
     """Which candidates cannot enter any more is not asked there; none of them may enter."""
 
-    def grown(device: str | torch.device) -> tuple[DraftTree, list[int]]:
+    def tree_on(device: str | torch.device) -> tuple[DraftTree, list[int]]:
         table = 3 * torch.randn(64, 20, generator=seeded(seed))  # a row a draft step's node, surer than flat
         reads: list[int] = []
 
@@ -197,11 +169,11 @@ def test_an_accelerator_grows_the_same_tree_though_it_expands_more(policy, scaff
         )
         proposer = with_scaffold(TableProposer(vocabulary, logits, (7,)), scaffold)
         noise = Noise(NoiseField(seed, device), 5)
-        return policy.grow(proposer, Chance(WARM, noise=noise), 6), reads
+        return grown(policy, proposer, Chance(WARM, noise=noise), 6), reads
 
-    expected, few = grown("cpu")
+    expected, few = tree_on("cpu")
     with pretending(), torch.inference_mode():
-        tree, many = grown(DEVICE)
+        tree, many = tree_on(DEVICE)
         assert tree.parents.device == DEVICE and tree.tokens.tolist() == list(expected.token_list)
     assert (tree.parent_list, tree.token_list) == (expected.parent_list, expected.token_list)
     assert len(many) >= len(few)
