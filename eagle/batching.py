@@ -9,6 +9,7 @@ rows of any kinds go side by side, a row that ends leaves, and a new one may com
 is what it computes alone, but for sums in another order in the passes that it shares.
 """
 
+import time
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,12 +29,15 @@ class Row(Generic[Told]):
     work: Work[Told]
     asked: Request | None = None  # not answered yet
     told: Told | None = None  # in the round under way
+    seconds: float = 0.0  # its share of the time: its own work, and of a pass that n rows share the n-th part
     is_over: bool = False
     error: Exception | None = None  # why it is over, where it did not end by itself
 
     def go_on(self, answer: Any = None) -> None:
         """To its next request, what it tells next or its end."""
+        start = time.perf_counter()
         self._take(lambda: self.work.send(answer))
+        self.seconds += time.perf_counter() - start
 
     def fail(self, error: Exception) -> None:
         """Its request could not be answered."""
@@ -56,9 +60,10 @@ class Row(Generic[Told]):
 
 
 class Batch(Generic[Told]):
-    """Rows side by side. For one thread."""
+    """Rows side by side. For one thread. Without `shares` every request is answered alone: rows take turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares: bool = True) -> None:
+        self._shares = shares
         self._rows: list[Row[Told]] = []
 
     def __len__(self) -> int:
@@ -89,35 +94,36 @@ class Batch(Generic[Told]):
                 row.go_on()
         have_read: set[Row[Told]] = set()
         while asking := [row for row in self._rows if row.asked and not (row.asked.may_wait and row in have_read)]:
-            for group in _first_served(asking):
+            for group in self._first_served(asking):
                 have_read.update(row for row in group if row.asked and row.asked.may_wait)
                 _answer(group)
         done = [row for row in self._rows if row.asked is None]
         self._rows = [row for row in self._rows if not row.is_over]
         return done
 
-
-def _first_served(asking: Sequence[Row[Told]]) -> list[list[Row[Told]]]:
-    """Of rows that ask those that are answered first, in groups that share a pass."""
-    groups: dict[Hashable, list[Row[Told]]] = {}
-    lowest = min(row.asked.rank for row in asking if row.asked)
-    for row in asking:
-        if row.asked and row.asked.rank == lowest:
-            partners = row.asked.partners
-            groups.setdefault((type(row.asked), row if partners is None else partners), []).append(row)
-    return list(groups.values())
+    def _first_served(self, asking: Sequence[Row[Told]]) -> list[list[Row[Told]]]:
+        """Of rows that ask those that are answered first, in groups that share a pass."""
+        groups: dict[Hashable, list[Row[Told]]] = {}
+        lowest = min(row.asked.rank for row in asking if row.asked)
+        for row in asking:
+            if row.asked and row.asked.rank == lowest:
+                partners = row.asked.partners if self._shares else None
+                groups.setdefault((type(row.asked), row if partners is None else partners), []).append(row)
+        return list(groups.values())
 
 
 def _answer(group: Sequence[Row[Told]]) -> None:
     """One pass for all; where it fails it fails for all."""
-    requests = [row.asked for row in group if row.asked]
+    requests, start = [row.asked for row in group if row.asked], time.perf_counter()
     try:
         answers = [requests[0].alone()] if len(requests) == 1 else type(requests[0]).together(requests)
     except Exception as error:
         for row in group:
             row.fail(error)
     else:
+        share = (time.perf_counter() - start) / len(group)
         for row, answer in zip(group, answers, strict=True):
+            row.seconds += share
             row.go_on(answer)
 
 

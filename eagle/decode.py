@@ -9,107 +9,31 @@ Letters: T prompt length, N tree nodes including the root, V vocabulary, Ht targ
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from eagle.chance import Chance
 from eagle.context import Context
 from eagle.coroutines import Request, Requests
+from eagle.decoded import DecodeOptions, Finish, Round, Step
 from eagle.drafters.protocol import Drafter, observing, proposing
+from eagle.emitting import Emitter
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TargetOutput, TreeCache
 from eagle.engine.requests import TextRead, TreeScore
-from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge, settled
-from eagle.logprobs import TokenLogprob, logprobs_of
-from eagle.sampling import Sampling, check_seed, seeded
-from eagle.text import Detokenizer, StopStrings, stop_ids
+from eagle.judging import COUPLED, Judge, judge, settled
+from eagle.sampling import seeded
 from eagle.timing import no_clock
 from eagle.trees.protocols import lone_root
 from hsd_verify import DraftTree
 
-Finish = Literal["stop", "length", "context"]
+__all__ = ["Clock", "DecodeOptions", "Finish", "Round", "Rounds", "Session", "Step", "autoregressive", "rounds_taken"]
+
 Clock = Callable[[str], AbstractContextManager[None]]
 Rounds = Generator["Step | Request", Any, None]
 """An answer under way: yields its steps, and between them requests, whose answers it is sent."""
-
-
-@dataclass(frozen=True)
-class DecodeOptions:
-    """What to decode until, and by which laws. Raises ValueError at construction for values outside their range."""
-
-    sampling: Sampling = field(default_factory=Sampling)
-    max_new_tokens: int = 512
-    verifier: str = AUTO  # a name in eagle.judging.VERIFIERS; auto: the one that the drafter's trees are made for
-    ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
-    stop_ids: frozenset[int] = frozenset()  # tokens that end an answer beside the target's own
-    stop: tuple[str, ...] = ()  # an answer ends with the token that completes one of these in its text
-    seed: int | None = None  # of this answer alone, in place of the generator that the call is given
-    logprobs: int | None = None  # steps tell log-probabilities, and of so many of the most probable tokens; None: not
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
-        StopStrings(self.stop)  # refuses empty ones
-        if self.seed is not None:
-            check_seed(self.seed)
-        if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
-            raise ValueError(f"logprobs is {self.logprobs!r}, it must be a number of tokens, 0 or larger, or None")
-        if not isinstance(self.max_new_tokens, int) or isinstance(self.max_new_tokens, bool):
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, it must be a whole number")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}, it must be at least 1")
-        if self.verifier != AUTO:
-            check_verifier(self.verifier)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round saw and decided, for whoever measures."""
-
-    tree: DraftTree
-    logits: Tensor  # (N, V), row v = the target's after node v
-    judge: Judge  # by which it was decided
-    path: tuple[int, ...]  # accepted nodes below the root
-    context: Context | None = None  # prompt, answer and root, where laws depend on them
-
-    @cached_property
-    def target_probs(self) -> Tensor:
-        """(N, V), row v = the target's law after node v; formed when asked for."""
-        context, every = self.context, range(self.tree.num_nodes)
-        return self.judge.sampling.laws(self.logits, None if context is None else context.after(self.tree, every))
-
-    @property
-    def path_logits(self) -> Tensor:
-        """(path + 1, V): the target's after the root and after every accepted node."""
-        return self.logits[[0, *self.path]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The tokens one round emitted; the prefill's step emits one token and has no round."""
-
-    tokens: tuple[int, ...]
-    num_accepted: int  # how many of `tokens`, its first ones, were drafted
-    finish: Finish | None = None  # why decoding ends with this step
-    round: Round | None = None
-    read: Tensor | None = None  # (1, V) the target's logits before the token of a step without a round
-    logprobs: tuple[TokenLogprob, ...] = ()  # one a token, where the options ask for them
-
-    @property
-    def logits(self) -> Tensor | None:
-        """(n, V): what each of the n tokens was decided from, the target's own, before temperature and penalties.
-
-        Of the prefill's step (1, V). None for a step of no tokens, and one that was kept without its tensors. Rows of
-        a round are gathered when asked for.
-        """
-        rows = self.round.path_logits if self.round is not None else self.read
-        return None if rows is None else rows[: len(self.tokens)]
 
 
 class Session:
@@ -166,7 +90,7 @@ class Session:
     ) -> Rounds:
         """See `decode`. A clock's phases take as long as the answers to their requests do."""
         options, self._answer = options or DecodeOptions(), (answer := object())
-        emitter = _Emitter(options, self.target)
+        emitter = Emitter(options, self.target)
         made_for = self.drafter.verifier if self.drafter is not None else COUPLED
         judged = _judge(options, made_for, generator, self.target)
         step = yield from self._prefill(prompt_ids, emitter, judged, clock)
@@ -188,7 +112,7 @@ class Session:
             yield step
 
     @torch.inference_mode()
-    def _prefill(self, prompt_ids: list[int], emitter: "_Emitter", judged: Judge, clock: Clock) -> Requests[Step]:
+    def _prefill(self, prompt_ids: list[int], emitter: Emitter, judged: Judge, clock: Clock) -> Requests[Step]:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
         start = self.num_reused = self._reuse(prompt_ids)
@@ -259,7 +183,7 @@ class Session:
         return start
 
     @torch.inference_mode()
-    def _read_again(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Requests[Step]:
+    def _read_again(self, token: int, emitter: Emitter, judged: Judge, clock: Clock) -> Requests[Step]:
         """One token from a fresh pass over the whole text, where plain decoding makes one; the drafter goes on."""
         with clock("target"):
             self.cache.truncate(0)
@@ -275,7 +199,7 @@ class Session:
         return emitter.step((following,), num_accepted=0, read=output.logits)
 
     @torch.inference_mode()
-    def _round(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Requests[Step]:
+    def _round(self, token: int, emitter: Emitter, judged: Judge, clock: Clock) -> Requests[Step]:
         position = len(self._ids) + 1  # of the token behind the root
         with clock("draft"):
             tree = yield from self._propose(token, emitter.num_left, judged.chance(position))
@@ -306,6 +230,26 @@ class Session:
         return (yield from proposing(self.drafter, chance, max_depth))
 
 
+def rounds_taken(rounds: Rounds, take: Callable[[Step], bool]) -> Generator[Request | None, Any, None]:
+    """An answer under way whose steps go to `take`, until that says that it wants no more (False).
+
+    Yields the requests, whose answers it is sent, and None where a round has ended and another one follows.
+    """
+    told: Any = None
+    with closing(rounds):
+        while True:
+            try:
+                found = rounds.send(told)
+            except StopIteration:
+                return
+            if isinstance(found, Request):
+                told = yield found
+            elif not take(found):
+                return
+            else:
+                told = yield None
+
+
 def _steps(rounds: Rounds) -> Iterator[Step]:
     """The steps of an answer whose requests are answered one by one."""
     answer: Any = None
@@ -319,56 +263,6 @@ def _steps(rounds: Rounds) -> Iterator[Step]:
             yield told
         else:
             answer = told.alone()
-
-
-class _Emitter:
-    """Cuts what a round produced at the end of text and at the cap, so that no token after the end is emitted."""
-
-    def __init__(self, options: DecodeOptions, target: Engine[Any]):
-        self._end_ids = options.stop_ids | (frozenset() if options.ignore_end else target.end_token_ids)
-        self._stops = None
-        if options.stop:
-            self._stops = _StopWatch(tokenizer := _tokenizer(target, options.stop), options.stop)
-            self._end_ids |= stop_ids(tokenizer, options.stop)
-        self._num_top = options.logprobs
-        self.num_left = options.max_new_tokens
-
-    def step(
-        self, tokens: tuple[int, ...], num_accepted: int, round_: Round | None = None, read: Tensor | None = None
-    ) -> Step:
-        finish: Finish | None = None
-        tokens = tokens[: self.num_left]
-        end = next((i for i, token in enumerate(tokens) if self._ends(token)), None)
-        if end is not None:
-            tokens, finish = tokens[: end + 1], "stop"
-        elif len(tokens) == self.num_left:
-            finish = "length"
-        self.num_left -= len(tokens)
-        step = Step(tokens, min(num_accepted, len(tokens)), finish, round_, read)
-        if self._num_top is None or step.logits is None:
-            return step
-        return replace(step, logprobs=logprobs_of(tokens, step.logits, self._num_top))
-
-    def _ends(self, token: int) -> bool:
-        """Asked once for every token of the answer, in order."""
-        return token in self._end_ids or (self._stops is not None and self._stops.completes(token))
-
-
-class _StopWatch:
-    """Looks for stop strings in the text of an answer."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: tuple[str, ...]):
-        self._text, self._stops = Detokenizer(tokenizer), StopStrings(stops)
-
-    def completes(self, token: int) -> bool:
-        self._stops.push(self._text.push(token))
-        return self._stops.found
-
-
-def _tokenizer(target: Engine[Any], stops: tuple[str, ...]) -> PreTrainedTokenizerBase:
-    if target.tokenizer is None:
-        raise ValueError(f"stop strings {stops} need a tokenizer, this target has none: Target(model, tokenizer)")
-    return target.tokenizer
 
 
 def _judge(options: DecodeOptions, made_for: str, generator: torch.Generator | None, target: Engine[Any]) -> Judge:
@@ -391,7 +285,7 @@ def autoregressive(
     noise, and a coupled `Session.decode` with an equal generator gives the same ones, whatever it drafts with.
     """
     options = options or DecodeOptions()
-    emitter, judged = _Emitter(options, target), _judge(options, COUPLED, generator, target)
+    emitter, judged = Emitter(options, target), _judge(options, COUPLED, generator, target)
     cache, text, ids = target.new_cache(), list(prompt_ids), list(prompt_ids)
     watch = FiniteWatch(lambda: target.explain_bad_logits(text))
     while True:

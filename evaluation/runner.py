@@ -1,7 +1,7 @@
 """The one loop: every question, seed and turn, all arms in turn on the same prompts, a row as soon as it is known."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import zip_longest
@@ -15,6 +15,7 @@ from eagle.prompting import Message, encode_prompt, render_prompt
 from eagle.seeds import stable_number
 from evaluation.arms import Arm, Models, Request, find_arm
 from evaluation.eval_config import EvalConfig
+from evaluation.recording import Generation
 from evaluation.rows import AnswerRow, Key, RunDirectory, is_degenerate
 from evaluation.tasks import Question, Task, find_task, load_questions, parse_sources
 
@@ -90,36 +91,43 @@ class Runner:
         done = {key: row for key, row in self.directory.rows().items() if asked.get(key) == row.question}
         missing = [c for c in trials if not all(key in done for key in c.keys)]
         self._warm_up(missing)
-        for trial in trials:
-            for row in self._play(trial, done):
-                done[row.key] = row
-                progress(row)
+        for row in self._play_all(trials, done):
+            done[row.key] = row
+            progress(row)
         return done
 
-    def _play(self, trial: Trial, done: dict[Key, AnswerRow]) -> Iterator[AnswerRow]:
-        messages: list[Message] = []
-        if self.config.system is not None:
-            messages.append({"role": "system", "content": self.config.system})
+    def _play_all(self, trials: Sequence[Trial], done: Mapping[Key, AnswerRow]) -> Iterator[AnswerRow]:
+        """Rows of all trials, those that are there already too."""
+        for trial in trials:
+            yield from self._play(trial, done)
+
+    def _play(self, trial: Trial, done: Mapping[Key, AnswerRow]) -> Iterator[AnswerRow]:
+        messages = self.opening()
         for key, turn in zip(trial.keys, trial.question.turns, strict=True):
             messages.append({"role": "user", "content": turn})
             row = done.get(key)
             if row is None:
-                row = self._answer(trial, key, messages)
-                self.directory.append(row)
+                request = self.request(key, messages)
+                row = self.keep(trial, key, request, self._arm(key.arm)(self.models, self.config, request))
             messages.append({"role": "assistant", "content": row.text})
             yield row
 
-    def _answer(self, trial: Trial, key: Key, messages: list[Message]) -> AnswerRow:
-        prompt_ids = self._prompt_ids(messages)
+    def opening(self) -> list[Message]:
+        """What stands before the first turn."""
+        return [] if self.config.system is None else [{"role": "system", "content": self.config.system}]
+
+    def request(self, key: Key, messages: list[Message]) -> Request:
         seed = draw_seed(self.config.seed, key.seed, key.task, key.question, key.turn)
-        request = Request(prompt_ids, key.temperature, self.config.max_new_tokens, seed)
-        generation = self._arm(key.arm)(self.models, self.config, request)
+        return Request(self._prompt_ids(messages), key.temperature, self.config.max_new_tokens, seed)
+
+    def keep(self, trial: Trial, key: Key, request: Request, generation: Generation) -> AnswerRow:
+        """Write down what was answered."""
         generation.check(self.models.target.end_token_ids, self.config.max_new_tokens)
         text = self._text(generation.tokens)
-        return AnswerRow(
+        row = AnswerRow(
             key=key,
-            draw_seed=seed,
-            prompt_tokens=tuple(prompt_ids),
+            draw_seed=request.seed,
+            prompt_tokens=tuple(request.prompt_ids),
             generation=generation,
             text=text,
             correct=self._score(trial, text),
@@ -127,7 +135,10 @@ class Runner:
             config=self.directory.config,
             versions=versions(),
             question=trial.question.digest,
+            batch=self.config.batch,
         )
+        self.directory.append(row)
+        return row
 
     def _score(self, trial: Trial, text: str) -> bool | None:
         """None where answers are judged by a model and not by us."""

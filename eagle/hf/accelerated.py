@@ -42,8 +42,8 @@ def accelerate(
     tokenizer: for `stop_strings` of calls that bring none.
     policy, lookup, verifier: as in `Chat`.
 
-    Rows of a batch are generated one after the other. Raises ValueError for a model that cannot score trees, a head of
-    another model, and one that was accelerated before.
+    Rows of a batch are decoded side by side and share passes. Raises ValueError for a model that cannot score trees, a
+    head of another model, and one that was accelerated before.
     """
     check_verifier_name(verifier)
     if is_accelerated(model):
