@@ -127,6 +127,20 @@ def _answer(group: Sequence[Row[Told]]) -> None:
             row.go_on(answer)
 
 
+def finish(works: Iterable[Work[Any]]) -> None:
+    """Works side by side to their ends. Raises what one of them raises."""
+    batch = Batch[Any]()
+    try:
+        for work in works:
+            batch.add(work)
+        while len(batch):
+            for row in batch.advance():
+                if row.error is not None:
+                    raise row.error
+    finally:
+        batch.close()
+
+
 def side_by_side(works: Iterable[Work[Told]], num_rows: int) -> Iterator[tuple[int, Told]]:
     """What works tell, each with its number, at most `num_rows` of them under way: the next one begins as one ends.
 

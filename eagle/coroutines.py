@@ -8,6 +8,7 @@ together     the same for many requests of one kind
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 Asked = TypeVar("Asked")
@@ -36,6 +37,24 @@ class Request(ABC):
     def together(cls: type[Kind], asked: Sequence[Kind]) -> Sequence[Any]:
         """The answers to requests that share a pass."""
         return [request.alone() for request in asked]
+
+
+@dataclass(frozen=True)
+class Beside(Request):
+    """Answered with the number of works that ask it in the same round, this one with them."""
+
+    rank: ClassVar[int] = -1  # before anybody drafts
+
+    def alone(self) -> int:
+        return 1
+
+    @property
+    def partners(self) -> Hashable:
+        return ()  # all of them
+
+    @classmethod
+    def together(cls, asked: "Sequence[Beside]") -> Sequence[int]:
+        return [len(asked)] * len(asked)
 
 
 Requests = Generator[Request, Any, Result]

@@ -76,6 +76,7 @@ class Models:
     assistant: PreTrainedModel | None = None
     levels: ChosenLevels | None = None
     endpoint: Endpoint | None = None  # a server of the target
+    rows: int = 1  # of the batches that trees are sized for
     _planned: dict[str, TreeAndVerifier] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def drafting(self, spec: str) -> TreeAndVerifier:
@@ -93,8 +94,8 @@ class Models:
         if self.head is None:
             raise ValueError(f"arm '{spec}' needs a draft head: name one with --head")
         if split_spec(spec)[0] == "eagle":
-            return replace(drafting, policy=planner.plan_reference(self.target, self.head))
-        return replace(drafting, policy=planner.plan(drafting.policy, self.target, self.head))
+            return replace(drafting, policy=planner.plan_reference(self.target, self.head, rows=self.rows))
+        return replace(drafting, policy=planner.plan(drafting.policy, self.target, self.head, rows=self.rows))
 
 
 def weights_digest(model: PreTrainedModel) -> str:

@@ -145,7 +145,7 @@ def load_models(config: EvalConfig) -> Models:
     target = load_target(config.target, dtype, config.device, **loading_options(config))
     head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.arms) else None
     assistant = load_target(config.assistant, dtype, config.device).model if config.assistant else None
-    return Models(target, head, assistant, load_levels(config, target), endpoint)
+    return Models(target, head, assistant, load_levels(config, target), endpoint, config.batch)
 
 
 def open_endpoint(config: EvalConfig) -> Endpoint:

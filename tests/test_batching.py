@@ -12,11 +12,11 @@ from eagle.drafters.level import LevelDrafter
 from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.none import NoDrafter
 from eagle.drafters.protocol import Drafter
-from eagle.engine.requests import TreeScore
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, TreePolicy
 from tests.pairs import NAMED, PAIRS
+from tests.shared_passes import counted_passes
 from tests.tiny import random_ids, tiny_head, tiny_target
 
 WARM = Sampling(1.0)
@@ -133,25 +133,17 @@ def test_rules_of_their_own_go_side_by_side(pair):
     assert len({len(steps) for steps in expected}) > 2, "ends are not uneven"
 
 
-def counting(monkeypatch) -> list[int]:
-    sizes: list[int] = []
-    before = TreeScore.together.__func__
-    monkeypatch.setattr(
-        TreeScore, "together", classmethod(lambda cls, asked: sizes.append(len(asked)) or before(cls, asked))
-    )
-    return sizes
-
-
 def test_rows_share_their_passes(pair, monkeypatch):
-    """A row of 12 tokens and more a round has one pass of the target, whoever is beside it."""
-    sizes = counting(monkeypatch)
+    """While two rows or more are at work there is one pass of the target a round, whoever is beside whom."""
+    sizes = counted_passes(monkeypatch)
     rows = answers(pair[0], of_head(pair, NAMED["eagle"]), DecodeOptions(ignore_end=True))
-    steps = together(rows, 5)
-    assert sum(sizes) + 5 >= sum(len(own) - 1 for own in steps) > 2 * len(sizes) and max(sizes) == 5
+    rounds = sorted(len(steps) - 1 for steps in together(rows, len(rows)))  # without the prompts' steps
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) == rounds[-2]
+    assert sum(sizes) == sum(rounds) - (rounds[-1] - rounds[-2]), "the last row has its passes alone"
 
 
 def test_rows_that_take_turns_share_none(pair, monkeypatch):
-    sizes, batch = counting(monkeypatch), Batch[Step](shares=False)
+    sizes, batch = counted_passes(monkeypatch), Batch[Step](shares=False)
     rows = answers(pair[0], of_head(pair, NAMED["eagle"]), DecodeOptions(ignore_end=True))
     for row in rows:
         batch.add(row.rounds())
@@ -164,7 +156,7 @@ def test_a_target_that_cannot_share_passes_writes_the_same(monkeypatch):
     """Rotary angles that change with the length: rows take turns at the target, by themselves."""
     target = tiny_target(rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     assert target.why_not_together
-    sizes, make = counting(monkeypatch), of_head((target, tiny_head(target)), NAMED["eagle"])
+    sizes, make = counted_passes(monkeypatch), of_head((target, tiny_head(target)), NAMED["eagle"])
     expected = [told(row.alone()) for row in answers(target, make, DecodeOptions(ignore_end=True))]
     assert [
         told(s) for s in together(answers(target, make, DecodeOptions(ignore_end=True)), 3)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from eagle.chance import Chance
-from eagle.coroutines import Requests, answered_by, done_alone
+from eagle.coroutines import Beside, Requests, answered_by, done_alone
 from eagle.drafters.beside import LookupBeside
 from eagle.drafters.head import DraftHead, Embed
 from eagle.drafters.lookup import LookupDrafter
@@ -65,6 +65,7 @@ class EagleDrafter:
         self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, without an entry
         self._unread: list[Tensor] = []  # features of the first of those, (A, 3Ht) each
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
+        self._is_crowded = isinstance(policy, AutoTree) and bool(policy.crowded)
         self._may_rest = isinstance(policy, AutoTree) and policy.may_be_plain
         self._watch = FiniteWatch(lambda: BAD_HEAD)
 
@@ -124,7 +125,10 @@ class EagleDrafter:
     @torch.inference_mode()
     def proposing(self, chance: Chance, max_depth: int) -> Requests[DraftTree]:
         """See `AskingDrafter`. Raises ValueError before the first `observe`."""
-        policy = settle(self.policy, chance.sampling, chance.noise is not None, self.num_known)
+        coupled = chance.noise is not None
+        # elsewhere a text follows from its trees, and would follow from its neighbours
+        rows = (yield Beside()) if self._is_crowded and (coupled or chance.sampling.greedy) else 1
+        policy = settle(self.policy, chance.sampling, coupled, self.num_known, rows)
         if isinstance(policy, Undrafted) and self.num_known:
             return lone_root(self._root_token, next(self.head.parameters()).device)
         root_hidden = yield from self._caught_up()

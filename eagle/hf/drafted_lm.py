@@ -38,4 +38,5 @@ class DraftedLM(HFLM):  # type: ignore[misc]
         if self.backend != "causal":
             raise ValueError(f"model eagle-hsd drafts for causal language models, this one is '{self.backend}'")
         made = SHIPPED_HEAD if head == DEFAULT else head
-        accelerate(self.model, made, self.tokenizer, parse_policy(tree), lookup=lookup, verifier=verifier)
+        rows = self.batch_size if isinstance(self.batch_size, int) else 1  # `auto` is found later
+        accelerate(self.model, made, self.tokenizer, parse_policy(tree), lookup=lookup, verifier=verifier, rows=rows)

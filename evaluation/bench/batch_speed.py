@@ -50,6 +50,7 @@ class BatchBench(LoadOptions):
         (PLAIN, *(f"eagle:num_nodes={num}+hsd" for num in (3, 6, 12))), "plain, or TREE+VERIFIER", each_once=True
     )
     temperature: float = option(0.0, "0 is greedy", at_least=0, at_most=100)
+    take_turns: bool = option(False, "rows share no pass, for comparison")
     prompts: int = option(16, "prompts, of all tasks in turn", at_least=1, at_most=10_000)
     max_new_tokens: int = option(64, "tokens of every answer", at_least=2, at_most=1 << 20)
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
@@ -121,7 +122,7 @@ class _Bench:
         return [encode_question(self.target, text) for text in mixed[: self.config.prompts]]
 
     def _play(self, arm: str, asked: Sequence[list[int]], num_tokens: int) -> Timed:
-        batch = Batch[Step]()
+        batch = Batch[Step](shares=not self.config.take_turns)
         for seed, ids in enumerate(asked):
             batch.add(
                 Session(self.target, self._drafter(arm)).rounds(ids, self._options(arm, num_tokens), self._seeded(seed))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from eagle.batching import Batch, side_by_side
 from eagle.chance import Chance, Noise
-from eagle.decode import DecodeOptions, Session
+from eagle.decode import DecodeOptions, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import Drafter
@@ -130,6 +131,41 @@ def check_waits(case: Case, num_tokens: int, as_there) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_round_waits_twice_and_writes_the_same_text(name, as_there):
     check_waits(CASES[name], NUM_TOKENS, as_there)
+
+
+@pytest.mark.parametrize("name", ["EAGLE's tree, greedy", "default tree, coupled", "default tree, hsd"])
+def test_a_round_of_a_batch_waits_no_more_than_its_rows(name, as_there):
+    """What rows share, they do not wait for: two waits a row, of which only the first finds work under way."""
+    case, num_rows = CASES[name], 3
+    options, prompts = DecodeOptions(case.sampling, NUM_TOKENS, case.verifier), [random_ids(n) for n in (12, 7, 19)]
+    target = tiny_target(attention="eager")
+
+    def works(on: Target):
+        return [Session(on, case.make(on)).rounds(ids, options, seeded(5)) for ids in prompts]
+
+    def texts(on: Target) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in prompts]
+        for number, step in side_by_side(works(on), num_rows):
+            found[number] += step.tokens
+        return found
+
+    expected, waits, text = as_there(lambda: texts(target)), [], [list[int]() for _ in prompts]
+    with pretending() as counted:
+        moved(target.model)
+        assert target.why_not_together is None  # tried, which waits
+        batch, numbers = Batch[Step](), {}
+        for number, work in enumerate(works(target)):
+            numbers[batch.add(work)] = number
+        while len(batch):
+            counted.clear()
+            rows = batch.advance()
+            is_round = all(row.told is not None and row.told.round is not None for row in rows)
+            if is_round and len(rows) == num_rows:
+                waits.append(sum(n for place, n in counted.waits.items() if not place.startswith(AT_THE_END)))
+            for row in rows:
+                text[numbers[row]] += row.told.tokens if row.told is not None else ()
+    assert waits and max(waits) <= MOST * num_rows
+    assert text == expected
 
 
 @pytest.mark.parametrize(("name", "verifier"), PAIRS)
