@@ -48,11 +48,10 @@ from evaluation.report.fastchat import FOLDER, write_answers
 from evaluation.report.summary import summarise
 from evaluation.report.table import print_summary
 from evaluation.rows import AnswerRow, Key, RunDirectory
-from evaluation.runner import Runner, load_all, machine, plan, versions
+from evaluation.runner import BatchRunner, Runner, load_all, machine, plan, versions
 from evaluation.scoring import sandbox
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.tasks import Question, find_task
-from evaluation.together import BatchRunner
 
 SUMMARY = "summary.json"
 PLACES = (

@@ -11,9 +11,8 @@ from evaluation.arms import Models
 from evaluation.eval_config import EvalConfig
 from evaluation.evaluate import check_arms
 from evaluation.rows import ROWS, RUN, AnswerRow, Key, RunDirectory, is_degenerate
-from evaluation.runner import Runner, draw_seed, plan
+from evaluation.runner import BatchRunner, Runner, draw_seed, plan
 from evaluation.tasks import TASKS, Question
-from evaluation.together import BatchRunner
 from tests.evaluation.words import WordTokenizer
 from tests.tiny import tiny_head, tiny_target
 
@@ -113,7 +112,7 @@ def test_a_killed_run_goes_on_where_it_stopped(models, whole, tmp_path, after):
 def test_a_complete_run_plays_nothing(models, tmp_path, monkeypatch):
     config = replace(CONFIG, tasks=("gsm8k",), arms=("autoregressive",))
     run(models, tmp_path, config)
-    monkeypatch.setattr(Runner, "_answer", lambda *_: pytest.fail("played again"))
+    monkeypatch.setattr(Runner, "keep", lambda *_: pytest.fail("played again"))
     monkeypatch.setattr(Runner, "_arm", lambda *_: pytest.fail("warmed up for nothing"))
     assert len(run(models, tmp_path, config)) == 3
 

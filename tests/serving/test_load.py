@@ -176,7 +176,7 @@ def test_what_fails_is_told_and_the_server_goes_on(monkeypatch):
         def broken(*args):
             raise RuntimeError("a secret of the machine")
 
-        monkeypatch.setattr(session, "decode", broken)
+        monkeypatch.setattr(session, "rounds", broken)
         response = server.post({"messages": ASKED, "max_tokens": 2})
         assert response.status_code == 500 and "secret" not in response.text
         assert server.post({"messages": ASKED, "max_tokens": 2}).status_code == 200
