@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -61,32 +61,39 @@ Requests = Generator[Request, Any, Result]
 """Work that asks for passes."""
 
 
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """What a work returned."""
+
+    result: Result
+
+
+def resumed(work: Generator[Asked, Any, Result], told: Any = None) -> Asked | Done[Result]:
+    """What a work asks next when it is told an answer, or its end."""
+    try:
+        return work.send(told)
+    except StopIteration as end:
+        return Done(end.value)
+
+
 def answered(work: Generator[Asked, Answer, Result], answer: Callable[[Asked], Answer]) -> Result:
     """Does the work to its end, with `answer` for all that it asks; returns its result."""
-    told: Any = None
     with closing(work):
-        while True:
-            try:
-                asked = work.send(told)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-            told = answer(asked)
+        found = resumed(work)
+        while not isinstance(found, Done):
+            found = resumed(work, answer(found))
+    return found.result
 
 
 def answered_by(
     work: Generator[Asked, Answer, Result], answering: Callable[[Asked], Generator[Other, Any, Answer]]
 ) -> Generator[Other, Any, Result]:
     """The same where an answer is itself work, which asks for other things."""
-    told: Any = None
     with closing(work):
-        while True:
-            try:
-                asked = work.send(told)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-            told = yield from answering(asked)
+        found = resumed(work)
+        while not isinstance(found, Done):
+            found = resumed(work, (yield from answering(found)))
+    return found.result
 
 
 def done_alone(work: Requests[Result]) -> Result:

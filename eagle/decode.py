@@ -15,7 +15,7 @@ import torch
 
 from eagle.chance import Chance
 from eagle.context import Context
-from eagle.coroutines import Request, Requests
+from eagle.coroutines import Done, Request, Requests, resumed
 from eagle.decoded import DecodeOptions, Finish, Round, Step
 from eagle.drafters.protocol import Drafter, observing, proposing
 from eagle.emitting import Emitter
@@ -235,34 +235,26 @@ def rounds_taken(rounds: Rounds, take: Callable[[Step], bool]) -> Generator[Requ
 
     Yields the requests, whose answers it is sent, and None where a round has ended and another one follows.
     """
-    told: Any = None
     with closing(rounds):
-        while True:
-            try:
-                found = rounds.send(told)
-            except StopIteration:
-                return
+        found = resumed(rounds)
+        while not isinstance(found, Done):
             if isinstance(found, Request):
-                told = yield found
-            elif not take(found):
-                return
+                found = resumed(rounds, (yield found))
+            elif take(found):
+                found = resumed(rounds, (yield None))
             else:
-                told = yield None
+                return
 
 
 def _steps(rounds: Rounds) -> Iterator[Step]:
     """The steps of an answer whose requests are answered one by one."""
-    answer: Any = None
-    while True:
-        try:
-            told = rounds.send(answer)
-        except StopIteration:
-            return
-        if isinstance(told, Step):
-            answer = None
-            yield told
+    found = resumed(rounds)
+    while not isinstance(found, Done):
+        if isinstance(found, Step):
+            yield found
+            found = resumed(rounds)
         else:
-            answer = told.alone()
+            found = resumed(rounds, found.alone())
 
 
 def _judge(options: DecodeOptions, made_for: str, generator: torch.Generator | None, target: Engine[Any]) -> Judge:

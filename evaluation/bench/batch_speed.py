@@ -52,6 +52,9 @@ class BatchBench(LoadOptions):
     temperature: float = option(0.0, "0 is greedy", at_least=0, at_most=100)
     take_turns: bool = option(False, "rows share no pass, for comparison")
     prompts: int = option(16, "prompts, of all tasks in turn", at_least=1, at_most=10_000)
+    repeats: int = option(
+        4, "batches of each number of rows, of other prompts each, where there are so many", at_least=1
+    )
     max_new_tokens: int = option(64, "tokens of every answer", at_least=2, at_most=1 << 20)
     target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
     head: str | None = option(None, "draft head, directory or Hugging Face id; the shipped one by default")
@@ -110,7 +113,11 @@ class _Bench:
         asked = self._prompts()
         for arm in self.config.arms:
             self._play(arm, asked[: min(2, len(asked))], WARM_UP_TOKENS)
-        plays = [(rows, first) for rows in self.config.batches for first in range(0, len(asked) - rows + 1, rows)]
+        plays = [
+            (rows, first)
+            for rows in self.config.batches
+            for first in range(0, len(asked) - rows + 1, rows)[: self.config.repeats]
+        ]
         for number, (rows, first) in enumerate(track(plays, "rows", console=console, transient=True)):
             for arm in rotated(self.config.arms, number):
                 yield self._play(arm, asked[first : first + rows], self.config.max_new_tokens)
