@@ -69,8 +69,9 @@ def generate_rows(
     for processor in processors:
         Sampling(processors=(processor,))  # refuses those that remember
     known = {id(tokenizer): tokenizer} if (tokenizer := drafting.target.tokenizer) is not None else {}
+    is_alone = size == 1 or not config.do_sample
     works = (
-        _decoding(drafting, row, _Ends(criteria, size, known), config, streamer, _generator(drafting, size))
+        _decoding(drafting, row, _Ends(criteria, size, known), config, streamer, _generator(drafting, is_alone))
         for row in rows
     )
     for _ in side_by_side(works, size):
@@ -145,9 +146,9 @@ def _of_drafts(processors: Any) -> Sampling:
     return Sampling(**({"temperature": 1.0} | known))
 
 
-def _generator(drafting: Drafts, size: int) -> torch.Generator | None:
-    """Of a row: torch's own where it is the only one, else one that torch's own seeds: draws have no neighbours."""
-    return None if size == 1 else seeded(answer_key(None), drafting.target.device)
+def _generator(drafting: Drafts, is_alone: bool) -> torch.Generator | None:
+    """Of a row that draws: torch's own where it is alone, else one that torch's own seeds: draws have no neighbours."""
+    return None if is_alone else seeded(answer_key(None), drafting.target.device)
 
 
 def _decoding(
