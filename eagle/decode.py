@@ -7,105 +7,33 @@
 Letters: T prompt length, N tree nodes including the root, V vocabulary, Ht target hidden size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from eagle.chance import Chance
 from eagle.context import Context
-from eagle.drafters.protocol import Drafter
+from eagle.coroutines import Done, Request, Requests, resumed
+from eagle.decoded import DecodeOptions, Finish, Round, Step
+from eagle.drafters.protocol import Drafter, observing, proposing
+from eagle.emitting import Emitter
 from eagle.engine.health import FiniteWatch
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.protocol import Engine, TargetOutput, TreeCache
-from eagle.judging import AUTO, COUPLED, Judge, check_verifier, judge, settled
-from eagle.logprobs import TokenLogprob, logprobs_of
-from eagle.sampling import Sampling, check_seed, seeded
-from eagle.text import Detokenizer, StopStrings, stop_ids
+from eagle.engine.requests import TextRead, TreeScore
+from eagle.judging import COUPLED, Judge, judge, settled
+from eagle.sampling import seeded
 from eagle.timing import no_clock
 from eagle.trees.protocols import lone_root
 from hsd_verify import DraftTree
 
-Finish = Literal["stop", "length", "context"]
+__all__ = ["Clock", "DecodeOptions", "Finish", "Round", "Rounds", "Session", "Step", "autoregressive", "rounds_taken"]
+
 Clock = Callable[[str], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True)
-class DecodeOptions:
-    """What to decode until, and by which laws. Raises ValueError at construction for values outside their range."""
-
-    sampling: Sampling = field(default_factory=Sampling)
-    max_new_tokens: int = 512
-    verifier: str = AUTO  # a name in eagle.judging.VERIFIERS; auto: the one that the drafter's trees are made for
-    ignore_end: bool = False  # go on behind end-of-text tokens, for measurements of a fixed length
-    stop_ids: frozenset[int] = frozenset()  # tokens that end an answer beside the target's own
-    stop: tuple[str, ...] = ()  # an answer ends with the token that completes one of these in its text
-    seed: int | None = None  # of this answer alone, in place of the generator that the call is given
-    logprobs: int | None = None  # steps tell log-probabilities, and of so many of the most probable tokens; None: not
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
-        StopStrings(self.stop)  # refuses empty ones
-        if self.seed is not None:
-            check_seed(self.seed)
-        if self.logprobs is not None and (not isinstance(self.logprobs, int) or self.logprobs < 0):
-            raise ValueError(f"logprobs is {self.logprobs!r}, it must be a number of tokens, 0 or larger, or None")
-        if not isinstance(self.max_new_tokens, int) or isinstance(self.max_new_tokens, bool):
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}, it must be a whole number")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}, it must be at least 1")
-        if self.verifier != AUTO:
-            check_verifier(self.verifier)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round saw and decided, for whoever measures."""
-
-    tree: DraftTree
-    logits: Tensor  # (N, V), row v = the target's after node v
-    judge: Judge  # by which it was decided
-    path: tuple[int, ...]  # accepted nodes below the root
-    context: Context | None = None  # prompt, answer and root, where laws depend on them
-
-    @cached_property
-    def target_probs(self) -> Tensor:
-        """(N, V), row v = the target's law after node v; formed when asked for."""
-        context, every = self.context, range(self.tree.num_nodes)
-        return self.judge.sampling.laws(self.logits, None if context is None else context.after(self.tree, every))
-
-    @property
-    def path_logits(self) -> Tensor:
-        """(path + 1, V): the target's after the root and after every accepted node."""
-        return self.logits[[0, *self.path]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The tokens one round emitted; the prefill's step emits one token and has no round."""
-
-    tokens: tuple[int, ...]
-    num_accepted: int  # how many of `tokens`, its first ones, were drafted
-    finish: Finish | None = None  # why decoding ends with this step
-    round: Round | None = None
-    read: Tensor | None = None  # (1, V) the target's logits before the token of a step without a round
-    logprobs: tuple[TokenLogprob, ...] = ()  # one a token, where the options ask for them
-
-    @property
-    def logits(self) -> Tensor | None:
-        """(n, V): what each of the n tokens was decided from, the target's own, before temperature and penalties.
-
-        Of the prefill's step (1, V). None for a step of no tokens, and one that was kept without its tensors. Rows of
-        a round are gathered when asked for.
-        """
-        rows = self.round.path_logits if self.round is not None else self.read
-        return None if rows is None else rows[: len(self.tokens)]
+Rounds = Generator["Step | Request", Any, None]
+"""An answer under way: yields its steps, and between them requests, whose answers it is sent."""
 
 
 class Session:
@@ -143,16 +71,29 @@ class Session:
         """Yield the prefill's step, then one step a round. Same seed, same tokens.
 
         Without a drafter every round is a tree of one node: one token a target pass. A seed in the options takes the
-        place of the generator. Raises ValueError for stop strings of a target without a tokenizer, for an empty
+        place of the generator. `rounds` is the same for whoever answers the passes of many sessions together.
+
+        Raises ValueError for stop strings of a target without a tokenizer, for an empty
         prompt, for one that does not leave room for a token in the target's context, and where the target's logits are
         not finite. An answer that is asked for its next step after another one of this session began raises
         RuntimeError: the state is no longer its own.
         """
+        with closing(self.rounds(prompt_ids, options, generator, clock)) as rounds:
+            yield from _steps(rounds)
+
+    def rounds(
+        self,
+        prompt_ids: list[int],
+        options: DecodeOptions | None = None,
+        generator: torch.Generator | None = None,
+        clock: Clock = no_clock,
+    ) -> Rounds:
+        """See `decode`. A clock's phases take as long as the answers to their requests do."""
         options, self._answer = options or DecodeOptions(), (answer := object())
-        emitter = _Emitter(options, self.target)
+        emitter = Emitter(options, self.target)
         made_for = self.drafter.verifier if self.drafter is not None else COUPLED
         judged = _judge(options, made_for, generator, self.target)
-        step = self._prefill(prompt_ids, emitter, judged, clock)
+        step = yield from self._prefill(prompt_ids, emitter, judged, clock)
         token = step.tokens[-1]
         yield step
         while step.finish is None:
@@ -164,43 +105,46 @@ class Session:
                 yield Step((), 0, finish="context")
                 return
             read = self._read_again if self.cache.is_stale else self._round
-            step = read(token, emitter, judged, clock)
+            step = yield from read(token, emitter, judged, clock)
             token = step.tokens[-1]
             if step.finish is not None:
                 self._watch.settle()
             yield step
 
     @torch.inference_mode()
-    def _prefill(self, prompt_ids: list[int], emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
+    def _prefill(self, prompt_ids: list[int], emitter: Emitter, judged: Judge, clock: Clock) -> Requests[Step]:
         if not prompt_ids:
             raise ValueError("the prompt is empty: give at least one token")
         start = self.num_reused = self._reuse(prompt_ids)
         self.cache.check_room(len(prompt_ids) - start)
         with clock("prefill"):
-            start = self._read_blocks(prompt_ids, start)
-            output = self.target.prefill(torch.tensor(prompt_ids[start:], device=self.target.device), self.cache)
+            start = yield from self._read_blocks(prompt_ids, start)
+            output: TargetOutput = yield self._read(prompt_ids[start:])
             self._ids, self._num_prompt = list(prompt_ids), len(prompt_ids)
             self._watch.look(output.logits)
             token = judged.token(output.logits[0], len(self._ids), self._context(judged))
-            self._tell_drafter([*prompt_ids, token], start, output)
+            yield from self._tell_drafter([*prompt_ids, token], start, output)
             if self._block is not None:
                 self._num_in_blocks = len(prompt_ids) - len(prompt_ids) % self._block
         return emitter.step((token,), num_accepted=0, read=output.logits)
 
-    def _read_blocks(self, prompt_ids: list[int], start: int) -> int:
+    def _read_blocks(self, prompt_ids: list[int], start: int) -> Requests[int]:
         """Reads whole blocks from `start` on, all but the last tokens; returns where those begin."""
         while self._block is not None and start + self._block < len(prompt_ids):
             end = start + self._block
-            output = self.target.prefill(torch.tensor(prompt_ids[start:end], device=self.target.device), self.cache)
-            self._tell_drafter(prompt_ids[: end + 1], start, output)
+            output: TargetOutput = yield self._read(prompt_ids[start:end])
+            yield from self._tell_drafter(prompt_ids[: end + 1], start, output)
             start = end
         return start
 
-    def _tell_drafter(self, known: list[int], start: int, output: TargetOutput) -> None:
+    def _read(self, ids: list[int]) -> TextRead:
+        return TextRead(self.target, torch.tensor(ids, device=self.target.device), self.cache)
+
+    def _tell_drafter(self, known: list[int], start: int, output: TargetOutput) -> Requests[None]:
         """What was read from `start` on, and the one token behind it."""
         if self.drafter is not None:
             new_from = start + 1 if start else 0  # the token at `start` itself is known to a drafter that goes on
-            self.drafter.observe(torch.tensor(known[new_from:]), output.features)
+            yield from observing(self.drafter, torch.tensor(known[new_from:]), output.features)
 
     def _context(self, judged: Judge, *newest: int) -> Context | None:
         """Prompt and answer up to the newest tokens, which the target has still to read; None where no law reads it."""
@@ -239,28 +183,29 @@ class Session:
         return start
 
     @torch.inference_mode()
-    def _read_again(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
+    def _read_again(self, token: int, emitter: Emitter, judged: Judge, clock: Clock) -> Requests[Step]:
         """One token from a fresh pass over the whole text, where plain decoding makes one; the drafter goes on."""
         with clock("target"):
             self.cache.truncate(0)
             self._num_in_blocks = 0
             self._ids += [token]
-            output = self.target.prefill(torch.tensor(self._ids, device=self.target.device), self.cache)
+            output: TargetOutput = yield self._read(self._ids)
         with clock("verify"):
             self._watch.look(output.logits)
             following = judged.token(output.logits[0], len(self._ids), self._context(judged))
         if self.drafter is not None:
             with clock("draft"):
-                self.drafter.observe(torch.tensor([following]), output.features[-1:])
+                yield from observing(self.drafter, torch.tensor([following]), output.features[-1:])
         return emitter.step((following,), num_accepted=0, read=output.logits)
 
     @torch.inference_mode()
-    def _round(self, token: int, emitter: "_Emitter", judged: Judge, clock: Clock) -> Step:
+    def _round(self, token: int, emitter: Emitter, judged: Judge, clock: Clock) -> Requests[Step]:
         position = len(self._ids) + 1  # of the token behind the root
         with clock("draft"):
-            tree = self._propose(token, emitter.num_left, judged.chance(position))
+            tree = yield from self._propose(token, emitter.num_left, judged.chance(position))
         with clock("target"):
-            output = self.target.forward_tree(tree.tokens, ancestor_matrix(tree.parent_list), self.cache)
+            ancestors = ancestor_matrix(tree.parent_list)
+            output: TargetOutput = yield TreeScore(self.target, tree.tokens, ancestors, self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
             context = self._context(judged, token)
@@ -273,66 +218,43 @@ class Session:
             self._ids += [token, *accepted]
         if self.drafter is not None:
             with clock("draft"):
-                self.drafter.observe(torch.tensor([*accepted, bonus]), output.features[kept])
+                yield from observing(self.drafter, torch.tensor([*accepted, bonus]), output.features[kept])
         seen = Round(tree, output.logits, judged, tuple(path), context)
         return emitter.step((*accepted, bonus), len(path), seen)
 
-    def _propose(self, token: int, num_left: int, chance: Chance) -> DraftTree:
+    def _propose(self, token: int, num_left: int, chance: Chance) -> Requests[DraftTree]:
         # the bonus token needs no node, and a node needs a position in the context
         max_depth = min(num_left - 1, self.cache.max_depth)
         if self.drafter is None or max_depth <= 0:
             return lone_root(token, self.target.device)
-        return self.drafter.propose(chance, max_depth)
+        return (yield from proposing(self.drafter, chance, max_depth))
 
 
-class _Emitter:
-    """Cuts what a round produced at the end of text and at the cap, so that no token after the end is emitted."""
+def rounds_taken(rounds: Rounds, take: Callable[[Step], bool]) -> Generator[Request | None, Any, None]:
+    """An answer under way whose steps go to `take`, until that says that it wants no more (False).
 
-    def __init__(self, options: DecodeOptions, target: Engine[Any]):
-        self._end_ids = options.stop_ids | (frozenset() if options.ignore_end else target.end_token_ids)
-        self._stops = None
-        if options.stop:
-            self._stops = _StopWatch(tokenizer := _tokenizer(target, options.stop), options.stop)
-            self._end_ids |= stop_ids(tokenizer, options.stop)
-        self._num_top = options.logprobs
-        self.num_left = options.max_new_tokens
-
-    def step(
-        self, tokens: tuple[int, ...], num_accepted: int, round_: Round | None = None, read: Tensor | None = None
-    ) -> Step:
-        finish: Finish | None = None
-        tokens = tokens[: self.num_left]
-        end = next((i for i, token in enumerate(tokens) if self._ends(token)), None)
-        if end is not None:
-            tokens, finish = tokens[: end + 1], "stop"
-        elif len(tokens) == self.num_left:
-            finish = "length"
-        self.num_left -= len(tokens)
-        step = Step(tokens, min(num_accepted, len(tokens)), finish, round_, read)
-        if self._num_top is None or step.logits is None:
-            return step
-        return replace(step, logprobs=logprobs_of(tokens, step.logits, self._num_top))
-
-    def _ends(self, token: int) -> bool:
-        """Asked once for every token of the answer, in order."""
-        return token in self._end_ids or (self._stops is not None and self._stops.completes(token))
+    Yields the requests, whose answers it is sent, and None where a round has ended and another one follows.
+    """
+    with closing(rounds):
+        found = resumed(rounds)
+        while not isinstance(found, Done):
+            if isinstance(found, Request):
+                found = resumed(rounds, (yield found))
+            elif take(found):
+                found = resumed(rounds, (yield None))
+            else:
+                return
 
 
-class _StopWatch:
-    """Looks for stop strings in the text of an answer."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: tuple[str, ...]):
-        self._text, self._stops = Detokenizer(tokenizer), StopStrings(stops)
-
-    def completes(self, token: int) -> bool:
-        self._stops.push(self._text.push(token))
-        return self._stops.found
-
-
-def _tokenizer(target: Engine[Any], stops: tuple[str, ...]) -> PreTrainedTokenizerBase:
-    if target.tokenizer is None:
-        raise ValueError(f"stop strings {stops} need a tokenizer, this target has none: Target(model, tokenizer)")
-    return target.tokenizer
+def _steps(rounds: Rounds) -> Iterator[Step]:
+    """The steps of an answer whose requests are answered one by one."""
+    found = resumed(rounds)
+    while not isinstance(found, Done):
+        if isinstance(found, Step):
+            yield found
+            found = resumed(rounds)
+        else:
+            found = resumed(rounds, found.alone())
 
 
 def _judge(options: DecodeOptions, made_for: str, generator: torch.Generator | None, target: Engine[Any]) -> Judge:
@@ -355,7 +277,7 @@ def autoregressive(
     noise, and a coupled `Session.decode` with an equal generator gives the same ones, whatever it drafts with.
     """
     options = options or DecodeOptions()
-    emitter, judged = _Emitter(options, target), _judge(options, COUPLED, generator, target)
+    emitter, judged = Emitter(options, target), _judge(options, COUPLED, generator, target)
     cache, text, ids = target.new_cache(), list(prompt_ids), list(prompt_ids)
     watch = FiniteWatch(lambda: target.explain_bad_logits(text))
     while True:

@@ -18,7 +18,7 @@ from eagle.seeds import stable_number
 from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.costs import CostModel
 from eagle.trees.exact import TableProposer
-from eagle.trees.protocols import Proposer, TreePolicy
+from eagle.trees.protocols import Proposer, TreePolicy, grown
 from eagle.trees.scaffold import EMPTY, Scaffold
 from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
@@ -41,7 +41,7 @@ def check_pair(policy: TreePolicy, verifier: str, sampling: Sampling, lookup: bo
     for sharpness, scaffold in product(SHARPNESS, (EMPTY, SUGGESTED) if lookup else (EMPTY,)):
         judged = judge(sampling, verifier, seeded(0))
         try:
-            tree = policy.grow(_proposer(sharpness, scaffold), judged.chance(1), DEPTH)
+            tree = grown(policy, _proposer(sharpness, scaffold), judged.chance(1), DEPTH)
             judged.verdict(tree, torch.zeros(tree.num_nodes, VOCAB_SIZE), 1)
         except ValueError as refusal:
             beside = " beside a lookup" if scaffold.tokens else ""

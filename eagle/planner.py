@@ -1,13 +1,15 @@
 """Which tree pays: the milliseconds of this machine, put together with what was measured of the head.
 
-    measure_costs   a target pass over 1 .. 64 nodes, a draft step and what a drafted round takes besides; some seconds
+    measure_costs   a target pass over 1 .. 64 nodes, a draft step and what a drafted round takes besides; some seconds;
+                    of one sequence, or of the passes that the rows of a batch share
     load_costs      the same, from a file in the user's cache where this machine, target and dtype were measured before
     plan            a policy with what it leaves open filled in: the default tree, `coupled`, `budgeted`
+    plan_crowded    the default tree for every number of rows of a batch
     plan_reference  EAGLE's tree with the budget that pays at temperature 0
 
 Numbers of the head are in its `drafting.json` (`eagle.trees.fitted`). Without it trees keep neutral defaults.
 
-Letters: N tree nodes including the root.
+Letters: B rows of a batch, N tree nodes including the root.
 """
 
 import hashlib
@@ -24,11 +26,14 @@ from pathlib import Path
 
 import torch
 
+from eagle.batching import finish
 from eagle.chance import Chance
+from eagle.coroutines import Requests
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix, chain_parents
+from eagle.engine.requests import TreeScore
 from eagle.engine.target import Target
 from eagle.files import cache_dir, read_json, write_json
 from eagle.sampling import Sampling, seeded
@@ -56,33 +61,65 @@ _Choose = Callable[[AutoTree, HeadFit, float, CostModel], tuple[TreePolicy, floa
 
 
 def plan(
-    policy: TreePolicy, target: Target, head: DraftHead, directory: Path | None = None, may_be_plain: bool = False
+    policy: TreePolicy,
+    target: Target,
+    head: DraftHead,
+    directory: Path | None = None,
+    may_be_plain: bool = False,
+    rows: int = 1,
 ) -> TreePolicy:
     """The policy with what it leaves open filled in for this head and machine; any other policy as it is.
 
     directory: holds measured costs, by default a folder of the user's cache.
     may_be_plain: the default tree is `Undrafted` where plain decoding is faster than every size that was measured of
         the head; not where the policy names a size.
+    rows: of the batch whose passes it is planned for.
     """
     if isinstance(policy, AutoTree) and head.fit is not None and not policy.trees:
-        may_be_plain &= policy.num_nodes is None and policy.greedy_nodes is None
-        return _plan_lengths(policy, head.fit, load_costs(target, head, directory), target.context_limit, may_be_plain)
+        costs = load_costs(target, head, directory, rows)
+        return _plan_lengths(policy, head.fit, costs, target.context_limit, may_be_plain)
     if isinstance(policy, CoupledTree) and policy.values is None and head.fit is not None:
         return replace(policy, values=head.fit.coupled.get("coupled"))
     if isinstance(policy, BudgetedTree) and policy.cost is None:
-        return _plan_budgeted(policy, head.fit, load_costs(target, head, directory))
+        return _plan_budgeted(policy, head.fit, load_costs(target, head, directory, rows))
     return policy
 
 
-def plan_reference(target: Target, head: DraftHead, directory: Path | None = None) -> TreePolicy:
+def plan_crowded(
+    policy: TreePolicy,
+    target: Target,
+    head: DraftHead,
+    most_rows: int,
+    directory: Path | None = None,
+    may_be_plain: bool = False,
+) -> TreePolicy:
+    """As `plan`, for batches of up to `most_rows` rows that come and go; plain decoding is for two rows and more.
+
+    Costs are measured for one row and for all of them, and linear in between. Where rows cannot share passes, or the
+    policy is another one than the default, it is planned for one.
+    """
+    planned = plan(policy, target, head, directory)
+    if most_rows < 2 or target.why_not_together or not isinstance(planned, AutoTree) or not planned.trees:
+        return planned
+    assert isinstance(policy, AutoTree) and head.fit is not None, "only then there are trees"
+    few, many = (load_costs(target, head, directory, rows) for rows in (1, most_rows))
+    sizes = sorted({*takewhile(lambda rows: rows < most_rows, (2**n for n in count(1))), most_rows})
+    costs = ((rows, few.towards(many, (rows - 1) / (most_rows - 1))) for rows in sizes)
+    limit, fit = target.context_limit, head.fit
+    crowded = tuple((rows, _plan_lengths(policy, fit, cost, limit, may_be_plain)) for rows, cost in costs)
+    return replace(planned, crowded=crowded)
+
+
+def plan_reference(target: Target, head: DraftHead, directory: Path | None = None, rows: int = 1) -> TreePolicy:
     """EAGLE's deterministic tree as the default has it at temperature 0, for every temperature."""
-    policy = plan(AutoTree(), target, head, directory)
+    policy = plan(AutoTree(), target, head, directory, rows=rows)
     assert isinstance(policy, AutoTree)
     return policy.choose(Sampling())
 
 
 def _plan_lengths(policy: AutoTree, fit: HeadFit, costs: CostModel, limit: int, may_be_plain: bool) -> AutoTree:
     """The default tree for every length of text: planned anew at every doubling, where costs are known to grow."""
+    may_be_plain &= policy.num_nodes is None and policy.greedy_nodes is None
     planned = _plan_auto(policy, fit, costs, may_be_plain)
     if not costs.long_target_ms:
         return planned
@@ -147,18 +184,20 @@ def _plan_budgeted(policy: BudgetedTree, fit: HeadFit | None, costs: CostModel) 
     return replace(policy, cost=costs, rate=rate, valued=replace(policy.valued, acceptance=fit.acceptance))
 
 
-def load_costs(target: Target, head: DraftHead | None = None, directory: Path | None = None) -> CostModel:
-    """The cost model of this machine, target and dtype; measured and written down where there is none yet.
+def load_costs(
+    target: Target, head: DraftHead | None = None, directory: Path | None = None, rows: int = 1
+) -> CostModel:
+    """The cost model of this machine, target, dtype and number of rows; measured and kept where there is none yet.
 
     `directory` holds the files, by default a folder of the user's cache. A file that cannot be read is replaced; what
     was measured beside other work, as far as its own numbers show it, is not kept, so that the next start measures
     again; a folder that cannot be written is named in a warning, and the next start measures again.
     """
-    path = (directory or cache_dir() / "costs") / f"{_key(target, head)}.json"
+    path = (directory or cache_dir() / "costs") / f"{_key(target, head, rows)}.json"
     try:
         return CostModel(**read_json(path))
     except (OSError, TypeError, ValueError):
-        costs = measure_costs(target, head)
+        costs = measure_costs(target, head, rows)
     if not costs.is_plausible:
         return costs
     try:
@@ -169,33 +208,41 @@ def load_costs(target: Target, head: DraftHead | None = None, directory: Path | 
 
 
 @torch.inference_mode()
-def measure_costs(target: Target, head: DraftHead | None = None) -> CostModel:
-    """Medians of a few passes each. Without a head drafting is not counted. Changes neither model."""
+def measure_costs(target: Target, head: DraftHead | None = None, rows: int = 1) -> CostModel:
+    """Medians of a few passes each, which so many rows share. Without a head drafting is not counted.
+
+    Changes neither model.
+    """
     deadline = time.perf_counter() + MAX_SECONDS
     sizes = tuple(num_nodes for num_nodes in NUM_NODES if num_nodes < target.context_limit)  # all but for toys
     room = target.context_limit - max(sizes)
-    cache = target.new_cache()
-    features = _read_on(target, cache, min(PREFIX_TOKENS, room))  # (T, 3H)
+    caches = [target.new_cache() for _ in range(rows)]
+    features = [_read_on(target, cache, min(PREFIX_TOKENS, room)) for cache in caches]  # B of (T, 3H)
 
     def score(num_nodes: int) -> None:
-        tokens = torch.zeros(num_nodes, dtype=torch.int64, device=target.device)
-        target.forward_tree(tokens, ancestor_matrix(chain_parents(num_nodes)), cache)
-        cache.keep(tokens[:0])
+        finish(_scoring(target, cache, num_nodes) for cache in caches)
 
     def passes() -> tuple[float, ...]:
         times = [_milliseconds(partial(score, n), target.device, deadline) for n in sizes]
         return tuple(round(max(times[: i + 1]), 3) for i in range(len(times)))  # noise must not make nodes free
 
-    costs = CostModel(sizes, passes(), context=cache.length)
+    costs = CostModel(sizes, passes(), context=caches[0].length)
     if head is not None:
         step_ms, round_ms = _drafting_ms(target, head, features, lambda: score(1), deadline)
         costs = replace(costs, draft_step_ms=round(step_ms, 3), round_ms=round(round_ms, 3))
     enough = time.perf_counter() + READING_SECONDS
-    while cache.length < min(LONG_PREFIX_TOKENS, room) and time.perf_counter() < enough:
-        _read_on(target, cache, min(PREFIX_TOKENS, room - cache.length))
-    if cache.length == costs.context:
+    while (length := caches[0].length) < min(LONG_PREFIX_TOKENS, room) and time.perf_counter() < enough:
+        for cache in caches:
+            _read_on(target, cache, min(PREFIX_TOKENS, room - length))
+    if length == costs.context:
         return costs
-    return replace(costs, long_context=cache.length, long_target_ms=passes())
+    return replace(costs, long_context=length, long_target_ms=passes())
+
+
+def _scoring(target: Target, cache: TargetCache, num_nodes: int) -> Requests[None]:
+    tokens = torch.zeros(num_nodes, dtype=torch.int64, device=target.device)
+    yield TreeScore(target, tokens, ancestor_matrix(chain_parents(num_nodes)), cache)
+    cache.keep(tokens[:0])
 
 
 def _read_on(target: Target, cache: TargetCache, num_tokens: int) -> torch.Tensor:
@@ -222,29 +269,36 @@ def _rate(costs: CostModel, num_nodes: int, expected: Mapping[int, tuple[float, 
 
 
 def _drafting_ms(
-    target: Target, head: DraftHead, features: torch.Tensor, read_target: Callable[[], object], deadline: float
+    target: Target, head: DraftHead, features: list[torch.Tensor], read_target: Callable[[], object], deadline: float
 ) -> tuple[float, float]:
     """A level of a tree, what deep trees take longer than shallow ones by level; and the rest of a drafted round.
 
-    `read_target` runs in between, as it does in decoding: it leaves none of the head's weights in the caches.
+    features: B of (T, 3H). `read_target` runs in between, as it does in decoding: it leaves none of the head's weights
+    in the caches.
     """
     policy = ValuedTree(64, threshold=1e-6, depth=DRAFT_LEVELS + 1, max_placed=1, max_read=READ_NODES)
-    drafter = EagleDrafter(head, target.embed, policy)
-    drafter.observe(torch.zeros(len(features) + 1, dtype=torch.int64), features)
-    emitted = min(EMITTED, len(features))
+    drafters = [EagleDrafter(head, target.embed, policy) for _ in features]
+    for drafter, own in zip(drafters, features, strict=True):
+        drafter.observe(torch.zeros(len(own) + 1, dtype=torch.int64), own)
 
     def go_on(depth: int) -> float:
-        draws = seeded(0, target.device)
+        chance = Chance(Sampling(1.0), seeded(0, target.device))
 
         def work() -> None:
-            drafter.observe(torch.zeros(emitted, dtype=torch.int64), features[:emitted])
-            drafter.propose(Chance(Sampling(1.0), draws), depth)
-            drafter.truncate(len(features) + 1)
+            finish(_drafting(drafter, own, chance, depth) for drafter, own in zip(drafters, features, strict=True))
 
         return _milliseconds(work, target.device, deadline, before=read_target)
 
     deep, shallow = go_on(DRAFT_LEVELS + 1), go_on(1)
     return max(0.0, (deep - shallow) / DRAFT_LEVELS), shallow
+
+
+def _drafting(drafter: EagleDrafter, features: torch.Tensor, chance: Chance, depth: int) -> Requests[None]:
+    """A round behind features (T, 3H), forgotten afterwards."""
+    emitted = min(EMITTED, len(features))
+    yield from drafter.observing(torch.zeros(emitted, dtype=torch.int64), features[:emitted])
+    yield from drafter.proposing(chance, depth)
+    drafter.truncate(len(features) + 1)
 
 
 def _milliseconds(
@@ -265,12 +319,12 @@ def _milliseconds(
     return statistics.median(times[1:] or times)
 
 
-def _key(target: Target, head: DraftHead | None) -> str:
+def _key(target: Target, head: DraftHead | None, rows: int) -> str:
     """What the times depend on. The machine is known by its processor, its accelerator and its threads."""
     accelerator = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
     machine = (platform.node(), platform.processor() or platform.machine(), os.cpu_count(), accelerator)
     weights = sum(weight.nbytes for weight in [*target.model.parameters(), *target.model.buffers()])  # quantised ones
     drafting = head and (str(head.config), head.small_read is not None)
     models = (target.name, str(target.dtype), weights, target.small_pass is not None, drafting)
-    parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), models)
+    parts = (FORMAT, machine, torch.get_num_threads(), torch.__version__, str(target.device), rows, models)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -13,11 +13,10 @@ import torch
 from transformers import PreTrainedModel
 
 from eagle import judging, planner
-from eagle.decode import DecodeOptions, Session, autoregressive
+from eagle.decode import DecodeOptions, Rounds, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.drafters.lookup import LookupDrafter
-from eagle.drafters.protocol import Drafter
 from eagle.endpoint import Endpoint, Wanted
 from eagle.engine.target import Target
 from eagle.judging import COUPLED
@@ -30,7 +29,7 @@ from eagle.trees import TreePolicy, parse_policy
 from evaluation import peers
 from evaluation.eval_config import EvalConfig
 from evaluation.expected import ExactTau
-from evaluation.recording import Generation, record
+from evaluation.recording import Generation, Recording, record
 
 DIGEST_NUMBERS = 64  # of a weight
 LOOKUP = "+lookup"
@@ -77,6 +76,7 @@ class Models:
     assistant: PreTrainedModel | None = None
     levels: ChosenLevels | None = None
     endpoint: Endpoint | None = None  # a server of the target
+    rows: int = 1  # of the batches that trees are sized for
     _planned: dict[str, TreeAndVerifier] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def drafting(self, spec: str) -> TreeAndVerifier:
@@ -94,8 +94,8 @@ class Models:
         if self.head is None:
             raise ValueError(f"arm '{spec}' needs a draft head: name one with --head")
         if split_spec(spec)[0] == "eagle":
-            return replace(drafting, policy=planner.plan_reference(self.target, self.head))
-        return replace(drafting, policy=planner.plan(drafting.policy, self.target, self.head))
+            return replace(drafting, policy=planner.plan_reference(self.target, self.head, rows=self.rows))
+        return replace(drafting, policy=planner.plan(drafting.policy, self.target, self.head, rows=self.rows))
 
 
 def weights_digest(model: PreTrainedModel) -> str:
@@ -135,40 +135,76 @@ def _autoregressive(models: Models, _config: EvalConfig, request: Request) -> Ge
     return record(steps, clock, coupled=_shares_noise(options))
 
 
-def _speculative(spec: str, models: Models, request: Request) -> Generation:
+@dataclass(frozen=True)
+class Answering:
+    """How a session answers a request: alone, or as a row of a batch."""
+
+    session: Session
+    request: Request
+    verifier: str
+    exact: ExactTau | None = None  # tells what rules would accept of the same trees, too
+
+    def alone(self) -> Generation:
+        clock = PhaseClock(self.session.target.device)
+        steps = self.session.decode(self.request.prompt_ids, self._options, self._generator, clock)
+        return record(steps, clock, *self._recorded)
+
+    def rounds(self) -> Rounds:
+        return self.session.rounds(self.request.prompt_ids, self._options, self._generator)
+
+    def recording(self) -> Recording:
+        return Recording(*self._recorded)
+
+    @property
+    def _recorded(self) -> tuple[ExactTau | None, bool]:
+        """Of trees that saw the target's noise other rules tell nothing."""
+        coupled = _shares_noise(self._options)
+        return None if coupled else self.exact, coupled
+
+    @property
+    def _options(self) -> DecodeOptions:
+        return DecodeOptions(self.request.sampling, self.request.max_new_tokens, self.verifier)
+
+    @property
+    def _generator(self) -> torch.Generator:
+        return seeded(self.request.seed, self.session.target.device)
+
+
+def _speculative(spec: str, models: Models, request: Request) -> Answering:
     """Draft and verify as `spec` (TREE+VERIFIER) says, with the head."""
     drafting = models.drafting(spec)
     assert models.head is not None, "drafting was planned for one"
     exact = ExactTau(models.target.end_token_ids, request.sampling.greedy)
-    return _drafted(drafting.drafter(models.target, models.head), drafting.verifier, models, request, exact)
+    session = Session(models.target, drafting.drafter(models.target, models.head))
+    return Answering(session, request, drafting.verifier, exact)
+
+
+def find_row(name: str, config: EvalConfig) -> Callable[[Models, Request], Answering]:
+    """The arm as a row of a batch. Raises ValueError for one that answers one prompt at a time."""
+    if name == BASELINE:
+        return lambda models, request: Answering(Session(models.target), request, COUPLED)
+    spec = drafting_spec(name, config)
+    if spec is None:
+        raise ValueError(f"arm '{name}' answers one prompt at a time: leave it out, or --batch 1")
+    return lambda models, request: _speculative(spec, models, request)
 
 
 def _hierarchical(models: Models, config: EvalConfig, request: Request) -> Generation:
     """Draft with the levels of `--hierarchy` or `--level`, whatever they accept."""
-    return _drafted(_levels_of(models).measured(), config.verifier, models, request)
+    return Answering(Session(models.target, _levels_of(models).measured()), request, config.verifier).alone()
 
 
 def _single(models: Models, config: EvalConfig, request: Request) -> Generation:
     """Draft with the single draft that the plan of `--hierarchy` found best."""
     levels = _levels_of(models)
-    return _drafted(build_drafter(levels.candidates, levels.single), config.verifier, models, request)
+    drafter = build_drafter(levels.candidates, levels.single)
+    return Answering(Session(models.target, drafter), request, config.verifier).alone()
 
 
 def _levels_of(models: Models) -> ChosenLevels:
     if models.levels is None:
         raise ValueError("arms 'hierarchy' and 'single' need levels: pass --hierarchy RUN/plan.json, or --level")
     return models.levels
-
-
-def _drafted(
-    drafter: Drafter, verifier: str, models: Models, request: Request, exact: ExactTau | None = None
-) -> Generation:
-    """`exact` also tells what rules would accept of the same trees: nothing of trees that saw the target's noise."""
-    target, clock = models.target, PhaseClock(models.target.device)
-    options = DecodeOptions(request.sampling, request.max_new_tokens, verifier)
-    steps = Session(target, drafter).decode(request.prompt_ids, options, seeded(request.seed, target.device), clock)
-    coupled = _shares_noise(options)
-    return record(steps, clock, None if coupled else exact, coupled)
 
 
 def _shares_noise(options: DecodeOptions) -> bool:
@@ -222,7 +258,7 @@ def find_arm(name: str, config: EvalConfig) -> Arm:
         known = ", ".join([*ARMS, *DRAFTING])
         raise ValueError(f"unknown arm '{name}': choose from {known}, or write TREE+VERIFIER")
     parse_drafting(spec)  # refuse a wrong one before anything is loaded
-    return lambda models, _config, request: _speculative(spec, models, request)
+    return lambda models, _config, request: _speculative(spec, models, request).alone()
 
 
 def check_fit(name: str, config: EvalConfig) -> None:

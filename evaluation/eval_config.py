@@ -62,6 +62,12 @@ class EvalConfig(LoadOptions):
         "auto", "tree policy of hsd, as chain:depth=4; 'auto' or 'budgeted' alone takes what was measured here"
     )
     verifier: str = option("hsd", "verifier of hsd", choices=VERIFIERS)
+    batch: int = option(
+        1,
+        "answers of an arm that are decoded side by side; seconds are then shares of the batch's",
+        at_least=1,
+        at_most=1024,
+    )
     max_new_tokens: int = option(256, "cap on every answer", at_least=1, at_most=1 << 20)
     prompt_lookup_tokens: int = option(10, "tokens hf_prompt_lookup proposes a round", at_least=1, at_most=1024)
     system: str | None = option(None, "system prompt; the chat template's own by default", may_be_empty=True)

@@ -29,7 +29,17 @@ from eagle.levels.opening import Opening
 from eagle.load_options import loading_options
 from eagle.loading import describe_target, load_head, load_target
 from eagle.options import identity, parse
-from evaluation.arms import DRAFTING, LEVEL_ARMS, SERVED, Models, check_fit, drafting_spec, find_arm, weights_digest
+from evaluation.arms import (
+    DRAFTING,
+    LEVEL_ARMS,
+    SERVED,
+    Models,
+    check_fit,
+    drafting_spec,
+    find_arm,
+    find_row,
+    weights_digest,
+)
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
 from evaluation.hierarchy.predicted import compare_with_plan
@@ -38,7 +48,7 @@ from evaluation.report.fastchat import FOLDER, write_answers
 from evaluation.report.summary import summarise
 from evaluation.report.table import print_summary
 from evaluation.rows import AnswerRow, Key, RunDirectory
-from evaluation.runner import Runner, load_all, machine, plan, versions
+from evaluation.runner import BatchRunner, Runner, load_all, machine, plan, versions
 from evaluation.scoring import sandbox
 from evaluation.selfcheck.check import Check, check_lossless, refuse_failed
 from evaluation.tasks import Question, find_task
@@ -82,9 +92,12 @@ def _evaluate(
     if config.threads:
         torch.set_num_threads(config.threads)
     models = models or load_models(config)
+    if config.batch > 1 and (reason := models.target.why_not_together):
+        console.print(f"warning: answers of a batch take turns, {models.target.name} cannot share a pass: {reason}")
     checks = run_self_check(config, models, console) if config.verify_lossless else []
     directory = RunDirectory(Path(config.output), run_identity(config, models))
-    rows = play(Runner(config, models, directory), questions, console)
+    runner = Runner if config.batch == 1 else BatchRunner
+    rows = play(runner(config, models, directory), questions, console)
     summary = make_summary(rows, config, models, checks, directory.path)
     write_json(directory.path / SUMMARY, summary)
     write_answers(rows, directory.path, models.target.name)
@@ -105,6 +118,8 @@ def check_arms(config: EvalConfig) -> None:
         find_arm(name, config)
     for name in config.arms:
         check_fit(name, config)
+        if config.batch > 1:
+            find_row(name, config)
 
 
 def run_identity(config: EvalConfig, models: Models) -> dict[str, Any]:
@@ -116,7 +131,8 @@ def run_identity(config: EvalConfig, models: Models) -> dict[str, Any]:
     weights = {"target_weights": models.target.model, "assistant_weights": models.assistant}
     here = {name: model for name, model in weights.items() if model is not None and model.device.type != "meta"}
     digests = {name: weights_digest(model) for name, model in here.items()}
-    return {name: value for name, value in described.items() if name not in PLACES} | digests
+    left_out = (*PLACES, *(["batch"] if config.batch == 1 else []))  # directories of older versions go on
+    return {name: value for name, value in described.items() if name not in left_out} | digests
 
 
 def load_models(config: EvalConfig) -> Models:
@@ -128,7 +144,7 @@ def load_models(config: EvalConfig) -> Models:
     target = load_target(config.target, dtype, config.device, **loading_options(config))
     head = load_head(config.head, target) if any(drafting_spec(m, config) for m in config.arms) else None
     assistant = load_target(config.assistant, dtype, config.device).model if config.assistant else None
-    return Models(target, head, assistant, load_levels(config, target), endpoint)
+    return Models(target, head, assistant, load_levels(config, target), endpoint, config.batch)
 
 
 def open_endpoint(config: EvalConfig) -> Endpoint:
@@ -240,6 +256,6 @@ def conditions(config: EvalConfig, models: Models) -> dict[str, Any]:
         "machine": machine(),
         "python": platform.python_version(),
         **versions(),
-        "batch": 1,
+        "batch": config.batch,
         "sandbox": sandbox.isolation(),
     }

@@ -91,30 +91,50 @@ def record(
     steps: Iterable[Step], clock: PhaseClock, exact: ExactTau | None = None, coupled: bool = False
 ) -> Generation:
     """Consume the steps of one answer. Exact laws are computed between steps, which no clock sees."""
-    stats, kept, before = DecodeStats(), [], dict.fromkeys(PHASES, 0.0)
-    shapes: list[TreeShape] = []
+    stats, recording, before = DecodeStats(), Recording(exact, coupled), dict.fromkeys(PHASES, 0.0)
     for number, step in enumerate(stats.watch(steps)):
         if number == 0:
             before = {phase: clock.seconds[phase] for phase in PHASES}
-        kept.append(Step(step.tokens, step.num_accepted, step.finish))  # without the round's tensors
-        if step.round is not None:
-            shapes.append(_shape(step))
-            if exact is not None:
-                exact.add(step.round)
+        recording.add(step)
     phases = {phase: clock.seconds[phase] - before[phase] for phase in PHASES}
-    rounds = [step for step in kept[1:] if step.tokens]  # a context that is full ends with an empty step
-    return Generation(
-        tokens=tuple(token for step in kept for token in step.tokens),
-        num_first=len(kept[0].tokens),
-        accepted=tuple(step.num_accepted for step in rounds),
-        emitted=tuple(len(step.tokens) for step in rounds),
-        finish=str(kept[-1].finish),
-        seconds=Seconds(stats.prefill_s, stats.decode_s, **phases),
-        shapes=tuple(shapes),
-        exact=exact.sums if exact is not None else {},
-        bound=exact.bound if exact is not None and shapes else None,
-        coupled=coupled,
-    )
+    return recording.generation(Seconds(stats.prefill_s, stats.decode_s, **phases))
+
+
+class Recording:
+    """One answer, step by step."""
+
+    def __init__(self, exact: ExactTau | None = None, coupled: bool = False):
+        """exact: None where the laws of other rules are not asked for; coupled: as in `Generation`."""
+        self._exact, self._coupled = exact, coupled
+        self._kept: list[Step] = []
+        self._shapes: list[TreeShape] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, step: Step) -> None:
+        self._kept.append(Step(step.tokens, step.num_accepted, step.finish))  # without the round's tensors
+        if step.round is not None:
+            self._shapes.append(_shape(step))
+            if self._exact is not None:
+                self._exact.add(step.round)
+
+    def generation(self, seconds: Seconds) -> Generation:
+        """Behind the last step."""
+        kept, exact = self._kept, self._exact
+        rounds = [step for step in kept[1:] if step.tokens]  # a context that is full ends with an empty step
+        return Generation(
+            tokens=tuple(token for step in kept for token in step.tokens),
+            num_first=len(kept[0].tokens),
+            accepted=tuple(step.num_accepted for step in rounds),
+            emitted=tuple(len(step.tokens) for step in rounds),
+            finish=str(kept[-1].finish),
+            seconds=seconds,
+            shapes=tuple(self._shapes),
+            exact=exact.sums if exact is not None else {},
+            bound=exact.bound if exact is not None and self._shapes else None,
+            coupled=self._coupled,
+        )
 
 
 def _shape(step: Step) -> TreeShape:

@@ -40,6 +40,7 @@ class AnswerRow:
     config: str  # hash of the options and weights behind this row
     versions: dict[str, str]
     question: str = ""  # digest of the question as it was asked
+    batch: int = 1  # answers decoded side by side; more than 1: seconds are this one's share of what all took
 
     @property
     def capped(self) -> bool:
@@ -72,6 +73,7 @@ class AnswerRow:
             "config": self.config,
             "versions": self.versions,
             "question_digest": self.question,
+            "batch": self.batch,
         }
 
     @classmethod
@@ -92,9 +94,8 @@ class AnswerRow:
         same = {n: values[n] for n in ("draw_seed", "text", "correct", "degenerate", "config", "versions")}
         key = Key(**{name: values[name] for name in Key._fields})
         question = values.get("question_digest", "")  # rows of older versions have none, and are played again
-        return cls(
-            key=key, generation=generation, prompt_tokens=tuple(values["prompt_tokens"]), question=question, **same
-        )
+        prompt_tokens, batch = tuple(values["prompt_tokens"]), values.get("batch", 1)
+        return cls(key=key, generation=generation, prompt_tokens=prompt_tokens, question=question, batch=batch, **same)
 
 
 def read_as(file: JsonLines, convert: Callable[[Any], Read]) -> Iterator[Read]:

@@ -1,23 +1,27 @@
 """The one loop: every question, seed and turn, all arms in turn on the same prompts, a row as soon as it is known."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from eagle.batching import Batch, Row
+from eagle.decode import Rounds, Step
 from eagle.prompting import Message, encode_prompt, render_prompt
 from eagle.seeds import stable_number
-from evaluation.arms import Arm, Models, Request, find_arm
+from evaluation.arms import Arm, Models, Request, find_arm, find_row
 from evaluation.eval_config import EvalConfig
+from evaluation.recording import Generation, Recording, Seconds
 from evaluation.rows import AnswerRow, Key, RunDirectory, is_degenerate
 from evaluation.tasks import Question, Task, find_task, load_questions, parse_sources
 
+QUEUE = 4  # times the batch: trials of an arm that follow each other, so that a row that ends is replaced
 WARM_UP_TOKENS = 16
 WARM_UP_PROMPT = "Count from one to twenty in words."
 
@@ -90,36 +94,43 @@ class Runner:
         done = {key: row for key, row in self.directory.rows().items() if asked.get(key) == row.question}
         missing = [c for c in trials if not all(key in done for key in c.keys)]
         self._warm_up(missing)
-        for trial in trials:
-            for row in self._play(trial, done):
-                done[row.key] = row
-                progress(row)
+        for row in self._play_all(trials, done):
+            done[row.key] = row
+            progress(row)
         return done
 
-    def _play(self, trial: Trial, done: dict[Key, AnswerRow]) -> Iterator[AnswerRow]:
-        messages: list[Message] = []
-        if self.config.system is not None:
-            messages.append({"role": "system", "content": self.config.system})
+    def _play_all(self, trials: Sequence[Trial], done: Mapping[Key, AnswerRow]) -> Iterator[AnswerRow]:
+        """Rows of all trials, those that are there already too."""
+        for trial in trials:
+            yield from self._play(trial, done)
+
+    def _play(self, trial: Trial, done: Mapping[Key, AnswerRow]) -> Iterator[AnswerRow]:
+        messages = self.opening()
         for key, turn in zip(trial.keys, trial.question.turns, strict=True):
             messages.append({"role": "user", "content": turn})
             row = done.get(key)
             if row is None:
-                row = self._answer(trial, key, messages)
-                self.directory.append(row)
+                request = self.request(key, messages)
+                row = self.keep(trial, key, request, self._arm(key.arm)(self.models, self.config, request))
             messages.append({"role": "assistant", "content": row.text})
             yield row
 
-    def _answer(self, trial: Trial, key: Key, messages: list[Message]) -> AnswerRow:
-        prompt_ids = self._prompt_ids(messages)
+    def opening(self) -> list[Message]:
+        """What stands before the first turn."""
+        return [] if self.config.system is None else [{"role": "system", "content": self.config.system}]
+
+    def request(self, key: Key, messages: list[Message]) -> Request:
         seed = draw_seed(self.config.seed, key.seed, key.task, key.question, key.turn)
-        request = Request(prompt_ids, key.temperature, self.config.max_new_tokens, seed)
-        generation = self._arm(key.arm)(self.models, self.config, request)
+        return Request(self._prompt_ids(messages), key.temperature, self.config.max_new_tokens, seed)
+
+    def keep(self, trial: Trial, key: Key, request: Request, generation: Generation) -> AnswerRow:
+        """Write down what was answered."""
         generation.check(self.models.target.end_token_ids, self.config.max_new_tokens)
         text = self._text(generation.tokens)
-        return AnswerRow(
+        row = AnswerRow(
             key=key,
-            draw_seed=seed,
-            prompt_tokens=tuple(prompt_ids),
+            draw_seed=request.seed,
+            prompt_tokens=tuple(request.prompt_ids),
             generation=generation,
             text=text,
             correct=self._score(trial, text),
@@ -127,7 +138,10 @@ class Runner:
             config=self.directory.config,
             versions=versions(),
             question=trial.question.digest,
+            batch=self.config.batch,
         )
+        self.directory.append(row)
+        return row
 
     def _score(self, trial: Trial, text: str) -> bool | None:
         """None where answers are judged by a model and not by us."""
@@ -157,6 +171,88 @@ class Runner:
         if self.models.target.tokenizer is None:
             raise ValueError("this target was made without a tokenizer: pass one to Target(model, tokenizer)")
         return self.models.target.tokenizer
+
+
+@dataclass(frozen=True)
+class BatchRunner(Runner):
+    """Plays trials of one arm and temperature side by side, a queue of them at a time, the arms in turn.
+
+    A row's seconds are its share of what the batch took: its own work, and of a pass that n rows share the n-th part.
+    So tokens over seconds, summed over rows, are the batch's own tokens a second; no answer's waiting time is told.
+    """
+
+    def _play_all(self, trials: Sequence[Trial], done: Mapping[Key, AnswerRow]) -> Iterator[AnswerRow]:
+        queues: dict[tuple[str, float], list[Trial]] = {}
+        for trial in trials:
+            queue = queues.setdefault((trial.arm, trial.temperature), [])
+            queue.append(trial)
+            if len(queue) == QUEUE * self.config.batch:
+                yield from self._play_queue(queue, done)
+                queue.clear()
+        for queue in queues.values():
+            yield from self._play_queue(queue, done)
+
+    def _play_queue(self, queue: Sequence[Trial], done: Mapping[Key, AnswerRow]) -> Iterator[AnswerRow]:
+        batch, waiting = Batch[Step](), iter(queue)
+        playing: dict[Row[Step], _Playing] = {}
+        try:
+            while True:
+                for trial in islice(waiting, self.config.batch - len(batch)):
+                    one = _Playing(self, trial, done)
+                    yield from one.old_rows
+                    playing[batch.add(one.work())] = one
+                if not len(batch):
+                    return
+                for row in batch.advance():
+                    if row.error is not None:
+                        raise row.error
+                    if row.told is not None and (found := playing[row].hear(row.told, row.seconds)) is not None:
+                        yield found
+        finally:
+            batch.close()
+
+
+class _Playing:
+    """A trial as a row of a batch."""
+
+    def __init__(self, runner: BatchRunner, trial: Trial, done: Mapping[Key, AnswerRow]):
+        self._runner, self._trial, self._done = runner, trial, done
+        self._row: AnswerRow | None = None  # of the turn before
+        self._turn: tuple[Key, Request, Recording] | None = None  # under way
+        self._start_s = self._first_s = (
+            0.0  # of the batch row's seconds: where the turn began, and behind its first step
+        )
+
+    @property
+    def old_rows(self) -> list[AnswerRow]:
+        return [self._done[key] for key in self._trial.keys if key in self._done]
+
+    def work(self) -> Rounds:
+        """The steps of all turns that are missing."""
+        messages = self._runner.opening()
+        for key, turn in zip(self._trial.keys, self._trial.question.turns, strict=True):
+            messages.append({"role": "user", "content": turn})
+            self._row = self._done.get(key)
+            if self._row is None:
+                request = self._runner.request(key, messages)
+                answering = find_row(key.arm, self._runner.config)(self._runner.models, request)
+                self._turn = key, request, answering.recording()
+                yield from answering.rounds()
+            assert self._row is not None, "heard of the turn's last step"
+            messages.append({"role": "assistant", "content": self._row.text})
+
+    def hear(self, step: Step, seconds: float) -> AnswerRow | None:
+        """A step, when its batch row has taken so many seconds in all; the row of the turn behind its last one."""
+        assert self._turn is not None, "steps are those of a turn"
+        key, request, recording = self._turn
+        if not len(recording):
+            self._first_s = seconds
+        recording.add(step)
+        if step.finish is None:
+            return None
+        share = Seconds(self._first_s - self._start_s, seconds - self._first_s)
+        self._start_s, self._row = seconds, self._runner.keep(self._trial, key, request, recording.generation(share))
+        return self._row
 
 
 def versions() -> dict[str, str]:

@@ -94,7 +94,7 @@ def test_an_interrupt_between_target_and_drafter_leaves_the_session_usable(targe
     steps, ids = used.decode(random_ids(15), options), random_ids(15)
     next(steps)
     with monkeypatch.context() as patched:
-        patched.setattr(used.drafter, "observe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(used.drafter, "observing", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             next(steps)
     assert tokens_of(used.decode(ids, options)) == tokens_of(session(target).decode(ids, options))

@@ -10,6 +10,7 @@ from eagle.chance import Chance
 from eagle.engine.masks import ancestor_matrix
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain
+from eagle.trees.protocols import grown
 from hsd_verify.draw import draw
 from tests.counts import chi_square, chi_square_quantile
 from tests.tiny import random_ids, tiny_drafter
@@ -48,7 +49,8 @@ class Rounds:
         self.law = SAMPLING.law(target.read(torch.tensor([ids]), logits_to_keep=1).logits[0, 0]).double()
 
     def grow(self, proposer, chance, max_depth):
-        return self.policy.grow(Replay(proposer, self.memory), chance, max_depth)
+        return grown(self.policy, Replay(proposer, self.memory), chance, max_depth)
+        yield  # a generator, like all policies
 
     def verdict_law(self, tree) -> hsd_verify.Law:
         key = tree.token_list

@@ -17,6 +17,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain, TreePolicy, WithoutReplacement, hybrid
 from eagle.trees.coupled import CoupledTree
 from eagle.trees.exact import TableProposer, all_trees
+from eagle.trees.protocols import grown
 from eagle.vocab import DraftVocabulary
 from hsd_verify import Verdict
 from tests.drafters.tables import TableDrafter, TableModel, Text, total_variation
@@ -55,7 +56,7 @@ class TreeDrafter(TableDrafter):
 
     def propose(self, chance, max_depth):
         proposer = TableProposer(DraftVocabulary.first(3, 3), self.model.logits, tuple(self.text))
-        return self.policy.grow(proposer, chance, max_depth)
+        return grown(self.policy, proposer, chance, max_depth)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from eagle import planner
+from eagle.batching import side_by_side
 from eagle.chance import Chance
 from eagle.chat import Chat
+from eagle.decode import DecodeOptions, Session
 from eagle.drafters.eagle3 import EagleDrafter
-from eagle.sampling import Sampling
+from eagle.sampling import Sampling, seeded
 from eagle.trees import (
     Acceptance,
     AutoTree,
@@ -25,7 +27,8 @@ from eagle.trees.automatic import partly_sampled, perturbed, placed
 from eagle.trees.fitted import Expected, HeadFit
 from eagle.trees.undrafted import Undrafted
 from tests.files import read_only
-from tests.tiny import tiny_head, tiny_target
+from tests.shared_passes import counted_passes
+from tests.tiny import random_ids, tiny_head, tiny_target
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def measured(monkeypatch):
     """Counts measurements, which return fixed costs."""
     calls = []
 
-    def measure(target, head=None):
+    def measure(target, head=None, rows=1):
         calls.append(target)
         return CostModel((1, 8), (10.0, 12.0), 1.5)
 
@@ -254,7 +257,7 @@ def test_a_chat_drafts_with_the_planned_tree(target, measured, tmp_path, monkeyp
 def test_costs_that_cannot_be_kept_are_used_and_told(target, tmp_path, monkeypatch, place):
     """A full or read-only cache ended chat and demo, which need no file."""
     if place == "a directory":
-        (tmp_path / f"{planner._key(target, None)}.json").mkdir()
+        (tmp_path / f"{planner._key(target, None, 1)}.json").mkdir()
     else:
         read_only(tmp_path / "costs", monkeypatch)
     with pytest.warns(UserWarning, match="costs cannot be kept at .*set EAGLE_HSD_CACHE"):
@@ -264,3 +267,51 @@ def test_costs_that_cannot_be_kept_are_used_and_told(target, tmp_path, monkeypat
 
 def test_costs_of_a_short_context_are_measured_where_it_reaches():
     assert planner.measure_costs(tiny_target(max_position_embeddings=40)).num_nodes == (1, 8, 16, 32)
+
+
+def test_rows_of_a_batch_get_trees_of_their_own_number(target, monkeypatch, tmp_path):
+    """Nodes that are nearly free for one row cost eight rows their time: trees shrink, and drafting ends.
+
+    Milliseconds of 1, 2 and 8 nodes: one row 10, 10.3, 12; two rows, a seventh of the way to eight, 11.4, 12.5, 18.9;
+    four rows 14.3, 16.9, 32.6; eight rows 20, 25.7, 60. So 2.5 tokens from 8 nodes or 1.5 from 2.
+    """
+    costs = {1: CostModel((1, 8), (10.0, 12.0)), 8: CostModel((1, 8), (20.0, 60.0))}
+    monkeypatch.setattr(planner, "load_costs", lambda target, head, directory, rows=1: costs[rows])
+    head = fitted_head(target, eagle_0={2: (0.5, 1), 8: (1.5, 1)})
+    tree = planner.plan_crowded(AutoTree(), target, head, 8, tmp_path, may_be_plain=True)
+    assert isinstance(tree, AutoTree) and [rows for rows, _ in tree.crowded] == [2, 4, 8]
+    chosen = [tree.choose(Sampling(), rows=rows) for rows in (1, 3, 4, 7, 8, 99)]
+    assert [getattr(one, "num_nodes", None) for one in chosen] == [8, 8, 2, 2, 2, 2]
+    dear = {1: costs[1], 8: CostModel((1, 8), (20.0, 220.0))}
+    monkeypatch.setattr(planner, "load_costs", lambda target, head, directory, rows=1: dear[rows])
+    tree = planner.plan_crowded(AutoTree(), target, head, 8, tmp_path, may_be_plain=True)
+    assert isinstance(tree, AutoTree) and isinstance(tree.choose(Sampling(), rows=8), Undrafted) and tree.may_be_plain
+    assert tree.choose(Sampling(), rows=1) == placed(8)
+
+
+def test_costs_of_shared_passes_are_measured_and_kept_apart(target, measured, tmp_path):
+    for rows in (1, 4, 4):
+        planner.load_costs(target, None, tmp_path, rows)
+    assert len(measured) == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_measuring_rows_shares_their_passes(target, monkeypatch):
+    sizes = counted_passes(monkeypatch)
+    monkeypatch.setattr(planner, "PREFIX_TOKENS", 16)
+    costs = planner.measure_costs(target, tiny_head(target), rows=3)
+    assert set(sizes) == {3} and costs.num_nodes == planner.NUM_NODES and costs.round_ms > 0
+
+
+def test_a_drafter_asks_for_its_number_of_rows_only_where_texts_do_not_follow_from_trees(target):
+    crowded = AutoTree(trees=((0.0, placed(8)),), coupled_trees=((1.0, placed(8)),))
+    crowded = replace(crowded, crowded=((2, AutoTree(trees=((0.0, placed(3)),), coupled_trees=((1.0, placed(3)),))),))
+    sizes = {}
+    for name, sampling, verifier in (("greedy", 0.0, "hsd"), ("coupled", 1.0, "coupled"), ("hsd", 1.0, "hsd")):
+        works = []
+        for seed in range(2):
+            session = Session(target, EagleDrafter(tiny_head(target), target.embed, crowded))
+            options = DecodeOptions(Sampling(sampling), 12, verifier, ignore_end=True)
+            works.append(session.rounds(random_ids(9, seed), options, seeded(seed)))
+        trees = [step.round.tree.num_nodes for _, step in side_by_side(works, 2) if step.round is not None]
+        sizes[name] = trees[:2]  # the first round, in which both rows are at work
+    assert sizes == {"greedy": [3, 3], "coupled": [3, 3], "hsd": [8, 8]}

@@ -32,7 +32,7 @@ from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import CommandParser
 from eagle.pairing import check_pair
-from eagle.planner import plan
+from eagle.planner import plan_crowded
 from eagle.sampling import Sampling
 from eagle.serving.backend import OPENAI_SAMPLING, Backend, served_sampling
 from eagle.serving.serve_options import ServeOptions
@@ -103,13 +103,16 @@ def drafted(args: argparse.Namespace, policy: TreePolicy) -> tuple[Target, dict[
     target = load_target(args.target, DTYPES[args.dtype], args.device, **loading_options(args))
     if args.plain:
         return target, {}
-    return target, {"new_drafter": drafters(target, args.head, policy, args.lookup)}
+    most_rows = 1 if args.take_turns else args.max_active
+    return target, {"new_drafter": drafters(target, args.head, policy, args.lookup, most_rows)}
 
 
-def drafters(target: Target, source: str | None, policy: TreePolicy, lookup: bool) -> Callable[[], Drafter]:
-    """A drafter a call, all with one head and one plan."""
+def drafters(
+    target: Target, source: str | None, policy: TreePolicy, lookup: bool, most_rows: int
+) -> Callable[[], Drafter]:
+    """A drafter a call, all with one head and one plan, for up to `most_rows` requests that share passes."""
     head = load_head(source, target)
-    planned = plan(policy, target, head)
+    planned = plan_crowded(policy, target, head, most_rows, may_be_plain=not lookup)
     return lambda: EagleDrafter(head, target.embed, planned, LookupDrafter() if lookup else None)
 
 

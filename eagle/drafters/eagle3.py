@@ -13,7 +13,7 @@ Ht target hidden size, T committed head entries, Vd draft vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -21,16 +21,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from eagle.chance import Chance
+from eagle.coroutines import Beside, Requests, answered_by, done_alone
 from eagle.drafters.beside import LookupBeside
 from eagle.drafters.head import DraftHead, Embed
 from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import check_truncation
 from eagle.drafters.reader import HeadReader
+from eagle.drafters.reading import HeadLogits, HeadRead
 from eagle.engine.health import FiniteWatch
 from eagle.engine.target import Target
 from eagle.trees import Proposer, TreePolicy
 from eagle.trees.automatic import AutoTree, settle
-from eagle.trees.protocols import lone_root
+from eagle.trees.protocols import expanding, lone_root
 from eagle.trees.scaffold import EMPTY
 from eagle.trees.scaffolded import with_scaffold
 from eagle.trees.undrafted import Undrafted
@@ -63,6 +65,7 @@ class EagleDrafter:
         self._waiting = torch.empty(0, dtype=torch.int64)  # known tokens, but the first of all, without an entry
         self._unread: list[Tensor] = []  # features of the first of those, (A, 3Ht) each
         self._root_hidden: Tensor | None = None  # (1, H), the head's output at the newest committed entry
+        self._is_crowded = isinstance(policy, AutoTree) and bool(policy.crowded)
         self._may_rest = isinstance(policy, AutoTree) and policy.may_be_plain
         self._watch = FiniteWatch(lambda: BAD_HEAD)
 
@@ -70,9 +73,13 @@ class EagleDrafter:
     def verifier(self) -> str:
         return self.policy.verifier
 
-    @torch.inference_mode()
     def observe(self, tokens: Tensor, features: Tensor | None = None) -> None:
-        """See `Drafter.observe`. Raises ValueError for features of another width, or more than tokens to go with."""
+        """See `Drafter.observe`. Raises ValueError as `observing` does."""
+        done_alone(self.observing(tokens, features))
+
+    @torch.inference_mode()
+    def observing(self, tokens: Tensor, features: Tensor | None = None) -> Requests[None]:
+        """See `AskingDrafter`. Raises ValueError for features of another width, or more than tokens to go with."""
         if features is None:
             features = torch.empty(0, 3 * self.head.config.target_hidden_size)
         self._check(tokens, features)
@@ -86,39 +93,52 @@ class EagleDrafter:
         if len(tokens):
             self._root_token = int(tokens[-1])
         if not self._may_rest or self._num_unread > PIECE:
-            self._read()
+            yield from self._reading()
 
     @property
     def _num_unread(self) -> int:
         return sum(map(len, self._unread))
 
-    def _read(self) -> None:
+    def _reading(self) -> Requests[None]:
         """Make entries of all features. What plain decoding observes waits here until there is a piece of it."""
         if not self._unread:
             return
         features, self._unread = torch.cat(self._unread), []
         tokens, self._waiting = self._waiting[: len(features)], self._waiting[len(features) :]
         for piece, part in zip(tokens.split(PIECE), features.split(PIECE), strict=True):  # a mask of (PIECE, T) entries
-            self._root_hidden = self._observe_piece(piece.to(part.device), part)[-1:]
+            self._root_hidden = (yield self._piece(piece.to(part.device), part))[-1:]
         if self._root_hidden is not None:
             self._watch.look(self._root_hidden)
 
-    def _observe_piece(self, tokens: Tensor, features: Tensor) -> Tensor:
-        """Entries (A, H) of tokens (A,), appended behind what the head has read."""
+    def _piece(self, tokens: Tensor, features: Tensor) -> HeadRead:
+        """Entries (A, H) of tokens (A,), to be appended behind what the head has read."""
         hidden, start = self._reader.fuse(features), self._reader.length  # (A, H)
         positions = torch.arange(start, start + len(tokens), device=tokens.device)
         later = hidden.new_full((len(tokens), len(tokens)), torch.finfo(hidden.dtype).min).triu_(1)
         mask = None if len(tokens) == 1 else _behind(later, start)
-        return self._reader.read(hidden, tokens, positions, mask)
+        return HeadRead(self._reader, hidden, tokens, positions, mask)
 
-    @torch.inference_mode()
     def propose(self, chance: Chance, max_depth: int) -> DraftTree:
         """See `Drafter.propose`. Raises ValueError before the first `observe`."""
-        policy = settle(self.policy, chance.sampling, chance.noise is not None, self.num_known)
+        return done_alone(self.proposing(chance, max_depth))
+
+    @torch.inference_mode()
+    def proposing(self, chance: Chance, max_depth: int) -> Requests[DraftTree]:
+        """See `AskingDrafter`. Raises ValueError before the first `observe`."""
+        coupled = chance.noise is not None
+        # elsewhere a text follows from its trees, and would follow from its neighbours
+        rows = (yield Beside()) if self._is_crowded and (coupled or chance.sampling.greedy) else 1
+        policy = settle(self.policy, chance.sampling, coupled, self.num_known, rows)
         if isinstance(policy, Undrafted) and self.num_known:
             return lone_root(self._root_token, next(self.head.parameters()).device)
-        with self.open_round() as proposer:
-            return policy.grow(proposer, chance, max_depth)
+        root_hidden = yield from self._caught_up()
+        committed = self._reader.length
+        try:
+            proposer = yield from self._opening(root_hidden)
+            growing = policy.grow(proposer, chance, max_depth)
+            return (yield from answered_by(growing, partial(expanding, proposer)))
+        finally:
+            self._reader.rewind(committed)
 
     @contextmanager
     def open_round(self) -> Iterator[Proposer]:
@@ -127,21 +147,32 @@ class EagleDrafter:
         What is read meanwhile is a guess and forgotten at the end: the next `observe` knows better. Raises ValueError
         before the first `observe`.
         """
-        self._read()
-        if self._root_hidden is None:
-            raise ValueError("nothing observed yet: call observe(tokens, features) with the prompt first")
+        root_hidden = done_alone(self._caught_up())
         committed = self._reader.length
         try:
-            proposer = HeadRound(self._reader, self._root_token, self._step_over(self._root_hidden))
-            yield proposer if self._beside is None else with_scaffold(proposer, self._beside.scaffold())
+            yield done_alone(self._opening(root_hidden))
         finally:
             self._reader.rewind(committed)
 
-    def _step_over(self, hidden: Tensor) -> Tensor:
+    def _caught_up(self) -> Requests[Tensor]:
+        """Reads what is unread; the state (1, H) at the newest entry."""
+        yield from self._reading()
+        if self._root_hidden is None:
+            raise ValueError("nothing observed yet: call observe(tokens, features) with the prompt first")
+        return self._root_hidden
+
+    def _opening(self, root_hidden: Tensor) -> Requests[Proposer]:
+        hidden = yield from self._stepping_over(root_hidden)
+        proposer: Proposer = HeadRound(
+            self._reader, self._root_token, hidden, (yield HeadLogits(self._reader, hidden))[0]
+        )
+        return proposer if self._beside is None else with_scaffold(proposer, self._beside.scaffold())
+
+    def _stepping_over(self, hidden: Tensor) -> Requests[Tensor]:
         """The state (1, H) at the newest token, one step a waiting token from the state at the newest entry."""
         for known in self._waiting[:, None]:
             token = known.to(hidden.device)
-            hidden = self._reader.read(hidden, token, torch.full_like(token, self._reader.length), None)
+            hidden = yield HeadRead(self._reader, hidden, token, torch.full_like(token, self._reader.length), None)
         return hidden
 
     def truncate(self, num_tokens: int) -> None:
@@ -186,7 +217,8 @@ class HeadRound:
 
     scaffold = EMPTY
 
-    def __init__(self, reader: HeadReader, root_token: int, root_hidden: Tensor):
+    def __init__(self, reader: HeadReader, root_token: int, root_hidden: Tensor, root_logits: Tensor):
+        """root_hidden: the state (1, H) at the root, which `root_logits` (Vd,) are those of."""
         self._reader = reader
         self._committed = reader.length
         position = torch.full((1,), self._committed - 1, device=root_hidden.device)
@@ -194,16 +226,21 @@ class HeadRound:
         self._newest: _Rows | None = None  # of the last pass; joined when another one asks for them
         self.vocabulary = reader.vocabulary
         self.root_token = root_token
-        self.root_logits = reader.logits(root_hidden)[0]  # (Vd,)
+        self.root_logits = root_logits
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        return done_alone(self.expanding(tokens, parents))
+
+    def expanding(self, tokens: Tensor, parents: Tensor) -> Requests[Tensor]:
+        """See `AskingProposer`."""
         if self._newest is not None:
             self._rows = self._rows.followed_by(self._newest)
         rows, own = self._rows, _alone(len(tokens), self._rows.hidden.dtype, tokens.device)
         positions, mask = rows.positions[parents] + 1, torch.cat([rows.mask[parents], own], dim=1)  # (F, R - 1 + F)
-        hidden = self._reader.read(rows.hidden[parents], tokens, positions, _behind(mask, self._committed))  # (F, H)
+        behind = _behind(mask, self._committed)
+        hidden = yield HeadRead(self._reader, rows.hidden[parents], tokens, positions, behind)  # (F, H)
         self._newest = _Rows(hidden, positions, mask)
-        return self._reader.logits(hidden)  # (F, Vd)
+        return (yield HeadLogits(self._reader, hidden))  # (F, Vd)
 
 
 class _Rows(NamedTuple):

@@ -4,11 +4,12 @@ Letters: A newly known tokens, Ht target hidden size.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.coroutines import Requests
 from hsd_verify import DraftTree
 
 
@@ -39,6 +40,34 @@ class Drafter(Protocol):
     def truncate(self, num_tokens: int) -> None:
         """Forget all but the first `num_tokens` known tokens and the first `num_tokens - 1` known features."""
         ...
+
+
+@runtime_checkable
+class AskingDrafter(Drafter, Protocol):
+    """One whose passes may be made together with those of others."""
+
+    def observing(self, tokens: Tensor, features: Tensor | None = None) -> Requests[None]:
+        """`observe` as work that asks for its passes."""
+        ...
+
+    def proposing(self, chance: Chance, max_depth: int) -> Requests[DraftTree]:
+        """`propose` as work that asks for its passes."""
+        ...
+
+
+def observing(drafter: Drafter, tokens: Tensor, features: Tensor | None = None) -> Requests[None]:
+    """A drafter is told what became known; whoever cannot ask for passes makes them by itself."""
+    if isinstance(drafter, AskingDrafter):
+        yield from drafter.observing(tokens, features)
+    else:
+        drafter.observe(tokens, features)
+
+
+def proposing(drafter: Drafter, chance: Chance, max_depth: int) -> Requests[DraftTree]:
+    """A drafter's tree, in the same way."""
+    if isinstance(drafter, AskingDrafter):
+        return (yield from drafter.proposing(chance, max_depth))
+    return drafter.propose(chance, max_depth)
 
 
 def check_truncation(num_tokens: int, num_known: int) -> None:

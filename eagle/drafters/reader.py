@@ -18,19 +18,20 @@ class HeadReader:
     """Entries of one sequence. A pass appends; `rewind` forgets what lies behind a length."""
 
     def __init__(self, head: DraftHead, embed: Embed):
-        self._head, self._embed, self._small = head, head.embedding(embed), head.small_read
+        self.head, self.embed = head, head.embedding(embed)
+        self._small = head.small_read
         self.vocabulary: DraftVocabulary = head.vocabulary
-        self._cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
+        self.cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
 
     @property
     def length(self) -> int:
         """Entries in the cache."""
-        return self._cache.length
+        return self.cache.length
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` entries."""
         assert 0 <= length <= self.length, f"cannot rewind {self.length} entries to {length}"
-        self._cache.length = length
+        self.cache.length = length
 
     @torch.inference_mode()
     def read_vocabulary(self) -> None:
@@ -39,7 +40,7 @@ class HeadReader:
 
     def fuse(self, features: Tensor) -> Tensor:
         """The target's features (A, 3Ht) -> hidden states (A, H) in the head's dtype."""
-        return self._head.fuse(features.to(self._head.fc.weight.dtype))
+        return self.head.fuse(features.to(self.head.fc.weight.dtype))
 
     def read(self, hidden: Tensor, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """One pass over new entries, which are appended: hidden (A, H), additive mask (1, 1, A, T + A) -> (A, H).
@@ -48,17 +49,21 @@ class HeadReader:
         """
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            key, value = self._cache.update(key, value)  # (1, kv_heads, T + A, d)
-            return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+            return self.attend(query, key, value, mask)
 
-        embedding = self._embed(tokens).to(hidden.dtype)  # (A, H)
-        if self._small is not None and self._cache.is_initialized and self._small.takes(hidden):
-            return self._small.read(hidden, embedding, positions, mask, self._cache)
-        output: Tensor = self._head(hidden[None], embedding[None], positions[None], attend)  # (1, A, H)
+        embedding = self.embed(tokens).to(hidden.dtype)  # (A, H)
+        if self._small is not None and self.cache.is_initialized and self._small.takes(hidden):
+            return self._small.read(hidden, embedding, positions, mask, self.cache)
+        output: Tensor = self.head(hidden[None], embedding[None], positions[None], attend)  # (1, A, H)
         return output[0]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Append keys and values (1, kv_heads, A, d) and attend to all of them: query (1, heads, A, d) -> the same."""
+        key, value = self.cache.update(key, value)  # (1, kv_heads, T + A, d)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (A, H) -> logits (A, Vd) in float32."""
         if self._small is not None and self._small.takes(hidden):
             return self._small.logits(hidden)
-        return self._head.logits(hidden).float()
+        return self.head.logits(hidden).float()

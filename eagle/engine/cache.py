@@ -140,6 +140,10 @@ class KeyValueCache:
         """Whether every layer has buffers: after the first pass, but for models whose layers share them."""
         return bool(self.length) and all(layer.is_initialized for layer in self._layers)
 
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append entries (1, kv_heads, N, d) of a layer; views of all that it holds, as `PreallocatedLayer.update`."""
+        return self._layers[layer].update(keys, values)
+
     @torch.inference_mode()
     def buffers(self, num_new: int) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values of every layer, (1, kv_heads, C, d), with room behind the committed entries.

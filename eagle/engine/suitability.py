@@ -68,19 +68,24 @@ def suitability_of(
 
     Unless they give no numbers: then nothing is found out, and decoding says so.
     """
-    key = (
-        type(target.model).__name__,
-        target.model.config.to_json_string(use_diff=False),
-        str(target.config._attn_implementation),
-        f"{target.dtype} on {target.device}",
-        str(is_rounded(target)),
-    )
+    key = trial_key(target)
     if key not in _known:
         try:
             _known[key] = _Trial(target).judge(preallocated, stock)
         except ArithmeticError:
             return Suitability()
     return _known[key]
+
+
+def trial_key(target: Reader) -> tuple[str, ...]:
+    """What the outcome of a trial depends on."""
+    return (
+        type(target.model).__name__,
+        target.model.config.to_json_string(use_diff=False),
+        str(target.config._attn_implementation),
+        f"{target.dtype} on {target.device}",
+        str(is_rounded(target)),
+    )
 
 
 def is_rounded(target: Reader) -> bool:

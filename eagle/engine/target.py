@@ -6,13 +6,14 @@ Letters: B batch, T tokens, N tree nodes including the root, V vocabulary, H hid
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, StockCache, TargetCache, cache_argument
 from eagle.engine.ends import end_token_ids, template_end_ids
 from eagle.engine.feature_layers import check_feature_layers, default_feature_layers
+from eagle.engine.joint import why_not_together
 from eagle.engine.layers import decoder_layers, decoder_of, inputs_of, turn_of
 from eagle.engine.protocol import SmallPass, TargetOutput
 from eagle.engine.rope import context_limit, forget_growth, rope_switch
@@ -39,7 +40,7 @@ class Target:
         self.model = model.eval()
         self.cache_argument = cache_argument(model)
         self.tokenizer = tokenizer
-        self._turn = turn_of(model)
+        self.turn = turn_of(model)
         self.config = model.config.get_text_config(decoder=True)
         self._switch = rope_switch(self.config)
         self.name = name or str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
@@ -53,6 +54,11 @@ class Target:
         Raises ValueError for layers that this target does not have, see `check_feature_layers`.
         """
         self.feature_layers = check_feature_layers(layers, len(self.layers))
+
+    @property
+    def read_from(self) -> list[nn.Module]:
+        """The layers whose inputs are the features."""
+        return [self.layers[i] for i in self.feature_layers]
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +112,11 @@ class Target:
     def suitability(self) -> Suitability:
         """What this model was found to do right when it was tried, on first use."""
         return suitability_of(self, self._preallocated, self._stock)
+
+    @cached_property
+    def why_not_together(self) -> str | None:
+        """Why trees of several sequences cannot share a pass; None where they can. Tried on first use."""
+        return why_not_together(self)
 
     def new_cache(self) -> TargetCache:
         """An empty cache for one sequence: one that drafts can be dropped from, wherever the model allows it.
@@ -190,9 +201,9 @@ class Target:
         logits_to_keep: an int64 tensor of positions, or the number of last ones (0: all).
         Returns logits (B, kept, V) and features (B, T, 3H).
         """
-        with inputs_of([self.layers[i] for i in self.feature_layers], self._turn) as captured:
+        with inputs_of(self.read_from, self.turn) as captured:
             output = self.model(ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=logits_to_keep)
-        return TargetOutput(output.logits, self._joined(captured))
+        return TargetOutput(output.logits, self.joined(captured))
 
     @torch.no_grad()
     def read_states(self, ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -200,9 +211,9 @@ class Target:
 
         Rows padded on the right need no mask: attention is causal. The results may take part in autograd.
         """
-        with inputs_of([self.layers[i] for i in self.feature_layers], self._turn) as captured:
+        with inputs_of(self.read_from, self.turn) as captured:
             output = decoder_of(self.model)(ids, attention_mask=attention_mask, use_cache=False)
-        return self._joined(captured), output.last_hidden_state
+        return self.joined(captured), output.last_hidden_state
 
     def check_scores_trees(self) -> None:
         """Raises ValueError where the kernel takes no tree mask, and where trees were tried and came out wrong."""
@@ -222,7 +233,7 @@ class Target:
     def explain_bad_logits(self, ids: list[int]) -> str:
         """Read a text once more to find where numbers stop being finite, for the message to the user."""
         states: list[Tensor] = []
-        with self._turn:
+        with self.turn:
             hooks = [
                 layer.register_forward_hook(
                     lambda _module, _args, out: states.append(out if isinstance(out, Tensor) else out[0])
@@ -249,7 +260,7 @@ class Target:
         cache: TargetCache,
         logits_to_keep: int = 0,
     ) -> TargetOutput:
-        with inputs_of([self.layers[i] for i in self.feature_layers], self._turn) as captured:
+        with inputs_of(self.read_from, self.turn) as captured:
             if self._switch is not None and self._switch.keeps_changing:
                 forget_growth(self.model)
             own = {self.cache_argument: cache.transformers_cache}
@@ -266,7 +277,7 @@ class Target:
                     **own,
                 )
         logits = output.logits[0].to(self.device)
-        return TargetOutput(logits[-1:] if logits_to_keep == 1 else logits, self._joined(captured)[0])
+        return TargetOutput(logits[-1:] if logits_to_keep == 1 else logits, self.joined(captured)[0])
 
     def _masks(self, ancestors: Tensor, cache: TargetCache) -> Tensor | dict[str, Tensor] | None:
         """The mask, or one for each kind of layer where the model mixes full and sliding-window attention.
@@ -278,6 +289,6 @@ class Target:
         mask = partial(masks.tree_mask, ancestors, cache.length, self.dtype)
         return masks.by_kind(attention_shape(self.config), mask)
 
-    def _joined(self, captured: list[Tensor]) -> Tensor:
+    def joined(self, captured: list[Tensor]) -> Tensor:
         """Features side by side, (.., 3H), on the target's device: layers may lie on others."""
         return torch.cat([states.to(self.device) for states in captured], dim=-1)

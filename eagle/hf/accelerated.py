@@ -35,15 +35,17 @@ def accelerate(
     *,
     lookup: bool = False,
     verifier: str = AUTO,
+    rows: int = 1,
 ) -> Any:
     """Make `model.generate` draft with a head and verify; returns the model, which is changed in place.
 
     head: loaded, a directory or a Hugging Face id; None: no drafting, the same loop token by token.
     tokenizer: for `stop_strings` of calls that bring none.
     policy, lookup, verifier: as in `Chat`.
+    rows: of the batches that calls will have, which trees are then sized for; others are decoded too.
 
-    Rows of a batch are generated one after the other. Raises ValueError for a model that cannot score trees, a head of
-    another model, and one that was accelerated before.
+    Rows of a batch are decoded side by side and share passes. Raises ValueError for a model that cannot score trees, a
+    head of another model, and one that was accelerated before.
     """
     check_verifier_name(verifier)
     if is_accelerated(model):
@@ -54,7 +56,7 @@ def accelerate(
     if head is not None:
         target.check_scores_trees()
     made = load_head(head, target) if isinstance(head, str | Path) else head
-    planned = plan(policy or AutoTree(), target, made, may_be_plain=not lookup) if made is not None else None
+    planned = plan(policy or AutoTree(), target, made, may_be_plain=not lookup, rows=rows) if made is not None else None
     setattr(model, HANDLE, Drafting(target, made, planned, lookup, verifier))
     kind = type(model)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}

@@ -1,14 +1,12 @@
 """Model `eagle-hsd` of lm-evaluation-harness: its model `hf`, which drafts and verifies what it generates.
 
-Log-likelihoods are computed by `hf` itself, and so are its own. Of a batch that generates, rows come one after another.
+Log-likelihoods are computed by `hf` itself, and so are its own. Rows of a batch that generates share their passes.
 """
 
 from typing import Any
 
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from eagle.hf.accelerated import accelerate
 from eagle.hf.exported import DEFAULT
@@ -40,14 +38,5 @@ class DraftedLM(HFLM):  # type: ignore[misc]
         if self.backend != "causal":
             raise ValueError(f"model eagle-hsd drafts for causal language models, this one is '{self.backend}'")
         made = SHIPPED_HEAD if head == DEFAULT else head
-        accelerate(self.model, made, self.tokenizer, parse_policy(tree), lookup=lookup, verifier=verifier)
-
-    def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **told: Any) -> Tensor:
-        """As of `hf`: (B, T) -> (B, up to max_length). Its stopping criteria remember rows, so each has its own."""
-        masks = told.pop("attention_mask", None)
-        rows = []
-        for number, row in enumerate(context):
-            own = {} if masks is None else {"attention_mask": masks[number][None]}
-            rows.append(super()._model_generate(row[None], max_length, stop, **told, **own)[0])
-        padding = self.tokenizer.pad_token_id
-        return pad_sequence(rows, batch_first=True, padding_value=0 if padding is None else padding)
+        rows = self.batch_size if isinstance(self.batch_size, int) else 1  # `auto` is found later
+        accelerate(self.model, made, self.tokenizer, parse_policy(tree), lookup=lookup, verifier=verifier, rows=rows)

@@ -1,10 +1,11 @@
-"""The loop behind an accelerated `generate`: rows of a batch, one after the other, each a decode session's answer.
+"""The loop behind an accelerated `generate`: rows of a batch side by side, each a decode session's answer.
 
 Letters: B rows, T tokens of a padded prompt, n tokens of an answer, V vocabulary.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,10 +14,13 @@ from torch import Tensor
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from eagle.decode import DecodeOptions, Session, Step
+from eagle.batching import side_by_side
+from eagle.coroutines import Request
+from eagle.decode import DecodeOptions, Session, Step, rounds_taken
 from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
-from eagle.sampling import Sampling
+from eagle.noise import answer_key
+from eagle.sampling import Sampling, seeded
 
 BY_ROW = {  # of transformers' processors, those that hold lengths, texts or functions for every row of a batch
     "RepetitionPenaltyLogitsProcessor",
@@ -24,6 +28,7 @@ BY_ROW = {  # of transformers' processors, those that hold lengths, texts or fun
     "EncoderRepetitionPenaltyLogitsProcessor",
     "EncoderNoRepeatNGramLogitsProcessor",
 }
+REMEMBERING = {"MultiTokenEOSCriteria"}  # stopping criteria, of lm-evaluation-harness, that hold a state for every row
 CUTS = {
     TemperatureLogitsWarper: "temperature",
     TopKLogitsWarper: "top_k",
@@ -56,14 +61,21 @@ def generate_rows(
     (ids, scores), and where rows of different length have no padding token.
     """
     if streamer is not None and len(input_ids) > 1:
-        raise ValueError("a streamer tells one sequence: rows of a batch come one after the other, give one prompt")
+        raise ValueError("a streamer tells one sequence: rows of a batch come side by side, give one prompt")
     pads = _pads(input_ids, attention_mask)
     keeps = bool(config.return_dict_in_generate and (config.output_scores or config.output_logits))
-    session = Session(drafting.target, drafting.drafter())
-    rows = []
-    for number, ids in enumerate(input_ids):
-        rows.append(row := _Row(ids, pads[number], processors, keeps, _place(number, len(input_ids), processors)))
-        _decode(session, row, drafting.verifier, criteria, config, streamer)
+    size = len(input_ids)
+    rows = [_Row(ids, pads[n], processors, keeps, _place(n, size, processors)) for n, ids in enumerate(input_ids)]
+    for processor in processors:
+        Sampling(processors=(processor,))  # refuses those that remember
+    known = {id(tokenizer): tokenizer} if (tokenizer := drafting.target.tokenizer) is not None else {}
+    is_alone = size == 1 or not config.do_sample
+    works = (
+        _decoding(drafting, row, _Ends(criteria, size, known), config, streamer, _generator(drafting, is_alone))
+        for row in rows
+    )
+    for _ in side_by_side(works, size):
+        pass  # rows take their own steps
     if streamer is not None:
         streamer.end()
     return _result(rows, input_ids, config)
@@ -134,22 +146,49 @@ def _of_drafts(processors: Any) -> Sampling:
     return Sampling(**({"temperature": 1.0} | known))
 
 
-def _decode(session: Session, row: _Row, verifier: str, criteria: Any, config: Any, streamer: Any) -> None:
+def _generator(drafting: Drafts, is_alone: bool) -> torch.Generator | None:
+    """Of a row that draws: torch's own where it is alone, else one that torch's own seeds: draws have no neighbours."""
+    return None if is_alone else seeded(answer_key(None), drafting.target.device)
+
+
+def _decoding(
+    drafting: Drafts, row: _Row, ends: "_Ends", config: Any, streamer: Any, generator: torch.Generator | None
+) -> Generator[Request | None, Any, None]:
     """Fills a row until the criteria end it; the maximal length is the session's cap too: no draft is too deep."""
-    for processor in row.processors:
-        Sampling(processors=(processor,))  # refuses those that remember
-    left = config.max_length - len(row.padded)
-    options = DecodeOptions(row.sampling(bool(config.do_sample)), max(left, 1), verifier, ignore_end=True)
-    for step in session.decode(row.prompt, options):
+    session, left = Session(drafting.target, drafting.drafter()), config.max_length - len(row.padded)
+    options = DecodeOptions(row.sampling(bool(config.do_sample)), max(left, 1), drafting.verifier, ignore_end=True)
+
+    def take(step: Step) -> bool:
         for token, logits in zip(step.tokens, _rows_of(step, row.keeps), strict=True):
             row.add(token, logits)
             if streamer is not None:
                 streamer.put(torch.tensor([token]))
             kept = (tuple(score[None] for score in row.scores)) if row.keeps and config.output_scores else None
-            if bool(criteria(row.ids[None], kept).all()):
-                return
+            if ends.reached(row.ids[None], kept):
+                return False
         if step.finish == "context":
             warnings.warn(f"the context of {session.cache.limit} tokens is full: the answer ends here", stacklevel=2)
+        return step.finish is None
+
+    return rounds_taken(session.rounds(row.prompt, options, generator), take)
+
+
+class _Ends:
+    """The stopping criteria of one row of a batch. Those that remember rows are its own, and see it in all places."""
+
+    def __init__(self, criteria: Any, size: int, shared: dict[int, Any]):
+        """shared: what copies have in common, by its id: a tokenizer is large."""
+        self._size = size
+        self._criteria = [deepcopy(one, dict(shared)) if self._remembers(one) else one for one in criteria]
+
+    def _remembers(self, criterion: Any) -> bool:
+        return self._size > 1 and type(criterion).__name__ in REMEMBERING
+
+    def reached(self, ids: Tensor, scores: Any) -> bool:
+        """Whether one of them ends the text ids (1, n); every one is asked."""
+        size = self._size
+        found = [one(ids.expand(size, -1) if self._remembers(one) else ids, scores) for one in self._criteria]
+        return any(bool(torch.as_tensor(each).all()) for each in found)
 
 
 def _rows_of(step: Step, keeps: bool) -> Iterator[Tensor | None]:

@@ -1,21 +1,21 @@
-"""Answers to one request, one after the other, a round at a time: sessions, steps and their text."""
+"""Answers to one request, one after the other, as work of a batch: sessions, steps and their text."""
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import replace
-from typing import cast
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from eagle.decode import Session, Step
+from eagle.coroutines import Request
+from eagle.decode import Session, Step, rounds_taken
 from eagle.serving.events import Delta
 from eagle.serving.gauges import Gauges
 from eagle.serving.pool import SessionPool
 from eagle.serving.work import Job
 from eagle.text import Detokenizer, StopStrings
 
-Rounds = Generator[None, None, None]
+Rounds = Generator[Request | None, Any, None]
 
 
 class Answering:
@@ -25,7 +25,10 @@ class Answering:
         self._pool, self._tokenizer, self._gauges = pool, tokenizer, gauges
 
     def rounds(self, job: Job) -> Rounds:
-        """Yields after each round. All answers to a prompt come from one session, which reads it once."""
+        """Yields None after each round, and the requests of its answers.
+
+        All answers to a prompt come from one session, which reads it once.
+        """
         job.started_s = time.perf_counter()
         for number, prompt in enumerate(job.ask.prompts):
             session = self._pool.take(prompt)
@@ -42,20 +45,23 @@ class Answering:
 
     def _answer(self, job: Job, choice: int, prompt: Sequence[int], session: Session) -> Rounds:
         options, text = replace(job.ask.options, seed=job.ask.seeds[choice]), AnswerText(self._tokenizer, job.ask.stop)
-        steps = cast(Generator[Step, None, None], session.decode(list(prompt), options))
-        with closing(steps):
-            for number, step in enumerate(steps):
-                delta, num_tokens = text.read(step, choice)
-                if number == 0 and choice % job.ask.num_answers == 0:
-                    self._read(job, len(prompt), session.num_reused)
-                job.count(step, num_tokens)
-                self._gauges.watch(job, step, num_tokens)
-                if delta.finish is not None:
-                    job.finishes.append(delta.finish)
-                job.deliver(delta)
-                if delta.finish is not None:
-                    return
-                yield
+
+        has_begun = False
+
+        def take(step: Step) -> bool:
+            nonlocal has_begun
+            delta, num_tokens = text.read(step, choice)
+            if not has_begun and choice % job.ask.num_answers == 0:
+                self._read(job, len(prompt), session.num_reused)
+            has_begun = True
+            job.count(step, num_tokens)
+            self._gauges.watch(job, step, num_tokens)
+            if delta.finish is not None:
+                job.finishes.append(delta.finish)
+            job.deliver(delta)
+            return delta.finish is None
+
+        yield from rounds_taken(session.rounds(list(prompt), options), take)
 
     def _read(self, job: Job, num_prompt: int, num_cached: int) -> None:
         job.usage.prompt += num_prompt

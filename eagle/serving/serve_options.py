@@ -14,7 +14,10 @@ class ServeOptions:
     port: int = option(8000, "0: a free one", at_least=0, at_most=65535)
     api_key: str | None = option(None, "clients must send it; better in EAGLE_HSD_API_KEY than on the command line")
     served_model_name: str | None = option(None, "what clients call the model (default: the target's name)")
-    max_active: int = option(4, "requests that are decoded in turn", at_least=1)
+    max_active: int = option(4, "requests that are decoded side by side", at_least=1)
+    take_turns: bool = option(
+        False, "requests share no pass: slower, and in bfloat16 no text depends on its neighbours"
+    )
     max_waiting: int = option(64, "requests that wait; more are told to come again (429)", at_least=0)
     max_sessions: int | None = option(None, "texts kept in memory for next turns (default: twice max_active)")
     reuse_block: int = option(64, "whole blocks of a prompt are kept for the next one; 0: nothing is", at_least=0)

@@ -1,10 +1,11 @@
-"""The thread that owns the models: it decodes a few requests in turn, a round each, and lets the others wait."""
+"""The thread that owns the models: it decodes a few requests side by side, and lets the others wait."""
 
 import logging
 import threading
 from collections import deque
 
-from eagle.serving.answering import Answering, Rounds
+from eagle.batching import Batch, Row
+from eagle.serving.answering import Answering
 from eagle.serving.backend import Backend
 from eagle.serving.events import Cancelled, Ended, Event, Failed
 from eagle.serving.gauges import Gauges
@@ -26,7 +27,8 @@ class Worker:
         self.pool = SessionPool(lambda: backend.new_session(block), options.num_sessions, reuse)
         self._answering = Answering(self.pool, backend.tokenizer, gauges)
         self._waiting: deque[Job] = deque()
-        self._active: list[tuple[Job, Rounds]] = []
+        self._batch = Batch[None](shares=not options.take_turns)
+        self._active: dict[Row[None], Job] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -93,42 +95,41 @@ class Worker:
             for job in self._waiting:
                 self._end(job, Cancelled())
             self._waiting.clear()
-        for job, rounds in list(self._active):
-            rounds.close()
-            self._leave(job, rounds, Cancelled())
+        for row in list(self._active):
+            self._drop(row)
         self.pool.clear()
 
     def _admit(self) -> None:
         while self._waiting and self.num_active < self._options.max_active:
             job = self._waiting.popleft()
-            self._active.append((job, self._answering.rounds(job)))
+            self._active[self._batch.add(self._answering.rounds(job))] = job
         self._show_numbers()
 
     def _advance_all(self) -> None:
-        """A round each. A function of its own: a thread that waits holds on to no job by a name in its loop."""
-        for job, rounds in list(self._active):
-            self._advance(job, rounds)
+        """A round of all. A function of its own: a thread that waits holds on to no job by a name in its loop."""
+        for row, job in list(self._active.items()):
+            if job.cancelled:
+                self._drop(row)
+        for row in self._batch.advance():
+            if row.is_over:
+                self._leave(row, Ended(self._active[row].usage) if row.error is None else self._failed(row.error))
 
-    def _advance(self, job: Job, rounds: Rounds) -> None:
-        """One round of one job; whatever goes wrong is that job's end alone."""
-        if job.cancelled:
-            rounds.close()
-            return self._leave(job, rounds, Cancelled())
-        try:
-            next(rounds)
-        except StopIteration:
-            self._leave(job, rounds, Ended(job.usage))
-        except Exception as error:
-            if isinstance(error, ValueError):
-                log.warning("a request could not be answered: %s", error)
-            else:
-                log.exception("a request failed")
-                self.pool.clear()  # memory may have run out
-            self._leave(job, rounds, Failed(error))
+    def _drop(self, row: Row[None]) -> None:
+        self._batch.remove(row)
+        self._leave(row, Cancelled())
 
-    def _leave(self, job: Job, rounds: Rounds, event: Event) -> None:
+    def _failed(self, error: Exception) -> Failed:
+        """Whatever goes wrong is the end of one job alone, unless it was in a pass that several shared."""
+        if isinstance(error, ValueError):
+            log.warning("a request could not be answered: %s", error)
+        else:
+            log.error("a request failed", exc_info=error)
+            self.pool.clear()  # memory may have run out
+        return Failed(error)
+
+    def _leave(self, row: Row[None], event: Event) -> None:
         with self._changed:
-            self._active.remove((job, rounds))
+            job = self._active.pop(row)
             self._show_numbers()
         self._end(job, event)
 

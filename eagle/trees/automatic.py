@@ -12,10 +12,9 @@ from eagle.trees.budgeted import BudgetedTree
 from eagle.trees.coupled import CoupledTree, CoupledValues
 from eagle.trees.deterministic import EagleTree
 from eagle.trees.fixed import IidPaths, SampledChain, WithoutReplacement
-from eagle.trees.protocols import Proposer, TreePolicy, check_counts, check_number
+from eagle.trees.protocols import Growing, Proposer, TreePolicy, check_counts, check_number
 from eagle.trees.undrafted import Undrafted
 from eagle.trees.valued import Acceptance, ValuedTree
-from hsd_verify import DraftTree
 
 DEFAULT_NUM_NODES = 16
 NOT_BY_HAND = {"by_hand": False}
@@ -70,6 +69,8 @@ class AutoTree:
     coupled_trees: tuple[tuple[float, TreePolicy], ...] = field(default=(), metadata=NOT_BY_HAND)  # for shared noise
     # ascending: for texts of at least so many tokens the choice is another one's
     longer: tuple[tuple[int, "AutoTree"], ...] = field(default=(), metadata=NOT_BY_HAND)
+    # ascending: the same where so many rows of a batch, or more, share their passes
+    crowded: tuple[tuple[int, "AutoTree"], ...] = field(default=(), metadata=NOT_BY_HAND)
 
     def __post_init__(self) -> None:
         for name in ("num_nodes", "greedy_nodes"):
@@ -87,10 +88,16 @@ class AutoTree:
     def may_be_plain(self) -> bool:
         """Whether it may choose to draft nothing."""
         own = any(isinstance(tree, Undrafted) for _, tree in (*self.trees, *self.coupled_trees))
-        return own or any(tree.may_be_plain for _, tree in self.longer)
+        return own or any(tree.may_be_plain for _, tree in (*self.longer, *self.crowded))
 
-    def choose(self, sampling: Sampling, coupled: bool = False, length: int = 0) -> TreePolicy:
-        """The tree for a sampling behind a text of `length` tokens; `coupled`: for a target whose noise is shared."""
+    def choose(self, sampling: Sampling, coupled: bool = False, length: int = 0, rows: int = 1) -> TreePolicy:
+        """The tree for a sampling behind a text of `length` tokens; `coupled`: for a target whose noise is shared.
+
+        rows: of the batch that shares passes.
+        """
+        crowded = [tree for least, tree in self.crowded if least <= rows]
+        if crowded:
+            return crowded[-1].choose(sampling, coupled, length)
         longer = [tree for least, tree in self.longer if least <= length]
         if longer:
             return longer[-1].choose(sampling, coupled)
@@ -104,13 +111,13 @@ class AutoTree:
             return placed(self.greedy_nodes or self.num_nodes or DEFAULT_NUM_NODES)
         return partly_sampled(self.num_nodes or DEFAULT_NUM_NODES)
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         return self.choose(chance.sampling, coupled=chance.noise is not None).grow(proposer, chance, max_depth)
 
 
-def settle(policy: TreePolicy, sampling: Sampling, coupled: bool, length: int = 0) -> TreePolicy:
+def settle(policy: TreePolicy, sampling: Sampling, coupled: bool, length: int = 0, rows: int = 1) -> TreePolicy:
     """What a policy that chooses among others takes behind a text of `length` tokens; any other one is itself."""
-    return policy.choose(sampling, coupled, length) if isinstance(policy, AutoTree) else policy
+    return policy.choose(sampling, coupled, length, rows) if isinstance(policy, AutoTree) else policy
 
 
 POLICIES: Mapping[str, Callable[..., TreePolicy]] = {

@@ -23,10 +23,9 @@ from eagle.chance import Chance
 from eagle.judging import INDEPENDENT
 from eagle.trees.costs import CostModel
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Proposer, check_number
+from eagle.trees.protocols import Growing, Proposer, check_number
 from eagle.trees.sapling import Children, Families, Frontier, Number
 from eagle.trees.valued import ValuedTree
-from hsd_verify import DraftTree
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class BudgetedTree:
             if value is not None:
                 check_number(name, value, above=0)
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         if self.cost is None:
             raise ValueError("a budgeted tree needs cost, the milliseconds of this machine: see eagle.planner.plan")
         valued, drawing, predicting = self.valued.settled(chance.sampling)

@@ -66,6 +66,24 @@ class CostModel:
         there = tuple(short + share * more for short, more in zip(self.target_ms, growth, strict=True))
         return replace(self, target_ms=there, context=length, long_context=0, long_target_ms=())
 
+    def towards(self, other: "CostModel", share: float) -> "CostModel":
+        """Costs between these and others of the same sizes, linear: `share` 0 is these, 1 the others."""
+
+        def between(ours: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(a + share * (b - a) for a, b in zip(ours, theirs, strict=True))
+
+        both_long = bool(self.long_target_ms and other.long_target_ms)
+        (step_ms, round_ms) = between((self.draft_step_ms, self.round_ms), (other.draft_step_ms, other.round_ms))
+        return CostModel(
+            self.num_nodes,
+            between(self.target_ms, other.target_ms),
+            step_ms,
+            round_ms,
+            self.context,
+            min(self.long_context, other.long_context) if both_long else 0,
+            between(self.long_target_ms, other.long_target_ms) if both_long else (),
+        )
+
     @property
     def plain_ms(self) -> float:
         """A token of plain decoding."""

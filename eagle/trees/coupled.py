@@ -21,8 +21,7 @@ from torch import Tensor
 from eagle.chance import Chance
 from eagle.judging import COUPLED
 from eagle.trees.deterministic import Values, grow_best
-from eagle.trees.protocols import Proposer, check_counts, check_number
-from hsd_verify import DraftTree
+from eagle.trees.protocols import Growing, Proposer, check_counts, check_number
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class CoupledTree:
             raise ValueError(f"values are {self.values!r}, give fields of it, such as values.sharpness=1.1")
         check_counts(num_nodes=(self.num_nodes, 1), depth=(self.depth, 0), top_k=(self.top_k, 1))
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         """Raises ValueError above temperature 0 without shared noise: another verifier decides then."""
         noise, temperature = chance.noise, chance.sampling.temperature
         if noise is None and not chance.sampling.greedy:

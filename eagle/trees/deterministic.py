@@ -7,7 +7,7 @@ Letters: N nodes including the root, F nodes of a frontier, C candidates of all 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from eagle.chance import Chance
 from eagle.judging import COUPLED
 from eagle.trees.best import largest
-from eagle.trees.protocols import Proposer, bare_root, check_counts, check_number
+from eagle.trees.protocols import Expansion, Growing, Proposer, bare_root, check_counts, check_number
 from eagle.trees.scaffold import Step, believed
 from hsd_verify import DraftTree
 from hsd_verify.transfer import to_host
@@ -47,7 +47,7 @@ class EagleTree:
         if self.draft_temperature is not None:
             check_number("draft_temperature", self.draft_temperature, above=0)
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         temperature = self.draft_temperature or chance.sampling.temperature or 1.0
 
         def values(logits: Tensor, depth: int) -> Values:
@@ -86,11 +86,14 @@ class Values(NamedTuple):
         return Values(numbers, self.are_logs).logs(), ids
 
 
+Level = tuple[Tensor, Tensor, Tensor]
+"""Candidates: tokens, parents (index among those of all levels, -1 the root) and joint log values."""
+
 ValuesOf = Callable[[Tensor, int], Values]
 """Draft logits (F, Vd) after nodes of a depth -> the values of the tokens that may follow there."""
 
 
-def grow_best(shape: Shape, proposer: Proposer, depth: int, values_of: ValuesOf) -> DraftTree:
+def grow_best(shape: Shape, proposer: Proposer, depth: int, values_of: ValuesOf) -> Growing:
     """The tree of `EagleTree` for any values, no deeper than `depth`.
 
     What the text suggests is a candidate, too: where its place is expanded with what text and draft say together, and
@@ -99,7 +102,7 @@ def grow_best(shape: Shape, proposer: Proposer, depth: int, values_of: ValuesOf)
     if depth == 0 or shape.num_nodes == 1:
         return bare_root(proposer)
     steps = proposer.scaffold.steps(proposer.vocabulary)[:depth]
-    levels = list(_levels(shape, proposer, depth, values_of, steps))
+    levels = yield from _levels(shape, proposer, depth, values_of, steps)
     tokens, parents, scores = to_host(*(torch.cat(parts) for parts in zip(*levels, strict=True)))  # too few for there
     if steps:
         tokens, parents, scores = _with_chain(steps, tokens, parents, scores)
@@ -108,8 +111,9 @@ def grow_best(shape: Shape, proposer: Proposer, depth: int, values_of: ValuesOf)
 
 def _levels(
     shape: Shape, proposer: Proposer, depth: int, values_of: ValuesOf, steps: Sequence[Step]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Level by level: tokens, parents (index among all candidates, -1 the root) and joint log values."""
+) -> Generator[Expansion, Tensor, list[Level]]:
+    """All levels."""
+    levels: list[Level] = []
     parents = torch.full((1,), -1, device=proposer.root_logits.device)  # of the candidates: the expanded nodes
     scores = torch.zeros_like(parents, dtype=torch.float32)
     rows = torch.zeros_like(parents)  # the proposer's number of each expanded node
@@ -126,9 +130,9 @@ def _levels(
         logs, ids = values.best(shape.top_k)  # (F, top_k)
         tokens, width = proposer.vocabulary.target_ids[ids].flatten(), ids.shape[1]
         joint = (scores[:, None] + logs.clamp_(max=0)).flatten()  # rounding may leave a probability above 1
-        yield tokens, parents.repeat_interleave(width), joint
+        levels.append((tokens, parents.repeat_interleave(width), joint))
         if level == depth - 1:
-            return
+            break
         chosen = joint.topk(min(shape.top_k, joint.numel())).indices.sort().values  # (F,)
         if joint.is_cpu:
             pool = torch.cat([pool, joint])
@@ -136,13 +140,14 @@ def _levels(
             if len(pool) == shape.num_nodes - 1:  # full: a child scores at most what its parent does
                 chosen = chosen[joint[chosen] > pool[-1]]
         if not len(chosen):
-            return
+            break
         if step is not None:
             is_end = is_end[chosen // width] & (tokens[chosen] == step.token)
-        logits = proposer.expand(tokens[chosen], rows[chosen // width])  # (F, Vd)
+        logits = yield Expansion(tokens[chosen], rows[chosen // width])  # (F, Vd)
         values, scores, parents = values_of(logits, level + 1), joint[chosen], chosen + num_candidates
         rows = torch.arange(1, 1 + chosen.numel(), device=rows.device) + num_rows
         num_candidates, num_rows = num_candidates + joint.numel(), num_rows + chosen.numel()
+    return levels
 
 
 def _with_chain(

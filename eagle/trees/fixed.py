@@ -14,9 +14,8 @@ from eagle.chance import Chance
 from eagle.judging import INDEPENDENT
 from eagle.options import freeze_lists
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Proposer, check_counts
+from eagle.trees.protocols import Growing, Proposer, check_counts
 from eagle.trees.sapling import Children, Families, Frontier, Number
-from hsd_verify import DraftTree
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class SampledChain:
     def __post_init__(self) -> None:
         check_counts(depth=(self.depth, 0))
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         return _grow((1,) * self.depth, False, proposer, chance, max_depth)
 
 
@@ -70,7 +69,7 @@ class IidPaths:
         check_counts(num_paths=(self.num_paths, 1), depth=(self.depth, 0))
         check_counts(**{"num_paths * depth": (self.num_paths * self.depth, 0)})
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         branching = (self.num_paths, *(1,) * self.depth)[: self.depth]
         return _grow(branching, True, proposer, chance, max_depth)
 
@@ -94,7 +93,7 @@ class WithoutReplacement:
             check_counts(**{f"branching[{level}]": (width, 1)})
             check_counts(**{f"nodes of level {level + 1}": (math.prod(self.branching[: level + 1]), 1)})
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         return _grow(self.branching, False, proposer, chance, max_depth)
 
 
@@ -104,6 +103,6 @@ def _grow(
     proposer: Proposer,
     chance: Chance,
     max_depth: int,
-) -> DraftTree:
+) -> Growing:
     rule = FixedBranching(branching, replacement)
     return Growth(rule, proposer, chance).tree(min(len(branching), max_depth))

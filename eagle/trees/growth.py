@@ -22,7 +22,7 @@ Letters: F nodes of a frontier, M placed slots and K sampled slots of a node at 
 the tree, V target vocabulary, Vd draft vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -32,10 +32,9 @@ from torch import Tensor
 
 from eagle.chance import Chance
 from eagle.sampling import Sampling
-from eagle.trees.protocols import Proposer, bare_root
+from eagle.trees.protocols import Expansion, Growing, Proposer, bare_root
 from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Number, Sapling
 from eagle.trees.scaffold import Step
-from hsd_verify import DraftTree
 
 Filled = tuple[Tensor, Tensor, Tensor, Tensor]  # draft ids, parents, values, bool whether they exist: (n,) each
 
@@ -83,7 +82,7 @@ class Growth:
         """What the text suggests, level by level."""
         return self.proposer.scaffold.steps(self.proposer.vocabulary)
 
-    def tree(self, depth: int) -> DraftTree:
+    def tree(self, depth: int) -> Growing:
         """A tree no deeper than `depth`, every family of which was decided by the rule before it was drawn."""
         if depth < 1:
             return bare_root(self.proposer)
@@ -94,7 +93,7 @@ class Growth:
             sapling.add(children, frontier)
             if level == depth - 1:
                 break
-            following = self._following(children, frontier, sapling, level + 1)
+            following = yield from self._following(children, frontier, sapling, level + 1)
             if following is None:
                 break
             frontier = following
@@ -110,10 +109,14 @@ class Growth:
     def _step(self, level: int) -> Step | None:
         return self.steps[level] if level < len(self.steps) else None
 
-    def _following(self, children: Children, frontier: Frontier, sapling: Sapling, level: int) -> Frontier | None:
+    def _following(
+        self, children: Children, frontier: Frontier, sapling: Sapling, level: int
+    ) -> Generator[Expansion, Tensor, Frontier | None]:
         """The next frontier: children worth reading, with their laws, and the end of the scaffold; None without any."""
         read, exists = self._worth_reading(children, frontier, sapling)  # (F,)
-        following = self._read(children, frontier, read, exists, sapling) if len(read) else None
+        following = None
+        if len(read):
+            following = yield from self._read(children, frontier, read, exists, sapling)
         is_end, step = children.is_step(frontier), self._step(level)
         if is_end is None or step is None or (leaves_out(is_end) and not is_end.any()):
             return following
@@ -136,9 +139,9 @@ class Growth:
 
     def _read(
         self, children: Children, frontier: Frontier, read: Tensor, exists: Tensor | None, sapling: Sapling
-    ) -> Frontier:
+    ) -> Generator[Expansion, Tensor, Frontier]:
         """The children `read` (F,), with their laws."""
-        logits = self.proposer.expand(children.tokens[read], frontier.rows[children.parents[read]])  # (F, Vd)
+        logits = yield Expansion(children.tokens[read], frontier.rows[children.parents[read]])  # (F, Vd)
         nodes = read + (sapling.num_slots - len(children.tokens))
         values = children.values[read] if exists is None else children.values[read] * exists
         return Frontier(nodes, sapling.take_rows(len(read)), values, *self._laws(logits), exists)

@@ -3,12 +3,14 @@
 Letters: F nodes of a frontier, V target vocabulary, Vd draft vocabulary.
 """
 
-from typing import Any, Protocol
+from collections.abc import Generator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from eagle.chance import Chance
+from eagle.coroutines import Requests, answered
 from eagle.options import Limits
 from eagle.trees.scaffold import Scaffold
 from eagle.vocab import DraftVocabulary
@@ -37,6 +39,26 @@ class Proposer(Protocol):
         ...
 
 
+@runtime_checkable
+class AskingProposer(Proposer, Protocol):
+    """One that may be answered together with others."""
+
+    def expanding(self, tokens: Tensor, parents: Tensor) -> Requests[Tensor]:
+        """`expand` as work that asks for its passes."""
+        ...
+
+
+class Expansion(NamedTuple):
+    """What a policy asks for while it grows a tree: the arguments of `Proposer.expand`."""
+
+    tokens: Tensor  # (F,)
+    parents: Tensor  # (F,)
+
+
+Growing = Generator[Expansion, Tensor, DraftTree]
+"""Yields what to read, is sent the logits (F, Vd), returns the tree: trees of many rows can grow side by side."""
+
+
 class TreePolicy(Protocol):
     """Decides which nodes exist and by which law each was proposed."""
 
@@ -45,9 +67,24 @@ class TreePolicy(Protocol):
         """The verifier that its trees are made for; others may take them too."""
         ...
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
-        """A tree no deeper than `max_depth` (0: the root alone), its sampled tokens drawn as `chance` says."""
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
+        """A tree no deeper than `max_depth` (0: the root alone), its sampled tokens drawn as `chance` says.
+
+        A generator that yields what is to be expanded and does not call `expand` itself: see `grown`.
+        """
         ...
+
+
+def expanding(proposer: Proposer, asked: Expansion) -> Requests[Tensor]:
+    """What a proposer says to an expansion, asking for passes where it can."""
+    if isinstance(proposer, AskingProposer):
+        return (yield from proposer.expanding(*asked))
+    return proposer.expand(*asked)
+
+
+def grown(policy: TreePolicy, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    """The tree of a policy, with the proposer's `expand` for all that it asks."""
+    return answered(policy.grow(proposer, chance, max_depth), lambda asked: proposer.expand(*asked))
 
 
 def bare_root(proposer: Proposer) -> DraftTree:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eagle.trees.protocols import Proposer
+from eagle.coroutines import Requests
+from eagle.trees.protocols import Expansion, Proposer, expanding
 from eagle.trees.scaffold import Scaffold
 
 
@@ -29,6 +30,10 @@ class _Scaffolded:
 
     def expand(self, tokens: Tensor, parents: Tensor) -> Tensor:
         return self._padded(self._proposer.expand(tokens, parents))  # (F, Vd + X)
+
+    def expanding(self, tokens: Tensor, parents: Tensor) -> Requests[Tensor]:
+        """See `AskingProposer`."""
+        return self._padded((yield from expanding(self._proposer, Expansion(tokens, parents))))  # (F, Vd + X)
 
     def _padded(self, logits: Tensor) -> Tensor:
         return pad(logits, (0, self._num_foreign), value=-torch.inf) if self._num_foreign else logits

@@ -5,8 +5,7 @@ from typing import ClassVar
 
 from eagle.chance import Chance
 from eagle.judging import COUPLED
-from eagle.trees.protocols import Proposer, bare_root
-from hsd_verify import DraftTree
+from eagle.trees.protocols import Growing, Proposer, bare_root
 
 
 @dataclass(frozen=True)
@@ -16,5 +15,6 @@ class Undrafted:
     num_nodes: ClassVar[int] = 1
     verifier: ClassVar[str] = COUPLED
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         return bare_root(proposer)
+        yield  # a generator, like all: nothing is asked for

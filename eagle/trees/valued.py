@@ -25,10 +25,9 @@ from eagle.options import freeze_lists
 from eagle.sampling import Sampling
 from eagle.trees.best import largest
 from eagle.trees.growth import Growth
-from eagle.trees.protocols import Proposer, check_counts, check_number
+from eagle.trees.protocols import Growing, Proposer, check_counts, check_number
 from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Number
 from eagle.trees.scaffold import believed
-from hsd_verify import DraftTree
 
 Table = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -128,7 +127,7 @@ class ValuedTree:
             check_number(name, getattr(self, name), above=0)
         check_number("covered", self.covered, at_least=0, below=1)
 
-    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> DraftTree:
+    def grow(self, proposer: Proposer, chance: Chance, max_depth: int) -> Growing:
         rule, drawing, predicting = self.settled(chance.sampling)
         depth = min(self.depth, max_depth) if self.num_nodes > 1 else 0
         rule = replace(rule, depth=depth)

@@ -1,10 +1,11 @@
-"""Time decoding, one verdict or one training step against what else there is: decode, verify, training."""
+"""Time decoding, one verdict or one training step against what else there is: batch, decode, verify, training."""
 
 from collections.abc import Sequence
 
 from eagle.cli.dispatch import choose
 
 COMMANDS = {
+    "batch": "evaluation.bench.batch_speed:main",
     "decode": "evaluation.bench.decoding_speed:main",
     "verify": "evaluation.bench.verify:main",
     "training": "evaluation.bench.training_step:main",

@@ -18,6 +18,7 @@ from eagle.drafters.lookup import LookupDrafter
 from eagle.sampling import Sampling, one_hot, seeded
 from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, TooManyTreesError, all_trees
+from eagle.trees.protocols import grown
 from eagle.trees.scaffold import EMPTY, Scaffold
 from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
@@ -70,7 +71,7 @@ def trees_after(
 
     def grow(draw: Draw) -> DraftTree:
         proposer = with_scaffold(TableProposer(vocabulary, logits, prefix), scaffold)
-        return policy.grow(proposer, Chance(sampling, draw=draw), max_depth)
+        return grown(policy, proposer, Chance(sampling, draw=draw), max_depth)
 
     return list(all_trees(grow, MAX_TREES))
 

@@ -22,6 +22,7 @@ from eagle.noise import NoiseField
 from eagle.sampling import Sampling
 from eagle.seeds import stable_number
 from eagle.trees import CoupledTree, CoupledValues
+from eagle.trees.protocols import grown
 from evaluation.trees.contexts import Context
 from evaluation.trees.shared import DraftSource, PathScores, SharedProposer, SharedReads, tree_paths
 
@@ -71,7 +72,7 @@ def add_contexts(
         judged = ChosenTokens(sampling, _field(target, context, "path"), None)
         with source.open_round(context.ids, features, scores) as proposer:
             reads = SharedReads(proposer)
-            tree = CoupledTree(NUM_NODES).grow(SharedProposer(reads), judged.chance(position), DEPTH)
+            tree = grown(CoupledTree(NUM_NODES), SharedProposer(reads), judged.chance(position), DEPTH)
             scores.score([tree])
             logits = scores.logits(tree)  # (N, V)
             path = [0, *judged.verdict(tree, logits, position).path.tolist()]

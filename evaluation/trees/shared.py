@@ -18,6 +18,7 @@ from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.target import Target
 from eagle.trees import EagleTree, Proposer, TreePolicy
+from eagle.trees.protocols import grown
 from eagle.trees.scaffold import EMPTY
 from hsd_verify import DraftTree
 
@@ -75,7 +76,7 @@ class SharedProposer:
 def grow_all(growing: Iterable[Growing], proposer: Proposer, max_depth: int) -> list[DraftTree]:
     """All trees, from one round's reads."""
     reads = SharedReads(proposer)
-    return [one.policy.grow(SharedProposer(reads), one.chance, max_depth) for one in growing]
+    return [grown(one.policy, SharedProposer(reads), one.chance, max_depth) for one in growing]
 
 
 class PathScores:

@@ -11,6 +11,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees import TreePolicy
 from eagle.trees.coupled import CoupledTree
 from eagle.trees.exact import TableProposer
+from eagle.trees.protocols import grown
 from eagle.vocab import DraftVocabulary
 from hsd_verify.exact.enumerate import text_law
 from hsd_verify.exact.processes import Text
@@ -30,7 +31,7 @@ def round_text(policy: TreePolicy, judged: ChosenTokens, target, draft, length: 
     while len(text) < length:
         position = len(text) + 1
         proposer = TableProposer(DraftVocabulary.first(3, 3), draft, text)
-        tree = policy.grow(proposer, judged.chance(position), 3)
+        tree = grown(policy, proposer, judged.chance(position), 3)
         texts = [(*text, *(tree.token_list[v] for v in tree.path(node))) for node in range(tree.num_nodes)]
         verdict = judged.verdict(tree, torch.stack([target(known) for known in texts]), position)
         text = (*texts[verdict.node], verdict.next_token)

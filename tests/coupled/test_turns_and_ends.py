@@ -43,7 +43,7 @@ def test_an_interrupt_between_target_and_drafter_leaves_the_next_one_right(exact
     steps = one.decode(ids, coupled(), seeded(3))
     next(steps)
     with monkeypatch.context() as patched:
-        patched.setattr(one.drafter, "observe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(one.drafter, "observing", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             next(steps)
     assert tokens_of(one.decode(ids, coupled(), seeded(3))) == plain(exact_target, ids, coupled(), 3)

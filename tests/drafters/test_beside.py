@@ -18,6 +18,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees import POLICIES, CostModel, EagleTree, SampledChain, TreePolicy, make_policy
 from eagle.trees.automatic import partly_sampled
 from eagle.trees.exact import all_trees
+from eagle.trees.protocols import grown
 from eagle.trees.scaffold import EMPTY, Scaffold
 from eagle.trees.scaffolded import with_scaffold
 from hsd_verify import DraftTree
@@ -105,7 +106,7 @@ def test_several_rounds_with_a_lookup_have_the_targets_law(name, top_p, verifier
 
         def grow(draw: Draw) -> DraftTree:
             proposer = with_scaffold(toy_proposer([0, 2], 3, 2, prefix), suggested[-1])  # the draft does not know 1
-            return ENUMERATED[name].grow(proposer, Chance(sampling, draw=draw), 2)
+            return grown(ENUMERATED[name], proposer, Chance(sampling, draw=draw), 2)
 
         return list(all_trees(grow))
 

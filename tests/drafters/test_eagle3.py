@@ -14,6 +14,7 @@ from eagle.engine.masks import tree_mask
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
 from eagle.trees import EagleTree, SampledChain, WithoutReplacement
+from eagle.trees.protocols import Expansion, bare_root
 from tests.tiny import random_ids, tiny_drafter, tiny_head, tiny_target
 
 
@@ -50,11 +51,11 @@ class Recorder:
     verifier = "hsd"
 
     def grow(self, proposer, chance, max_depth):
-        first = proposer.expand(torch.tensor([3, 4]), torch.tensor([0, 0]))
-        second = proposer.expand(torch.tensor([5, 6, 7]), torch.tensor([1, 2, 2]))
+        first = yield Expansion(torch.tensor([3, 4]), torch.tensor([0, 0]))
+        second = yield Expansion(torch.tensor([5, 6, 7]), torch.tensor([1, 2, 2]))
         self.logits = {(): proposer.root_logits, (3,): first[0], (4,): first[1]}
         self.logits |= {(3, 5): second[0], (4, 6): second[1], (4, 7): second[2]}
-        return EagleTree(num_nodes=1).grow(proposer, chance, 0)
+        return bare_root(proposer)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.lowbit.low_bit_linear import LowBitLinear, shrink
 from eagle.engine.lowbit.storage import BLOCK, can_be_stored, dequantise, quantise
 from eagle.engine.masks import ancestor_matrix
+from eagle.engine.requests import TreeScore
 from eagle.kernels import compiler
 from eagle.kernels.compiler import kernels
 from eagle.loading import load_head, load_target
@@ -154,6 +155,23 @@ def test_a_node_gets_bit_for_bit_what_plain_decoding_gets(bits, dtype):
     for node in (0, 2, 5):  # a path of the tree, token by token
         plain = target.prefill(ids[20 + node][None], cache)
         assert torch.equal(plain.features[0], tree.features[node])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_row_of_a_batch_gets_bit_for_bit_what_it_gets_alone(bits, dtype):
+    """Whatever shares its pass: texts of low-bit targets do not depend on their neighbours, in bfloat16 too."""
+    target, _ = tiny(bits, dtype)
+    trees = []
+    for seed, (length, parents) in enumerate(((20, [-1, 0, 0, 1, 2, 2]), (3, [-1]), (31, [-1, 0, 1, 2]))):
+        ids, cache = torch.tensor(random_ids(length + len(parents), seed)), target.new_cache()
+        target.prefill(ids[:length], cache)
+        trees.append(TreeScore(target, ids[length:], ancestor_matrix(parents), cache))
+    alone = [tree.alone() for tree in trees]
+    for tree in trees:
+        tree.cache.keep(tree.tokens[:0])
+    for one, other in zip(TreeScore.together(trees), alone, strict=True):
+        assert torch.equal(one.features, other.features)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

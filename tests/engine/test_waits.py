@@ -9,39 +9,34 @@ import pytest
 import torch
 from torch import Tensor
 
+from eagle.batching import Batch, side_by_side
 from eagle.chance import Chance, Noise
-from eagle.decode import DecodeOptions, Session
+from eagle.decode import DecodeOptions, Session, Step
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.lookup import LookupDrafter
 from eagle.drafters.protocol import Drafter
 from eagle.engine.target import Target
-from eagle.judging import COUPLED, VERIFIERS
+from eagle.judging import VERIFIERS
 from eagle.noise import NoiseField
 from eagle.pairing import check_pair
 from eagle.sampling import Sampling, seeded
 from eagle.trees import (
     POLICIES,
     AutoTree,
-    BudgetedTree,
-    CostModel,
     CoupledTree,
     EagleTree,
-    IidPaths,
     SampledChain,
     TreePolicy,
-    ValuedTree,
-    WithoutReplacement,
-    hybrid,
-    mixed,
-    sampled,
 )
 from eagle.trees.automatic import partly_sampled
 from eagle.trees.exact import TableProposer
+from eagle.trees.protocols import grown
 from eagle.trees.scaffold import EMPTY, Scaffold
 from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 from tests.engine.pretend import DEVICE, moved, pretending
+from tests.pairs import FITTING, NAMED, PAIRS
 from tests.tiny import random_ids, tiny_head, tiny_target, tokens_of
 
 GREEDY, WARM = Sampling(), Sampling(temperature=1.0)
@@ -71,28 +66,6 @@ def looks_up(target: Target) -> Drafter:
     return LookupDrafter(most=2, least=1, device=target.device)
 
 
-COSTS = CostModel((1, 64), (20.0, 40.0), draft_step_ms=0.1)
-NAMED: dict[str, TreePolicy] = {  # every name of `--tree`, at a size that a tiny model decodes in a moment
-    "auto": AutoTree(8),
-    "eagle": EagleTree(8, depth=3, top_k=3),
-    "coupled": CoupledTree(8, depth=3, top_k=3),
-    "chain": SampledChain(3),
-    "iid": IidPaths(2, depth=2),
-    "without_replacement": WithoutReplacement((2, 2)),
-    "sampled": sampled(8, depth=4, max_sampled=3),
-    "hybrid": hybrid(8, depth=4, max_placed=3),
-    "mixed": mixed(8, depth=4, max_placed=3),
-    "budgeted": BudgetedTree(ValuedTree(8, 0.005, depth=4, max_placed=3, max_sampled=3), COSTS),
-}
-EVERY = {"hsd", "walk", "tokenwise"}  # verify every tree; where a policy has a depth of one path or draws all, more do
-FITTING = {name: EVERY | {COUPLED} for name in NAMED} | {
-    "coupled": {COUPLED},
-    "chain": EVERY | {COUPLED, "block", "hsd_capped", "hsd_multidraft", "traversal"},
-    "iid": EVERY | {COUPLED, "hsd_multidraft"},
-    "without_replacement": EVERY | {COUPLED, "traversal"},
-    "sampled": EVERY | {COUPLED, "traversal"},
-}
-PAIRS = [(name, verifier) for name, fitting in FITTING.items() for verifier in sorted(fitting)]
 MOST = 2  # of a round: one for the tree, one for the verdict
 AT_THE_END = "_local_scalar_dense health.py"  # once an answer, and every 64 rounds: were all numbers finite?
 
@@ -160,6 +133,41 @@ def test_a_round_waits_twice_and_writes_the_same_text(name, as_there):
     check_waits(CASES[name], NUM_TOKENS, as_there)
 
 
+@pytest.mark.parametrize("name", ["EAGLE's tree, greedy", "default tree, coupled", "default tree, hsd"])
+def test_a_round_of_a_batch_waits_no_more_than_its_rows(name, as_there):
+    """What rows share, they do not wait for: two waits a row, of which only the first finds work under way."""
+    case, num_rows = CASES[name], 3
+    options, prompts = DecodeOptions(case.sampling, NUM_TOKENS, case.verifier), [random_ids(n) for n in (12, 7, 19)]
+    target = tiny_target(attention="eager")
+
+    def works(on: Target):
+        return [Session(on, case.make(on)).rounds(ids, options, seeded(5)) for ids in prompts]
+
+    def texts(on: Target) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in prompts]
+        for number, step in side_by_side(works(on), num_rows):
+            found[number] += step.tokens
+        return found
+
+    expected, waits, text = as_there(lambda: texts(target)), [], [list[int]() for _ in prompts]
+    with pretending() as counted:
+        moved(target.model)
+        assert target.why_not_together is None  # tried, which waits
+        batch, numbers = Batch[Step](), {}
+        for number, work in enumerate(works(target)):
+            numbers[batch.add(work)] = number
+        while len(batch):
+            counted.clear()
+            rows = batch.advance()
+            is_round = all(row.told is not None and row.told.round is not None for row in rows)
+            if is_round and len(rows) == num_rows:
+                waits.append(sum(n for place, n in counted.waits.items() if not place.startswith(AT_THE_END)))
+            for row in rows:
+                text[numbers[row]] += row.told.tokens if row.told is not None else ()
+    assert waits and max(waits) <= MOST * num_rows
+    assert text == expected
+
+
 @pytest.mark.parametrize(("name", "verifier"), PAIRS)
 def test_so_does_every_tree_with_every_verifier(name, verifier, as_there):
     check_waits(Case(drafts(NAMED[name]), WARM, verifier), NUM_TOKENS // 2, as_there)
@@ -184,7 +192,7 @@ SCAFFOLD = Scaffold((3, 70, 4), (0.8, 0.9, 0.7))  # the second one is foreign to
 def test_an_accelerator_grows_the_same_tree_though_it_expands_more(policy, scaffold, seed):
     """Which candidates cannot enter any more is not asked there; none of them may enter."""
 
-    def grown(device: str | torch.device) -> tuple[DraftTree, list[int]]:
+    def tree_on(device: str | torch.device) -> tuple[DraftTree, list[int]]:
         table = 3 * torch.randn(64, 20, generator=seeded(seed))  # a row a draft step's node, surer than flat
         reads: list[int] = []
 
@@ -197,11 +205,11 @@ def test_an_accelerator_grows_the_same_tree_though_it_expands_more(policy, scaff
         )
         proposer = with_scaffold(TableProposer(vocabulary, logits, (7,)), scaffold)
         noise = Noise(NoiseField(seed, device), 5)
-        return policy.grow(proposer, Chance(WARM, noise=noise), 6), reads
+        return grown(policy, proposer, Chance(WARM, noise=noise), 6), reads
 
-    expected, few = grown("cpu")
+    expected, few = tree_on("cpu")
     with pretending(), torch.inference_mode():
-        tree, many = grown(DEVICE)
+        tree, many = tree_on(DEVICE)
         assert tree.parents.device == DEVICE and tree.tokens.tolist() == list(expected.token_list)
     assert (tree.parent_list, tree.token_list) == (expected.parent_list, expected.token_list)
     assert len(many) >= len(few)

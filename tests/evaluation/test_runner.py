@@ -9,8 +9,9 @@ import pytest
 from eagle.options import identity
 from evaluation.arms import Models
 from evaluation.eval_config import EvalConfig
+from evaluation.evaluate import check_arms
 from evaluation.rows import ROWS, RUN, AnswerRow, Key, RunDirectory, is_degenerate
-from evaluation.runner import Runner, draw_seed, plan
+from evaluation.runner import BatchRunner, Runner, draw_seed, plan
 from evaluation.tasks import TASKS, Question
 from tests.evaluation.words import WordTokenizer
 from tests.tiny import tiny_head, tiny_target
@@ -111,7 +112,7 @@ def test_a_killed_run_goes_on_where_it_stopped(models, whole, tmp_path, after):
 def test_a_complete_run_plays_nothing(models, tmp_path, monkeypatch):
     config = replace(CONFIG, tasks=("gsm8k",), arms=("autoregressive",))
     run(models, tmp_path, config)
-    monkeypatch.setattr(Runner, "_answer", lambda *_: pytest.fail("played again"))
+    monkeypatch.setattr(Runner, "keep", lambda *_: pytest.fail("played again"))
     monkeypatch.setattr(Runner, "_arm", lambda *_: pytest.fail("warmed up for nothing"))
     assert len(run(models, tmp_path, config)) == 3
 
@@ -198,3 +199,32 @@ def test_running_in_circles_is_noticed_and_ordinary_text_is_not():
 
 def test_tasks_without_a_score_stay_without_one():
     assert TASKS["mt_bench"].score is None
+
+
+BATCHED = replace(CONFIG, arms=("autoregressive", "eagle3", "hsd", "chain:depth=2+tokenwise"), batch=3)
+
+
+def test_a_batch_writes_the_same_rows_and_goes_on_where_it_was_killed(models, whole, tmp_path):
+    """Every answer is that of its own, in float32; a finished one is never decoded again."""
+    heard: list[AnswerRow] = []
+
+    def stop(row: AnswerRow) -> None:
+        heard.append(row)
+        if len(heard) == 20:
+            raise KeyboardInterrupt
+
+    one = BatchRunner(BATCHED, models, RunDirectory(tmp_path, identity(BATCHED)))
+    with pytest.raises(KeyboardInterrupt):
+        one.run(plan(BATCHED, QUESTIONS), stop)
+    before = (tmp_path / ROWS).read_text()
+    rows = one.run(plan(BATCHED, QUESTIONS), lambda row: None)
+    assert texts(rows) == {key: value for key, value in texts(whole).items() if key.arm in BATCHED.arms}
+    assert (tmp_path / ROWS).read_text().startswith(before) and len(one.directory.rows()) == len(rows)
+    assert {row.batch for row in rows.values()} == {3} and {row.batch for row in whole.values()} == {1}
+    assert all(row.generation.seconds.decode > 0 and row.generation.seconds.draft is None for row in rows.values())
+    assert len((tmp_path / ROWS).read_text().splitlines()) == len(rows), "an answer was decoded twice"
+
+
+def test_an_arm_that_answers_one_prompt_at_a_time_is_refused_in_a_batch():
+    with pytest.raises(ValueError, match=r"arm .hf_generate. answers one prompt at a time.*--batch 1"):
+        check_arms(replace(CONFIG, batch=2))

@@ -40,8 +40,8 @@ def test_outputs_are_those_of_hf(place, batch_size, told, monkeypatch):
     told = told | ({"head": str(place / "head")} if "head" in told else {})
     drafted, plain = DraftedLM(**arguments(place, batch_size), **told), HFLM(**arguments(place, batch_size))
     proposed = []
-    propose = EagleDrafter.propose
-    monkeypatch.setattr(EagleDrafter, "propose", lambda *args: proposed.append(1) or propose(*args))
+    proposing = EagleDrafter.proposing
+    monkeypatch.setattr(EagleDrafter, "proposing", lambda *args: proposed.append(1) or proposing(*args))
     for fields in ({"until": ["\n", "e"], "max_gen_toks": 16}, {"until": [], "max_gen_toks": 9, "do_sample": False}):
         asked = [(text, fields) for text in TEXTS]
         texts = [lm.generate_until(instances("generate_until", asked), True) for lm in (drafted, plain)]

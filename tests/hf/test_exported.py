@@ -25,8 +25,8 @@ def test_the_written_model_drafts_and_says_the_same(places, monkeypatch):
     plain = AutoModelForCausalLM.from_pretrained(places / "model", dtype=torch.float32)
     model = AutoModelForCausalLM.from_pretrained(places / "written", dtype=torch.float32, trust_remote_code=True)
     proposed = []
-    propose = EagleDrafter.propose
-    monkeypatch.setattr(EagleDrafter, "propose", lambda *args: proposed.append(1) or propose(*args))
+    proposing = EagleDrafter.proposing
+    monkeypatch.setattr(EagleDrafter, "proposing", lambda *args: proposed.append(1) or proposing(*args))
     for given in ({"max_new_tokens": 12}, {"max_new_tokens": 8, "repetition_penalty": 1.3}):
         assert torch.equal(model.generate(ids, **given), plain.generate(ids, **given))
     assert is_accelerated(model) and proposed

@@ -111,8 +111,8 @@ def test_scores_and_logits_are_handed_out(plain, drafted, tokenizer):
 def test_it_drafts(drafted, tokenizer, monkeypatch):
     """Fewer rounds than tokens, and the head was asked."""
     asked = []
-    propose = EagleDrafter.propose
-    monkeypatch.setattr(EagleDrafter, "propose", lambda *args: asked.append(1) or propose(*args))
+    proposing = EagleDrafter.proposing
+    monkeypatch.setattr(EagleDrafter, "proposing", lambda *args: asked.append(1) or proposing(*args))
     found = drafted.generate(**inputs_of(tokenizer, PROMPTS[:1]), max_new_tokens=40)
     assert 0 < len(asked) < found.shape[1]
 

@@ -54,8 +54,8 @@ def answers(folder: str, trust: bool) -> tuple[str, str]:
 
 def test_a_served_directory_drafts_and_says_the_same(folders, monkeypatch):
     proposed = []
-    propose = EagleDrafter.propose
-    monkeypatch.setattr(EagleDrafter, "propose", lambda *args: proposed.append(1) or propose(*args))
+    proposing = EagleDrafter.proposing
+    monkeypatch.setattr(EagleDrafter, "proposing", lambda *args: proposed.append(1) or proposing(*args))
     drafted = answers(str(folders / "written"), True)
     assert proposed
     num_proposed = len(proposed)

@@ -16,6 +16,7 @@ import torch
 
 from eagle.serving.work import Job
 from tests.serving.running import ASKED, MODEL, Running, running, tiny_backend
+from tests.shared_passes import counted_passes
 
 CLIENTS, REQUESTS = 50, 500
 GARBAGE = (b"", b"{", b"[[[[", b'{"messages": 3}', b"\x00\xff", b'{"messages": [], "n": -1}')
@@ -175,7 +176,7 @@ def test_what_fails_is_told_and_the_server_goes_on(monkeypatch):
         def broken(*args):
             raise RuntimeError("a secret of the machine")
 
-        monkeypatch.setattr(session, "decode", broken)
+        monkeypatch.setattr(session, "rounds", broken)
         response = server.post({"messages": ASKED, "max_tokens": 2})
         assert response.status_code == 500 and "secret" not in response.text
         assert server.post({"messages": ASKED, "max_tokens": 2}).status_code == 200
@@ -190,3 +191,19 @@ def test_answers_under_way_end_when_the_server_does():
         )
         next(iter(stream))
     assert not server.worker.is_alive and server.worker.pool.num_out == 0
+
+
+def test_requests_share_their_passes_unless_they_take_turns(monkeypatch):
+    """And every text is the one that it gets alone."""
+    sizes = counted_passes(monkeypatch)
+    texts = {}
+    for take_turns in (False, True):
+        with running(tiny_backend(), max_active=4, take_turns=take_turns) as server, ThreadPoolExecutor(4) as threads:
+
+            def told(number: int, server: Running = server) -> str:
+                return str(server.post(ask(number, 48)).json()["choices"][0]["message"]["content"])
+
+            texts[take_turns] = list(threads.map(told, range(4)))
+            assert bool(sizes) is not take_turns and server.is_idle()
+        sizes.clear()
+    assert texts[True] == texts[False]

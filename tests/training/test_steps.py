@@ -12,6 +12,7 @@ from eagle.sampling import Sampling
 from eagle.training.signals import OnlineSignals
 from eagle.training.steps import ahead, law_positions, rows_for, unroll
 from eagle.training.target_snapshot import TargetFacts
+from eagle.trees.protocols import Expansion
 from hsd_verify import DraftTree
 from tests.tiny import random_ids, tiny_head
 
@@ -28,10 +29,10 @@ class FollowText:
 
     verifier = "hsd"
 
-    def grow(self, proposer, chance, max_depth) -> DraftTree:
+    def grow(self, proposer, chance, max_depth):
         self.logits.append(proposer.root_logits)
         for row, token in enumerate(self.tokens):
-            self.logits.append(proposer.expand(torch.tensor([token]), torch.tensor([row]))[0])
+            self.logits.append((yield Expansion(torch.tensor([token]), torch.tensor([row])))[0])
         return DraftTree(torch.tensor([-1]), torch.tensor([proposer.root_token]))
 
 

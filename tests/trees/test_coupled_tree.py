@@ -9,6 +9,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees import AutoTree, CoupledTree, CoupledValues, EagleTree, parse_policy
 from eagle.trees.automatic import perturbed, placed
 from eagle.trees.exact import TableProposer
+from eagle.trees.protocols import grown
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 
@@ -49,7 +50,7 @@ def value(path: tuple[int, ...], values: CoupledValues, key: int) -> float:
 @pytest.mark.parametrize("key", range(4))
 def test_it_holds_the_paths_of_largest_value(values, key):
     """Against all 6 + 36 + 216 paths; with all tokens expanded the tree is the best there is."""
-    tree = CoupledTree(9, depth=3, top_k=6, values=values).grow(proposer(), shared(key=key), 3)
+    tree = grown(CoupledTree(9, depth=3, top_k=6, values=values), proposer(), shared(key=key), 3)
     every: list[tuple[int, ...]] = [(a,) for a in IDS.tolist()]
     every += [(*path, a) for path in every for a in IDS.tolist()]
     every += [(*path, a) for path in every[6:] for a in IDS.tolist()]
@@ -59,25 +60,25 @@ def test_it_holds_the_paths_of_largest_value(values, key):
 
 
 def test_other_noise_other_tree_and_the_same_again():
-    trees = [paths(CoupledTree(9).grow(proposer(), shared(key=key), 3)) for key in (1, 2, 1)]
+    trees = [paths(grown(CoupledTree(9), proposer(), shared(key=key), 3)) for key in (1, 2, 1)]
     assert trees[0] == trees[2] != trees[1]
 
 
 def test_depth_and_budget_are_limits():
-    assert CoupledTree(9).grow(proposer(), shared(), 0).num_nodes == 1
-    assert CoupledTree(1).grow(proposer(), shared(), 3).num_nodes == 1
-    assert max(CoupledTree(30, depth=2).grow(proposer(), shared(), 8).depth) == 2
+    assert grown(CoupledTree(9), proposer(), shared(), 0).num_nodes == 1
+    assert grown(CoupledTree(1), proposer(), shared(), 3).num_nodes == 1
+    assert max(grown(CoupledTree(30, depth=2), proposer(), shared(), 8).depth) == 2
 
 
 def test_at_temperature_0_it_is_eagles():
-    tree = CoupledTree(9, depth=4, top_k=3).grow(proposer(), Chance(Sampling()), 4)
-    expected = EagleTree(9, depth=4, top_k=3).grow(proposer(), Chance(Sampling()), 4)
+    tree = grown(CoupledTree(9, depth=4, top_k=3), proposer(), Chance(Sampling()), 4)
+    expected = grown(EagleTree(9, depth=4, top_k=3), proposer(), Chance(Sampling()), 4)
     assert (tree.token_list, tree.parent_list) == (expected.token_list, expected.parent_list)
 
 
 def test_without_shared_noise_it_is_refused():
     with pytest.raises(ValueError, match="choose --verifier coupled, or another tree such as 'auto'"):
-        CoupledTree(9).grow(proposer(), Chance(WARM, seeded(0)), 3)
+        grown(CoupledTree(9), proposer(), Chance(WARM, seeded(0)), 3)
 
 
 @pytest.mark.parametrize(
@@ -108,5 +109,5 @@ def test_the_default_reads_the_noise_where_it_is_shared():
     assert planned.choose(Sampling(0.6), coupled=True) == perturbed(6, fitted)
     assert planned.choose(WARM) == planned.choose(Sampling(), coupled=True) == placed(5)
     assert auto.verifier == "coupled" and AutoTree(9, sampled_from=0.5).verifier == "hsd"
-    grown = auto.grow(proposer(), shared(), 3)
-    assert paths(grown) == paths(perturbed(9).grow(proposer(), shared(), 3))
+    tree = grown(auto, proposer(), shared(), 3)
+    assert paths(tree) == paths(grown(perturbed(9), proposer(), shared(), 3))

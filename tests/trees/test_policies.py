@@ -27,6 +27,7 @@ from eagle.trees import (
     sampled,
 )
 from eagle.trees.exact import TableProposer, all_trees
+from eagle.trees.protocols import grown
 from eagle.vocab import DraftVocabulary
 from tests.tiny import random_ids, tiny_drafter
 from tests.trees.toy import policy_error, toy_proposer
@@ -63,7 +64,7 @@ def test_a_row_draws_the_same_whatever_follows_it():
 @pytest.mark.parametrize("max_depth", [0, 1, 3])
 def test_trees_stay_within_the_depth(name, max_depth):
     chance = Chance(WARM, seeded(0), noise=Noise(NoiseField(1), position=5))
-    tree = NAMED[name].grow(proposer(), chance, max_depth)
+    tree = grown(NAMED[name], proposer(), chance, max_depth)
     assert max(tree.depth) <= max_depth
     assert (tree.num_nodes == 1) == (max_depth == 0)
 
@@ -73,7 +74,8 @@ def test_trees_stay_within_the_depth(name, max_depth):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_budgets_are_kept_and_used(make, num_nodes, temperature):
     sizes = [
-        make(num_nodes).grow(proposer(seed), Chance(Sampling(temperature), seeded(0)), 8).num_nodes for seed in range(5)
+        grown(make(num_nodes), proposer(seed), Chance(Sampling(temperature), seeded(0)), 8).num_nodes
+        for seed in range(5)
     ]
     assert max(sizes) <= num_nodes
     if temperature and num_nodes > 2:  # without draws the placed slots of a toy vocabulary may run out
@@ -93,13 +95,13 @@ def narrowed(policy):
 def test_slots_of_a_family_do_not_depend_on_what_is_drawn(name):
     """All branches of the first level: the same nodes below the root, sampled alike, whatever tokens they drew."""
     policy = narrowed(SAMPLED[name])
-    trees = [tree for _, tree in all_trees(lambda draw: policy.grow(proposer(size=6), Chance(WARM, draw=draw), 1))]
+    trees = [tree for _, tree in all_trees(lambda draw: grown(policy, proposer(size=6), Chance(WARM, draw=draw), 1))]
     assert len({(tree.parent_list, tree.sampled_list) for tree in trees}) == 1
     assert len({tree.token_list for tree in trees}) == len(trees) > 1
 
 
 def test_hybrid_has_one_sampled_child_and_mixed_several():
-    trees = {make: make(33).grow(proposer(size=30), Chance(WARM, seeded(0)), 4) for make in (hybrid, mixed, sampled)}
+    trees = {make: grown(make(33), proposer(size=30), Chance(WARM, seeded(0)), 4) for make in (hybrid, mixed, sampled)}
     most = {make: max(len(tree.sampled_children(v)) for v in range(tree.num_nodes)) for make, tree in trees.items()}
     assert most[hybrid] == 1 and most[mixed] > 1 and most[sampled] > 1
     assert any(trees[hybrid].placed_children(v) for v in range(33))
@@ -107,24 +109,24 @@ def test_hybrid_has_one_sampled_child_and_mixed_several():
 
 
 def test_rows_are_formed_only_for_nodes_that_draw():
-    tree = hybrid(17).grow(proposer(size=30), Chance(WARM, seeded(0)), 4)
+    tree = grown(hybrid(17), proposer(size=30), Chance(WARM, seeded(0)), 4)
     for node in range(tree.num_nodes):
         assert float(tree.draft_probs[node].sum()) == pytest.approx(float(bool(tree.sampled_children(node))))
         placed = [tree.token_list[child] for child in tree.placed_children(node)]
         assert not tree.draft_probs[node, placed].any()
-    assert EagleTree(9).grow(proposer(), Chance(WARM), 4).draft_probs is None
+    assert grown(EagleTree(9), proposer(), Chance(WARM), 4).draft_probs is None
 
 
 def test_nothing_is_sampled_where_the_target_is_greedy():
     for make in (hybrid, mixed, AutoTree):
-        tree = make(17).grow(proposer(size=30), Chance(Sampling(0.0), seeded(0)), 4)
+        tree = grown(make(17), proposer(size=30), Chance(Sampling(0.0), seeded(0)), 4)
         assert not any(tree.sampled_list) and tree.num_nodes > 5
 
 
 @pytest.mark.parametrize("num_nodes", [2, 4, 8, 16])
 def test_the_last_node_of_a_budget_is_spent(num_nodes):
     """It was not: a slot with the descendants that may follow it asked for more room than one node."""
-    trees = [AutoTree(num_nodes).grow(proposer(size=30), Chance(WARM, seeded(seed)), 8) for seed in range(20)]
+    trees = [grown(AutoTree(num_nodes), proposer(size=30), Chance(WARM, seeded(seed)), 8) for seed in range(20)]
     assert max(tree.num_nodes for tree in trees) == num_nodes
 
 
@@ -143,11 +145,11 @@ def test_auto_is_lossless_at_small_budgets():
 def test_values_are_read_at_temperature_1_and_drawn_at_the_samplings():
     """A cold target's draft places what it would place at temperature 1: its own cold law would be too sure."""
     cold, warm = (
-        ValuedTree(9, 0.05, max_sampled=0).grow(proposer(size=30), Chance(Sampling(t)), 2) for t in (0.4, 1.0)
+        grown(ValuedTree(9, 0.05, max_sampled=0), proposer(size=30), Chance(Sampling(t)), 2) for t in (0.4, 1.0)
     )
-    sure = ValuedTree(9, 0.05, max_sampled=0, value_temperature=0.4).grow(proposer(size=30), Chance(Sampling(0.4)), 2)
+    sure = grown(ValuedTree(9, 0.05, max_sampled=0, value_temperature=0.4), proposer(size=30), Chance(Sampling(0.4)), 2)
     assert cold.token_list == warm.token_list != sure.token_list
-    tree = ValuedTree(9, max_placed=0).grow(proposer(size=30), Chance(Sampling(0.4), seeded(0)), 1)
+    tree = grown(ValuedTree(9, max_placed=0), proposer(size=30), Chance(Sampling(0.4), seeded(0)), 1)
     law = Sampling(0.4).law(proposer(size=30).root_logits[None])[0]
     assert torch.allclose(tree.draft_probs[0], law, atol=1e-7)  # rounding of float32
 
@@ -155,7 +157,7 @@ def test_values_are_read_at_temperature_1_and_drawn_at_the_samplings():
 def test_values_are_honest_about_sampled_slots():
     """A level whose sampled slots are never accepted gets none, and its placed ones stay."""
     hopeless = Acceptance(sampled=(((0.6,),), ((1e-6,),)))
-    tree = ValuedTree(33, acceptance=hopeless).grow(proposer(size=30), Chance(WARM, seeded(0)), 4)
+    tree = grown(ValuedTree(33, acceptance=hopeless), proposer(size=30), Chance(WARM, seeded(0)), 4)
     levels = {tree.depth[node] for node in range(1, tree.num_nodes) if tree.sampled_list[node]}
     assert levels == {1} and max(tree.depth) > 1
 
@@ -175,7 +177,8 @@ def test_budgeted_grows_as_long_as_it_pays():
     dear = CostModel((1, 64), (20.0, 2000.0), draft_step_ms=0.01)
     slow_head = CostModel((1, 64), (20.0, 20.1), draft_step_ms=100.0)
     trees = [
-        BudgetedTree(cost=cost).grow(proposer(size=30), Chance(WARM, seeded(0)), 8) for cost in (free, dear, slow_head)
+        grown(BudgetedTree(cost=cost), proposer(size=30), Chance(WARM, seeded(0)), 8)
+        for cost in (free, dear, slow_head)
     ]
     assert trees[0].num_nodes > 20 > 3 > trees[1].num_nodes
     assert max(trees[0].depth) > 2 and max(trees[2].depth) == 1
@@ -185,7 +188,7 @@ def test_faster_decoding_asks_more_of_a_node():
     """All rounds are grown for one rate; the higher it is, the more a millisecond must bring."""
     cost = CostModel((1, 64), (20.0, 50.0), draft_step_ms=1.0)
     sizes = [
-        BudgetedTree(cost=cost, rate=rate).grow(proposer(size=30), Chance(WARM, seeded(0)), 8).num_nodes
+        grown(BudgetedTree(cost=cost, rate=rate), proposer(size=30), Chance(WARM, seeded(0)), 8).num_nodes
         for rate in (0.02, 0.1, 0.5)
     ]
     assert sizes[0] > sizes[1] > sizes[2]
@@ -196,7 +199,7 @@ def test_a_node_is_taken_for_its_value_and_not_for_what_the_round_has_gained():
     valued = ValuedTree(9, 0.01, max_placed=1, max_sampled=0, covered=0.0, acceptance=Acceptance(placed=(1.0,)))
     for rate, depth in ((0.63, 2), (0.65, 1), (0.81, 0)):
         policy = BudgetedTree(valued, CostModel((1, 64), (10.0, 73.0), draft_step_ms=0.0), rate)
-        assert policy.grow(unchanging(), Chance(WARM), 8).num_nodes == 1 + depth
+        assert grown(policy, unchanging(), Chance(WARM), 8).num_nodes == 1 + depth
 
 
 def test_costs_are_linear_between_measurements_and_beyond():
@@ -254,9 +257,9 @@ def test_decoding_with_every_policy_repeats_with_its_seed(target, name):
 
 
 def test_a_chain_is_the_simplest_sampled_tree():
-    chain = SampledChain(3).grow(proposer(), Chance(WARM, seeded(5)), 3)
+    chain = grown(SampledChain(3), proposer(), Chance(WARM, seeded(5)), 3)
     assert chain.parent_list == (-1, 0, 1, 2) and chain.sampled_list == (False, True, True, True)
-    assert chain.token_list == WithoutReplacement((1, 1, 1)).grow(proposer(), Chance(WARM, seeded(5)), 3).token_list
+    assert chain.token_list == grown(WithoutReplacement((1, 1, 1)), proposer(), Chance(WARM, seeded(5)), 3).token_list
 
 
 @pytest.mark.parametrize(

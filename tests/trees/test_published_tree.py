@@ -9,6 +9,7 @@ from eagle.chance import Chance
 from eagle.sampling import Sampling
 from eagle.trees import EagleTree
 from eagle.trees.exact import TableProposer
+from eagle.trees.protocols import grown
 from eagle.vocab import DraftVocabulary
 from tests.trees.toy import logits_after
 
@@ -54,7 +55,7 @@ def published(proposer, num_nodes: int, depth: int, top_k: int) -> set[tuple[int
 @pytest.mark.parametrize(("num_nodes", "depth", "top_k"), [(2, 4, 3), (5, 4, 3), (9, 5, 4), (20, 3, 4), (200, 3, 4)])
 def test_the_tree_is_the_published_one_and_reads_no_more_nodes(seed, num_nodes, depth, top_k):
     ours, theirs = (CountingProposer(seed) for _ in range(2))
-    tree = EagleTree(num_nodes, depth, top_k).grow(ours, Chance(Sampling()), depth)
+    tree = grown(EagleTree(num_nodes, depth, top_k), ours, Chance(Sampling()), depth)
     paths = {tuple(tree.token_list[node] for node in tree.path(end)) for end in range(1, tree.num_nodes)}
     assert paths == published(theirs, num_nodes, depth, top_k)
     assert ours.num_expanded <= theirs.num_expanded

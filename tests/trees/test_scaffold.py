@@ -14,6 +14,7 @@ from eagle.sampling import Sampling, seeded
 from eagle.trees import AutoTree, BudgetedTree, CoupledTree, EagleTree, SampledChain, TreePolicy, ValuedTree
 from eagle.trees.automatic import partly_sampled
 from eagle.trees.exact import TableProposer
+from eagle.trees.protocols import grown
 from eagle.trees.scaffold import EMPTY, Scaffold, believed
 from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
@@ -102,16 +103,16 @@ SIZED: dict[str, TreePolicy] = {
 }
 
 
-def grown(policy: TreePolicy, scaffold: Scaffold, max_depth: int = 8, sampling: Sampling = WARM) -> DraftTree:
+def tree_on(policy: TreePolicy, scaffold: Scaffold, max_depth: int = 8, sampling: Sampling = WARM) -> DraftTree:
     chance = Chance(sampling, seeded(0), noise=None if sampling.greedy else Noise(NoiseField(1), position=5))
-    return policy.grow(with_scaffold(toy_proposer(list(range(30)), 32, 2), scaffold), chance, max_depth)
+    return grown(policy, with_scaffold(toy_proposer(list(range(30)), 32, 2), scaffold), chance, max_depth)
 
 
 @pytest.mark.parametrize("max_depth", [1, 3, 8])
 @pytest.mark.parametrize("sampling", [WARM, GREEDY], ids=["warm", "greedy"])
 @pytest.mark.parametrize("name", SIZED)
 def test_budget_and_depth_are_kept_and_the_chain_goes_on_where_nothing_is_read(name, sampling, max_depth):
-    tree = grown(SIZED[name], LONG, max_depth, sampling)
+    tree = tree_on(SIZED[name], LONG, max_depth, sampling)
     most = min(max_depth, getattr(SIZED[name], "depth", 8))
     assert tree.num_nodes <= 9 and max(tree.depth) <= most
     if name in ("eagle", "coupled"):  # grown by value to the end: worth more than any sibling
@@ -135,7 +136,7 @@ def test_what_is_not_read_is_a_chain_of_placed_nodes(policy):
     """Siblings only where the draft read: below the root here, or nowhere."""
     scaffold = Scaffold((31,) * 4, (0.95,) * 4)
     inner = CountingProposer(DraftVocabulary.first(30, 32), lambda _: torch.zeros(30))
-    tree = policy.grow(with_scaffold(inner, scaffold), Chance(WARM, seeded(0)), 4)
+    tree = grown(policy, with_scaffold(inner, scaffold), Chance(WARM, seeded(0)), 4)
     on = [node for node in range(1, tree.num_nodes) if tree.token_list[node] == 31]
     assert len(on) == (1 if policy == EagleTree(2, depth=4) else 4) and inner.passes <= 3
     assert all(placed_at(tree, node) for node in on)
@@ -147,7 +148,7 @@ def test_without_a_scaffold_nothing_changes():
 
 
 def test_a_foreign_token_is_never_drawn():
-    tree = grown(ValuedTree(9, max_placed=0, max_sampled=8), Scaffold((31,), (0.01,)))
+    tree = tree_on(ValuedTree(9, max_placed=0, max_sampled=8), Scaffold((31,), (0.01,)))
     assert tree.draft_probs is not None and not tree.draft_probs[:, 31].any()
 
 
@@ -202,6 +203,7 @@ class PlacedInsteadOfDrawn:
         rows[0] = proposer.vocabulary.scatter(law)
         places = torch.arange(len(tokens))
         return DraftTree((places > 0).long() - 1, tokens, (places == 1) & (drawn not in suggested), rows)
+        yield  # a generator, like all policies
 
 
 FLAWED: dict[str, TreePolicy] = {

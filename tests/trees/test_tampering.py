@@ -9,6 +9,7 @@ import torch
 from eagle.sampling import Sampling
 from eagle.trees import Acceptance, EagleTree, SampledChain, TreePolicy, ValuedTree, WithoutReplacement
 from eagle.trees.growth import Growth
+from eagle.trees.protocols import Expansion
 from eagle.trees.sapling import Children, Families
 from hsd_verify import DraftTree
 from tests.trees.toy import policy_error
@@ -26,8 +27,8 @@ class Tampered:
 
     verifier = "hsd"
 
-    def grow(self, *args, **draw) -> DraftTree:
-        return self.change(self.policy.grow(*args, **draw))
+    def grow(self, *args, **draw):
+        return self.change((yield from self.policy.grow(*args, **draw)))
 
 
 def _select(tree: DraftTree, order: list[int]) -> DraftTree:
@@ -111,7 +112,7 @@ class LateSampledChild:
     def grow(self, proposer, chance, max_depth):
         law = chance.sampling.law(proposer.root_logits)  # (V,)
         placed = int(law.argmax())
-        below = chance.sampling.law(proposer.expand(torch.tensor([placed]), torch.tensor([0])))  # (1, V)
+        below = chance.sampling.law((yield Expansion(torch.tensor([placed]), torch.tensor([0]))))  # (1, V)
         drawn = int(chance.draw(below, None))
         rest = law.clone().index_fill(0, torch.tensor([placed]), 0)
         if drawn == 0:

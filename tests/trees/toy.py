@@ -14,6 +14,7 @@ from eagle.chance import Chance, Draw
 from eagle.sampling import Sampling
 from eagle.trees import TreePolicy
 from eagle.trees.exact import TableProposer, all_trees
+from eagle.trees.protocols import grown
 from eagle.trees.scaffold import EMPTY, Scaffold
 from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
@@ -69,7 +70,7 @@ def toy_trees(
 
     def grow(draw: Draw) -> DraftTree:
         proposer = with_scaffold(toy_proposer(draft_ids, size, 2), scaffold)
-        return policy.grow(proposer, Chance(sampling, draw=draw), depth)
+        return grown(policy, proposer, Chance(sampling, draw=draw), depth)
 
     return all_trees(grow)
 
