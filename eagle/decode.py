@@ -30,6 +30,7 @@ from eagle.text import Detokenizer, StopStrings, stop_ids
 from eagle.timing import no_clock
 from eagle.trees.protocols import lone_root
 from hsd_verify import DraftTree
+from hsd_verify.transfer import send
 
 Finish = Literal["stop", "length", "context"]
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -178,7 +179,7 @@ class Session:
         self.cache.check_room(len(prompt_ids) - start)
         with clock("prefill"):
             start = self._read_blocks(prompt_ids, start)
-            output = self.target.prefill(torch.tensor(prompt_ids[start:], device=self.target.device), self.cache)
+            output = self.target.prefill(send(torch.tensor(prompt_ids[start:]), self.target.device), self.cache)
             self._ids, self._num_prompt = list(prompt_ids), len(prompt_ids)
             self._watch.look(output.logits)
             token = judged.token(output.logits[0], len(self._ids), self._context(judged))
@@ -191,7 +192,7 @@ class Session:
         """Reads whole blocks from `start` on, all but the last tokens; returns where those begin."""
         while self._block is not None and start + self._block < len(prompt_ids):
             end = start + self._block
-            output = self.target.prefill(torch.tensor(prompt_ids[start:end], device=self.target.device), self.cache)
+            output = self.target.prefill(send(torch.tensor(prompt_ids[start:end]), self.target.device), self.cache)
             self._tell_drafter(prompt_ids[: end + 1], start, output)
             start = end
         return start
@@ -245,7 +246,7 @@ class Session:
             self.cache.truncate(0)
             self._num_in_blocks = 0
             self._ids += [token]
-            output = self.target.prefill(torch.tensor(self._ids, device=self.target.device), self.cache)
+            output = self.target.prefill(send(torch.tensor(self._ids), self.target.device), self.cache)
         with clock("verify"):
             self._watch.look(output.logits)
             following = judged.token(output.logits[0], len(self._ids), self._context(judged))
@@ -267,7 +268,7 @@ class Session:
             verdict = judged.verdict(tree, output.logits, position, context)
             path, bonus = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
-            kept = torch.tensor([0, *path], device=tree.tokens.device)
+            kept = send(torch.tensor([0, *path]), tree.tokens.device)
             accepted = [tree.token_list[node] for node in path]
             self.cache.keep(kept)
             self._ids += [token, *accepted]
@@ -366,7 +367,7 @@ def autoregressive(
             cache.truncate(0)
             ids = text
         with clock("target" if cache.length else "prefill"):
-            output = target.prefill(torch.tensor(ids, device=target.device), cache)
+            output = target.prefill(send(torch.tensor(ids), target.device), cache)
         with clock("verify"):
             watch.look(output.logits)
             reads = judged.sampling.reads_text
