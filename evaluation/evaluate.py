@@ -29,6 +29,7 @@ from eagle.levels.opening import Opening
 from eagle.load_options import loading_options
 from eagle.loading import describe_target, load_head, load_target
 from eagle.options import identity, parse
+from eagle.parallel.launch import follows
 from evaluation.arms import DRAFTING, LEVEL_ARMS, SERVED, Models, check_fit, drafting_spec, find_arm, weights_digest
 from evaluation.equality import measure_differences, summarise_equality
 from evaluation.eval_config import EvalConfig
@@ -65,6 +66,8 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     benchmarks that are not there.
     """
     check_arms(config)
+    if follows(config.tp):
+        load_models(config)  # and never comes back
     questions = load_all(config)
     if any(find_task(name).runs_programs for name in config.tasks):
         sandbox.refuse_unsafe(config.unsafe_sandbox)
