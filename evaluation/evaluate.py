@@ -67,7 +67,8 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     """
     check_arms(config)
     if follows(config.tp):
-        load_models(config)  # and never comes back
+        load_models(config)  # serves the first process until it ends
+        sys.exit(0)
     questions = load_all(config)
     if any(find_task(name).runs_programs for name in config.tasks):
         sandbox.refuse_unsafe(config.unsafe_sandbox)
