@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hsd_verify import DraftTree
+from hsd_verify.transfer import send
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Context:
 
     @classmethod
     def of(cls, ids: Sequence[int], num_prompt: int, device: torch.device | str = "cpu") -> "Context":
-        return cls(torch.tensor(ids, dtype=torch.int64, device=device), num_prompt)
+        return cls(send(torch.tensor(ids, dtype=torch.int64), torch.device(device)), num_prompt)
 
     @cached_property
     def listed(self) -> list[int]:

@@ -28,6 +28,7 @@ from eagle.sampling import seeded
 from eagle.timing import no_clock
 from eagle.trees.protocols import lone_root
 from hsd_verify import DraftTree
+from hsd_verify.transfer import send
 
 __all__ = ["Clock", "DecodeOptions", "Finish", "Round", "Rounds", "Session", "Step", "autoregressive", "rounds_taken"]
 
@@ -138,7 +139,7 @@ class Session:
         return start
 
     def _read(self, ids: list[int]) -> TextRead:
-        return TextRead(self.target, torch.tensor(ids, device=self.target.device), self.cache)
+        return TextRead(self.target, send(torch.tensor(ids), self.target.device), self.cache)
 
     def _tell_drafter(self, known: list[int], start: int, output: TargetOutput) -> Requests[None]:
         """What was read from `start` on, and the one token behind it."""
@@ -212,7 +213,7 @@ class Session:
             verdict = judged.verdict(tree, output.logits, position, context)
             path, bonus = verdict.path.tolist(), verdict.next_token
         with clock("rest"):
-            kept = torch.tensor([0, *path], device=tree.tokens.device)
+            kept = send(torch.tensor([0, *path]), tree.tokens.device)
             accepted = [tree.token_list[node] for node in path]
             self.cache.keep(kept)
             self._ids += [token, *accepted]
@@ -288,7 +289,7 @@ def autoregressive(
             cache.truncate(0)
             ids = text
         with clock("target" if cache.length else "prefill"):
-            output = target.prefill(torch.tensor(ids, device=target.device), cache)
+            output = target.prefill(send(torch.tensor(ids), target.device), cache)
         with clock("verify"):
             watch.look(output.logits)
             reads = judged.sampling.reads_text

@@ -23,6 +23,7 @@ from eagle.context import Context
 from eagle.noise import NoiseField, answer_key
 from eagle.sampling import Sampling, drawn_token, greedy_tokens, seeded
 from hsd_verify import DraftTree, Verdict
+from hsd_verify.transfer import send
 
 COUPLED, INDEPENDENT = "coupled", "hsd"  # the best verifier of each kind
 VERIFIERS = (*hsd_verify.VERIFIERS, COUPLED)
@@ -155,7 +156,7 @@ class ChosenTokens:
         if self.field is None:
             return greedy_tokens(shaped)
         noise = self.field.rows([position + d for d in range(max(tree.depth) + 1)], logits.shape[-1])  # (D + 1, V)
-        by_node = noise[torch.tensor(tree.depth, device=noise.device)]  # (N, V)
+        by_node = noise[send(torch.tensor(tree.depth), noise.device)]  # (N, V)
         return (self.sampling.scores(shaped) + by_node).argmax(-1)
 
     def chance(self, position: int) -> Chance:

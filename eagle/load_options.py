@@ -5,11 +5,13 @@ import dataclasses
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, get_type_hints
 
 import torch
 
 from eagle.options import option
+from eagle.yaml_file import read_yaml
 
 # name: package, class of transformers, what the class is told. Each is a target of its own: losslessness is against it.
 QUANTIZATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -21,6 +23,7 @@ QUANTIZATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "torchao-fp8": ("torchao", "TorchAoConfig", {"quant_type": "Float8WeightOnlyConfig"}),
 }
 COMPILE = ("off", "auto", "on")
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's names of ways to fill devices
 LOW_BITS = {"cpu-int8": 8, "cpu-int4": 4}  # kernels of our own: see `eagle.engine.lowbit`
 INSTALL = {"optimum.quanto": "optimum-quanto"}
 
@@ -30,7 +33,16 @@ class LoadOptions:
     """Options of `eagle.loading.load_target` beside name, dtype and device."""
 
     device_map: str | None = option(
-        None, "how layers are spread over devices: auto, balanced, sequential; none: all on one", may_change=True
+        None,
+        f"how layers are spread over devices: {', '.join(SPREADS)}, or a YAML or JSON file {{module: device}}; "
+        "none: all on one",
+        may_change=True,
+    )
+    offload_folder: str | None = option(
+        None, "directory for weights on disk that are not in a file as they are used, as experts", may_change=True
+    )
+    tp: int = option(
+        1, "processes of torchrun that the target is divided among, by transformers' plan", at_least=1, may_change=True
     )
     quantization: str | None = option(
         None, "of the weights while they are loaded; another target", choices=(*LOW_BITS, *QUANTIZATIONS)
@@ -44,17 +56,35 @@ class LoadOptions:
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     """Those options as flags of a command that builds its parser itself."""
+    hints = get_type_hints(LoadOptions)
     for field in dataclasses.fields(LoadOptions):
         flag, shown = f"--{field.name.replace('_', '-')}", {"help": field.metadata["help"], "default": field.default}
         if field.default is False:
             parser.add_argument(flag, action="store_true", **shown)
         else:
-            parser.add_argument(flag, choices=field.metadata["limits"].choices or None, **shown)
+            kind = int if hints[field.name] is int else str
+            parser.add_argument(flag, type=kind, choices=field.metadata["limits"].choices or None, **shown)
 
 
 def loading_options(config: Any) -> dict[str, Any]:
     """Those options of a configuration or a command line, as arguments of `load_target`."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(LoadOptions)}
+
+
+def read_device_map(told: str | Path | dict[str, Any]) -> str | dict[str, Any]:
+    """What `from_pretrained` takes as device map: a word of `SPREADS`, or where every module goes.
+
+    A file is a table of modules, as `model.layers.0`, and devices: `cuda:1` or its number, `cpu`, `disk`; the module
+    "" is the whole model. Raises ValueError for a word that is none, a file that is not there and one without a module.
+    """
+    if isinstance(told, dict) or told in SPREADS:
+        return told
+    if not Path(told).is_file():
+        raise ValueError(f"device_map is '{told}', neither one of {', '.join(SPREADS)} nor a file: name modules in one")
+    places = read_yaml(Path(told))  # JSON is YAML
+    if not places:
+        raise ValueError(f"{told} places no module: write lines as `model.layers.0: cuda:0`, or take one of {SPREADS}")
+    return places
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> Any:

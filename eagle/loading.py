@@ -13,8 +13,8 @@ from eagle.engine.lowbit.low_bit_linear import shrink
 from eagle.engine.packing import pack
 from eagle.engine.target import Target
 from eagle.gguf import convert_gguf, find_converted
-from eagle.load_options import LOW_BITS, QUANTIZATIONS, quantization_config
-from eagle.model_files import first_line, load_checked, load_empty
+from eagle.load_options import LOW_BITS, QUANTIZATIONS, quantization_config, read_device_map
+from eagle.model_files import first_line, load_checked, load_empty, read_config
 from eagle.packages import SMOLLM2
 
 DEFAULT_TARGET = "SmolLM2-135M-Instruct"
@@ -66,6 +66,8 @@ def load_target(
     attn_implementation: str | None = None,
     *,
     device_map: str | dict[str, Any] | None = None,
+    offload_folder: str | None = None,
+    tp: int = 1,
     quantization: str | None = None,
     compile: str = "off",
     revision: str | None = None,
@@ -78,39 +80,59 @@ def load_target(
     after them as in `LoadOptions`. Raises FileNotFoundError when there is no such model, ValueError when it is not a
     causal language model, when files of it are damaged or incomplete, for a device that cannot be used and for a
     quantisation whose package is missing, and where passes are to be compiled and cannot be.
+
+    With `tp` the first process of torchrun gets the target; the others never return (see `eagle.parallel.launch`).
     """
     device = find_device(device) if device else choose_device()
-    if source is not None and not str(source).strip():
-        raise ValueError("target is empty: name a model, or leave it out for the packaged one")
-    if revision is not None and (source is None or Path(source).expanduser().exists()):
-        raise ValueError(
-            f"revision is '{revision}', but {source or DEFAULT_TARGET} is no model of the hub: leave it out"
-        )
-    name = str(source) if source else DEFAULT_TARGET
-    directory = find_model(source)
-    dtype = dtype or choose_dtype(device)
-    told: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
-    told |= {"revision": revision, "trust_remote_code": trust_remote_code}
-    if quantization in LOW_BITS:
-        check_low_bits(quantization, device, device_map)
-        told["dtype"] = "auto"  # blocks that were stored in so many bits get their very numbers back
-    elif quantization is not None:
-        told |= {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
+    check_source(source, revision)
+    name, directory, dtype = str(source or DEFAULT_TARGET), find_model(source), dtype or choose_dtype(device)
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    told: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, **shared}
+    told |= _in_precision(quantization, dtype, device, device_map)
     if device_map is not None:
-        told["device_map"] = device_map
+        told |= {"device_map": checked_device_map(device_map), "offload_folder": offload_folder}
+    if tp > 1:
+        check_undivided(tp, device, device_map=device_map, quantization=quantization, compile=compile)
+        told |= parts_of(name, directory, tp, **shared)
     model, tokenizer = load_checked(name, directory, **told)
-    if "device_map" not in told and not getattr(model, "is_quantized", False):
+    if tp == 1 and "device_map" not in told and not getattr(model, "is_quantized", False):
         model.to(device)
     if quantization in LOW_BITS:
         shrink(model, LOW_BITS[quantization])
         model.to(dtype)
     pack(model)
+    if tp > 1:
+        from eagle.parallel.launch import lead_or_follow  # as few runs need it
+
+        return lead_or_follow(model, tokenizer, name)
     target = Target(model, tokenizer, name=name)
     if compile != "off":
         from eagle.compiled.passes import compile_passes  # brings torch's compiler: slow to import
 
         compile_passes(target, compile)
     return target
+
+
+def check_source(source: str | Path | None, revision: str | None) -> None:
+    """Raises ValueError for an empty name, and for a revision of what is no model of the hub."""
+    if source is not None and not str(source).strip():
+        raise ValueError("target is empty: name a model, or leave it out for the packaged one")
+    if revision is not None and (source is None or Path(source).expanduser().exists()):
+        raise ValueError(
+            f"revision is '{revision}', but {source or DEFAULT_TARGET} is no model of the hub: leave it out"
+        )
+
+
+def _in_precision(
+    quantization: str | None, dtype: torch.dtype, device: torch.device, device_map: object
+) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a quantisation."""
+    if quantization is None:
+        return {}
+    if quantization in LOW_BITS:
+        check_low_bits(quantization, device, device_map)
+        return {"dtype": "auto"}  # blocks that were stored in so many bits get their very numbers back
+    return {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
 
 
 def describe_target(
@@ -120,6 +142,32 @@ def describe_target(
     name = str(source) if source else DEFAULT_TARGET
     model, tokenizer = load_empty(name, find_model(source), revision=revision, trust_remote_code=trust_remote_code)
     return Target(model, tokenizer, name=name)
+
+
+def checked_device_map(told: str | dict[str, Any]) -> str | dict[str, Any]:
+    """As `read_device_map`, and raises ValueError for a device that cannot be used here."""
+    places = read_device_map(told)
+    for place in set(places.values()) - {"disk"} if isinstance(places, dict) else ():
+        find_device(place)
+    return places
+
+
+def check_undivided(tp: int, device: torch.device, **others: Any) -> None:
+    """Raises ValueError for a device and for options that a target in parts cannot have."""
+    if device != choose_device():
+        raise ValueError(f"tp is {tp}, and device is '{device}': every process has one of its own, leave --device out")
+    for name, value in others.items():
+        if value not in (None, "off"):
+            raise ValueError(f"tp is {tp}, and {name} is '{value}': leave one of them out")
+
+
+def parts_of(name: str, directory: str, tp: int, **told: Any) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a target in `tp` parts. Raises ValueError where it cannot be divided."""
+    from eagle.parallel.launch import check_plan, check_processes, loading_arguments
+
+    check_processes(tp)
+    check_plan(tp, read_config(name, directory, **told), name)
+    return loading_arguments(tp)
 
 
 def check_low_bits(quantization: str, device: torch.device, device_map: object) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hsd_verify.transfer import send
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -24,7 +26,7 @@ class TokenLogprob:
 def logprobs_of(tokens: tuple[int, ...], logits: Tensor, num_top: int) -> tuple[TokenLogprob, ...]:
     """One entry for each of n tokens that followed logits (n, V), with the K most probable ones of its place."""
     logs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))  # (n, V)
-    own = logs.gather(-1, torch.tensor(tokens, device=logs.device)[:, None])  # (n, 1)
+    own = logs.gather(-1, send(torch.tensor(tokens), logs.device)[:, None])  # (n, 1)
     ranks = (logs > own).sum(-1).tolist()
     best = logs.topk(min(num_top, logs.shape[-1]))  # (n, K)
     tops = [tuple(zip(*row, strict=True)) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]

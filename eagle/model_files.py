@@ -62,10 +62,10 @@ def load_empty(name: str, source: str, **options: Any) -> tuple[Any, Any]:
         return model, AutoTokenizer.from_pretrained(source, **options)
 
 
-def read_config(name: str, source: str) -> Any:
+def read_config(name: str, source: str, **options: Any) -> Any:
     """The configuration of a directory or a Hugging Face id. Raises as `load_checked`."""
     with _named(name, "cannot be loaded as a causal language model"), _quiet():
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, **options)
 
 
 def _kind(source: str, options: Mapping[str, Any]) -> Any:

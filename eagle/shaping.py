@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from eagle.context import Context
+from hsd_verify.transfer import send
 
 Processor = Callable[[Tensor, Tensor], Tensor]
 """Ids (1, T) and scores (1, V) -> scores (1, V). A function of the two: asked again, it gives the same."""
@@ -62,8 +63,8 @@ def biased(logits: Tensor, bias: Sequence[tuple[int, float]]) -> Tensor:
     """Logits (n, V) with numbers added to those of single tokens; a token once."""
     tokens = [token for token, _ in bias]
     check_ids(tokens, logits.shape[-1], "logit_bias")
-    added = torch.tensor([number for _, number in bias], dtype=logits.dtype, device=logits.device)
-    return logits.index_add(-1, torch.tensor(tokens, device=logits.device), added.expand(len(logits), -1))
+    added = send(torch.tensor([number for _, number in bias], dtype=logits.dtype), logits.device)
+    return logits.index_add(-1, send(torch.tensor(tokens), logits.device), added.expand(len(logits), -1))
 
 
 def without_repetition(logits: Tensor, penalty: float, contexts: Sequence[Context]) -> Tensor:

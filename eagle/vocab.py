@@ -11,6 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hsd_verify.transfer import send
+
 
 @dataclass(frozen=True, eq=False)
 class DraftVocabulary:
@@ -68,7 +70,7 @@ class DraftVocabulary:
 
     def extended(self, foreign: list[int]) -> "DraftVocabulary":
         """With more target ids behind its own."""
-        more = torch.tensor(foreign, device=self.d2t.device)
+        more = send(torch.tensor(foreign), self.d2t.device)
         target_ids = torch.cat([self.target_ids, more])  # (Vd + X,)
         places = torch.arange(len(target_ids), device=more.device)
         extended = DraftVocabulary(target_ids - places, self.t2d.index_fill(0, more, True))

@@ -18,6 +18,7 @@ from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.drafters.lookup import LookupDrafter
 from eagle.endpoint import Endpoint, Wanted
+from eagle.engine.placement import local_part
 from eagle.engine.target import Target
 from eagle.judging import COUPLED
 from eagle.levels.building import build_drafter
@@ -99,10 +100,13 @@ class Models:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """Twelve hexadecimal digits that change with the weights, from a few numbers of every one: quick for any size."""
+    """Twelve hexadecimal digits that change with the weights, from a few numbers of every one: quick for any size.
+
+    Of weights that are divided among processes this one's part counts, and nothing of those that lie on disk.
+    """
     digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        if weight.layout == torch.strided:
+    for name, weight in ((name, local_part(weight)) for name, weight in model.named_parameters()):
+        if weight.layout == torch.strided and weight.device.type != "meta":
             flat = weight.detach().reshape(-1)
             few = flat[:: max(len(flat) // DIGEST_NUMBERS, 1)][:DIGEST_NUMBERS]
             digest.update(f"{name} {tuple(weight.shape)} {few.double().tolist()}".encode())

@@ -29,6 +29,7 @@ from eagle.levels.opening import Opening
 from eagle.load_options import loading_options
 from eagle.loading import describe_target, load_head, load_target
 from eagle.options import identity, parse
+from eagle.parallel.launch import follows
 from evaluation.arms import (
     DRAFTING,
     LEVEL_ARMS,
@@ -75,6 +76,9 @@ def evaluate(config: EvalConfig, console: Console, models: Models | None = None)
     benchmarks that are not there.
     """
     check_arms(config)
+    if follows(config.tp):
+        load_models(config)  # serves the first process until it ends
+        sys.exit(0)
     questions = load_all(config)
     if any(find_task(name).runs_programs for name in config.tasks):
         sandbox.refuse_unsafe(config.unsafe_sandbox)

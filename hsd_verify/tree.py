@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hsd_verify import checks
 from hsd_verify.topology import Forest
+from hsd_verify.transfer import send
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class DraftTree(Forest):
         given = [] if self.sampled is None else [_as_tensor("sampled", self.sampled, parents.device)]
         checks.check_vectors(parents, tokens, *given)
         columns = torch.stack([column.long() for column in (parents, tokens, *given)])  # (2 or 3, N)
-        self._keep(columns.tolist(), columns if device is None else columns.to(device))
+        self._keep(columns.tolist(), columns if device is None else send(columns, device))
         checks.check_tree(self)
 
     def _keep(self, listed: list[list[int]], columns: Tensor) -> None:

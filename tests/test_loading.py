@@ -1,5 +1,6 @@
 """Loading targets and heads by name, and what a user is told when that fails."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.engine.packing import pack
 from eagle.loading import choose_dtype, find_device, load_head, load_target
 from eagle.packages import PackagedFile
+from eagle.sampling import Sampling, seeded
+from eagle.training.target_snapshot import TargetFacts
 from eagle.trees import EagleTree
 from eagle.whole import list_files
 from tests import tiny_text
@@ -44,18 +47,75 @@ def test_unknown_models_and_files_are_named(tmp_path):
         load_target(tmp_path / "empty")
 
 
-DISK = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
-DISK |= {f"model.layers.{layer}": "disk" if layer % 3 == 1 else "cpu" for layer in range(9)}
+PARTS = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+DISK = dict.fromkeys(PARTS, "cpu") | {
+    f"model.layers.{layer}": "disk" if layer % 3 == 1 else "cpu" for layer in range(9)
+}
+ALL_ON_DISK = {**dict.fromkeys(DISK, "disk"), "model.norm": "cpu"}
 
 
-@pytest.mark.parametrize("device_map", ["auto", DISK], ids=["auto", "cpu and disk"])
-def test_a_target_may_be_spread_over_devices(tmp_path, device_map):
-    tiny, ids = tiny_target(), random_ids(12)
-    tiny.model.save_pretrained(tmp_path)
-    tiny_text.tokenizer().save_pretrained(tmp_path)
-    loaded = load_target(tmp_path, torch.float32, "cpu", device_map=device_map)
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A tiny target on disk."""
+    directory = tmp_path_factory.mktemp("stored")
+    tiny_target().model.save_pretrained(directory)
+    tiny_text.tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("device_map", ["auto", DISK, ALL_ON_DISK], ids=["auto", "cpu and disk", "disk"])
+def test_a_target_may_be_spread_over_devices(stored, device_map):
+    """Its text is the one of the whole, greedy and drawn; its features are the same numbers."""
+    whole, loaded, ids = tiny_target(), load_target(stored, torch.float32, "cpu", device_map=device_map), random_ids(12)
     session = Session(loaded, tiny_drafter(loaded, EagleTree()))
-    assert tokens_of(session.decode(ids, TEN)) == tokens_of(autoregressive(tiny, ids, TEN))
+    for options in (TEN, replace(TEN, sampling=Sampling(1.0), verifier="coupled")):
+        drafted, plain = session.decode(ids, options, seeded(3)), autoregressive(whole, ids, options, seeded(3))
+        assert tokens_of(drafted) == tokens_of(plain)
+    read = [target.prefill(torch.tensor(ids), target.new_cache()) for target in (whole, loaded)]
+    assert torch.equal(read[0].features, read[1].features) and torch.equal(read[0].logits, read[1].logits)
+
+
+def test_training_gets_what_lies_on_disk(stored):
+    """A head starts from the target's embeddings, output layer and last MLP: the same numbers wherever they lie."""
+    facts = [TargetFacts.of(load_target(stored, torch.float32, "cpu", device_map=where)) for where in (None, DISK)]
+    assert facts[0].identity["weights_sha256"] == facts[1].identity["weights_sha256"]
+    everything = TargetFacts.of(load_target(stored, torch.float32, "cpu", device_map=ALL_ON_DISK))
+    assert everything.tensors.keys() == facts[0].tensors.keys()
+    assert all(torch.equal(everything.tensors[name], tensor) for name, tensor in facts[0].tensors.items())
+
+
+def test_a_device_map_may_be_a_file(stored, tmp_path):
+    (tmp_path / "map.yaml").write_text("".join(f"{module}: {place}\n" for module, place in DISK.items()))
+    (tmp_path / "map.json").write_text(json.dumps(DISK))
+    for name in ("map.yaml", "map.json"):
+        loaded = load_target(stored, torch.float32, "cpu", device_map=str(tmp_path / name))
+        assert loaded.model.hf_device_map == DISK
+
+
+def test_a_wrong_device_map_is_named_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match=r"device_map is 'everywhere', neither one of auto, balanced, .* nor a file"):
+        load_target(tmp_path, device_map="everywhere")
+    (tmp_path / "empty.yaml").touch()
+    with pytest.raises(ValueError, match=r"empty\.yaml places no module: write lines as"):
+        load_target(tmp_path, device_map=str(tmp_path / "empty.yaml"))
+    with pytest.raises(ValueError, match=r"device 'cuda:7' cannot be used here .*: choose one of cpu"):
+        load_target(tmp_path, device_map={"": "cuda:7"})
+
+
+def test_experts_on_disk_need_a_folder(tmp_path):
+    """Files hold every expert for itself, the model all in one: transformers stores them anew."""
+    family_target("mixtral", {}).model.save_pretrained(tmp_path / "model")
+    tiny_text.tokenizer().save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="offload_folder"):
+        load_target(tmp_path / "model", torch.float32, "cpu", device_map=DISK)
+    pieces = tmp_path / "pieces"
+    loaded = load_target(tmp_path / "model", torch.float32, "cpu", device_map=DISK, offload_folder=str(pieces))
+    assert list(pieces.iterdir()) and loaded.read(torch.tensor([random_ids(5)])).logits.isfinite().all()
+
+
+def test_a_spread_target_is_not_compiled(stored):
+    with pytest.raises(ValueError, match="compiled passes are for one CPU"):
+        load_target(stored, torch.float32, "cpu", device_map=DISK, compile="on")
 
 
 TEXT: dict[str, Any] = {name: size for name, size in SIZES.items() if name != "initializer_range"} | {"head_dim": 8}

@@ -23,6 +23,7 @@ from eagle.checkpoints.tensors import MAPS, State, canonical, check_tensors, ref
 from eagle.checkpoints.weights import CONFIG, FIT, WEIGHTS, local_directory, read_object, read_tensors
 from eagle.drafters.head import DraftHead, HeadConfig
 from eagle.engine.feature_layers import default_feature_layers
+from eagle.engine.placement import is_divided
 from eagle.engine.target import Target
 from eagle.files import atomic_file, write_json
 from eagle.trees.fitted import HeadFit
@@ -180,7 +181,8 @@ def _share_embedding(head: DraftHead, target: Target) -> None:
 
 
 def _are_same(one: Tensor, other: Tensor) -> bool:
-    same_place = one.dtype == other.dtype and one.device == other.device
+    """Never of a tensor that is divided among processes: they would have to be asked."""
+    same_place = one.dtype == other.dtype and one.device == other.device and not is_divided(other)
     return same_place and torch.equal(one, other)
 
 

@@ -32,6 +32,7 @@ from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
 from eagle.options import CommandParser
 from eagle.pairing import check_pair
+from eagle.parallel.launch import follows
 from eagle.planner import plan_crowded
 from eagle.sampling import Sampling
 from eagle.serving.backend import OPENAI_SAMPLING, Backend, served_sampling
@@ -129,6 +130,8 @@ def show_backend(console: Console, backend: Backend, options: ServeOptions) -> N
 def main(argv: Sequence[str] | None = None) -> None:
     args, console = serve_flags(argv), Console(highlight=False, stderr=True)
     options = options_from_flags(args)
+    if follows(args.tp):
+        backend_from_flags(args, options.served_model_name)  # and never comes back: one process has the port
     listener = bound(options.host, options.port)  # before loading: a port that is taken should cost nothing
     backend = backend_from_flags(args, options.served_model_name)
     if not options.is_local and options.api_key is None:

@@ -86,6 +86,11 @@ class PrepareConfig(LoadOptions):
             raise ValueError(f"num_lanes {self.num_lanes} must be a multiple of group_size {self.group_size}")
         if self.endpoint is not None and self.answers == "original":
             raise ValueError("answers is 'original' and an endpoint is given: leave one of them out")
+        if self.tp > 1:
+            raise ValueError(
+                f"tp is {self.tp}, and many conversations side by side need the whole target: start `torchrun "
+                f"--nproc_per_node {self.tp} --no-python eagle-hsd serve --tp {self.tp}` and give its --endpoint"
+            )
         index, count = self.parts
         if not 0 <= index < count:
             raise ValueError(f"shard is {self.shard!r}, expected 'i/n' with 0 <= i < n")

@@ -37,6 +37,7 @@ from eagle.trees.scaffold import EMPTY
 from eagle.trees.scaffolded import with_scaffold
 from eagle.trees.undrafted import Undrafted
 from hsd_verify import DraftTree
+from hsd_verify.transfer import send
 
 PIECE = 1024  # tokens of a prompt that are read at a time
 BAD_HEAD = (
@@ -106,7 +107,7 @@ class EagleDrafter:
         features, self._unread = torch.cat(self._unread), []
         tokens, self._waiting = self._waiting[: len(features)], self._waiting[len(features) :]
         for piece, part in zip(tokens.split(PIECE), features.split(PIECE), strict=True):  # a mask of (PIECE, T) entries
-            self._root_hidden = (yield self._piece(piece.to(part.device), part))[-1:]
+            self._root_hidden = (yield self._piece(send(piece, part.device), part))[-1:]
         if self._root_hidden is not None:
             self._watch.look(self._root_hidden)
 

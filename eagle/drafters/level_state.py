@@ -22,6 +22,7 @@ from eagle.drafters.protocol import Drafter
 from eagle.engine.masks import ancestor_matrix, chain_parents
 from eagle.engine.protocol import Engine, TargetOutput, TreeCache
 from hsd_verify import DraftTree
+from hsd_verify.transfer import send
 
 MOST_FOLDED = 8  # unread tokens that are read with a tree; more of them are read before
 
@@ -58,7 +59,7 @@ class LevelState:
         """Logits (N, V) after the nodes of a tree whose root is the newest known token, in one pass."""
         above = self._known[self.cache.length : -1]  # U - 1
         self._tail = len(above)
-        tokens = torch.tensor([*above, *tree.token_list], device=tree.tokens.device)  # (U - 1 + N,)
+        tokens = send(torch.tensor([*above, *tree.token_list]), tree.tokens.device)  # (U - 1 + N,)
         below = (self._tail + parent for parent in tree.parent_list[1:])
         parents = [*chain_parents(self._tail + 1), *below]
         self._output = self.model.forward_tree(tokens, ancestor_matrix(parents), self.cache)
@@ -68,7 +69,7 @@ class LevelState:
         """Keep a path (tau) of the tree just scored, and the token behind it; returns the new tokens."""
         assert self._output is not None, "score a tree first"
         nodes = [*range(self._tail + 1), *(self._tail + node for node in path)]
-        kept = torch.tensor(nodes, device=tree.tokens.device)
+        kept = send(torch.tensor(nodes), tree.tokens.device)
         self.cache.keep(kept)
         features, self._output = self._output.features[kept], None
         new = [*(tree.token_list[node] for node in path), token]
@@ -84,7 +85,7 @@ class LevelState:
 
     def _read(self, tokens: list[int]) -> None:
         if tokens:
-            output = self.model.prefill(torch.tensor(tokens, device=self.model.device), self.cache)
+            output = self.model.prefill(send(torch.tensor(tokens), self.model.device), self.cache)
             self._tell((), output.features)
 
     def _go_back(self, text: list[int], same: int) -> Tensor | None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from eagle.engine.placement import whole_module, whole_weight
 from eagle.engine.target import Target
 
 CLOSE = 0.02  # bf16 keeps 8 bits
@@ -25,11 +26,12 @@ MLPS = ("mlp", "block_sparse_moe", "feed_forward")
 @torch.no_grad()
 def plain_weight(norm: nn.Module | None) -> Tensor | None:
     """What an RMS norm multiplies by (H,), its weight or one more; None for other norms (a mean is taken, a bias)."""
-    weight = getattr(norm, "weight", None)
-    if norm is None or weight is None:
+    if norm is None or getattr(norm, "weight", None) is None:
         return None
+    norm = whole_module(norm)
+    weight = whole_weight(norm)
     factors = norm(torch.ones_like(weight))  # of a constant the RMS is that constant, and what is left of it is w
-    found = min((weight.detach(), weight.detach() + 1), key=lambda plain: float((factors - plain).abs().sum()))
+    found = min((weight, weight + 1), key=lambda plain: float((factors - plain).abs().sum()))
     return found if torch.allclose(factors.float(), found.float(), rtol=CLOSE, atol=CLOSE) else None
 
 

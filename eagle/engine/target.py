@@ -15,10 +15,12 @@ from eagle.engine.ends import end_token_ids, template_end_ids
 from eagle.engine.feature_layers import check_feature_layers, default_feature_layers
 from eagle.engine.joint import why_not_together
 from eagle.engine.layers import decoder_layers, decoder_of, inputs_of, turn_of
+from eagle.engine.placement import home_of
 from eagle.engine.protocol import SmallPass, TargetOutput
 from eagle.engine.rope import context_limit, forget_growth, rope_switch
 from eagle.engine.shape import attention_shape
 from eagle.engine.suitability import Suitability, suitability_of
+from hsd_verify.transfer import send
 
 PIECE = 1024  # tokens of a pass whose mask is dense: (PIECE, T) and not (T, T)
 
@@ -62,8 +64,7 @@ class Target:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.device
-        return device
+        return home_of(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,7 +112,7 @@ class Target:
     @cached_property
     def suitability(self) -> Suitability:
         """What this model was found to do right when it was tried, on first use."""
-        return suitability_of(self, self._preallocated, self._stock)
+        return suitability_of(self, self.preallocated, self.stock)
 
     @cached_property
     def why_not_together(self) -> str | None:
@@ -125,12 +126,14 @@ class Target:
         """
         if self.suitability.plain:
             raise ValueError(f"{self.name} cannot be decoded here: {self.suitability.plain}")
-        return self._stock() if self.suitability.trees else self._preallocated()
+        return self.stock() if self.suitability.trees else self.preallocated()
 
-    def _preallocated(self) -> KeyValueCache:
+    def preallocated(self) -> KeyValueCache:
+        """An empty cache that drafts can be dropped from, whether the model is right with it or not."""
         return KeyValueCache(len(self.layers), self.context_limit, switch=self._switch)
 
-    def _stock(self) -> StockCache:
+    def stock(self) -> StockCache:
+        """An empty cache of the model's own kind."""
         return StockCache(self.context_limit)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ class Target:
         Returns logits (1, V) after the last token and features (T, 3H). Raises ValueError beyond the context limit.
         """
         cache.check_room(ids.numel())
-        outputs = [self._read_piece(piece, cache) for piece in torch.split(ids, self._piece(ids.numel(), cache))]
+        outputs = [self.read_piece(piece, cache) for piece in torch.split(ids, self._piece(ids.numel(), cache))]
         return TargetOutput(outputs[-1].logits, torch.cat([output.features for output in outputs]))
 
     def _piece(self, num_tokens: int, cache: TargetCache) -> int:
@@ -158,7 +161,8 @@ class Target:
         has_causal_kernel = sees_all and not cache.length and self.config._attn_implementation != "eager"
         return max(num_tokens, 1) if has_causal_kernel else PIECE
 
-    def _read_piece(self, ids: Tensor, cache: TargetCache) -> TargetOutput:
+    def read_piece(self, ids: Tensor, cache: TargetCache) -> TargetOutput:
+        """One pass of `prefill`: read ids (T,) and commit them."""
         if len(ids) == 1 and self.small_pass is not None:  # plain decoding: the pass that trees get
             output = self.score_unchecked(ids, torch.ones(1, 1, dtype=torch.bool), cache)
             cache.keep(torch.zeros(1, dtype=torch.int64, device=ids.device))
@@ -188,7 +192,7 @@ class Target:
     @torch.inference_mode()
     def score_unchecked(self, tokens: Tensor, ancestors: Tensor, cache: TargetCache) -> TargetOutput:
         """`forward_tree` without asking whether this target can: how that is found out."""
-        ancestors = ancestors.to(tokens.device)
+        ancestors = send(ancestors, tokens.device)
         if self.small_pass is not None and self.small_pass.takes(len(tokens), cache, self.dtype):
             return self.small_pass.score(tokens, ancestors, cache, self.feature_layers)
         positions = cache.length + masks.depths(ancestors)

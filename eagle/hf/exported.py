@@ -42,6 +42,8 @@ def export(model: str | Path, head: str | Path, output: str | Path, **loading: A
     if directory.exists() and any(directory.iterdir()):
         raise ValueError(f"the output {directory} is not empty: name another directory")
     source = None if str(model) == DEFAULT else model
+    if loading.get("tp", 1) > 1:
+        raise ValueError(f"tp is {loading['tp']}, and a model is written whole: leave it out")
     target = load_target(source, device="cpu", **loading)
     target.check_scores_trees()
     found = Path(find_model(source))

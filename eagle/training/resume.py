@@ -1,25 +1,30 @@
-"""What resuming needs: `states/step-00000200/` with weights, optimizer, random state and the place in the data.
+"""What resuming needs: `states/step-00000200/` with weights, optimizer and the place in the data.
 
-A state becomes visible by one rename, when it is whole. Best and last heads, ready to use, stand beside `states/`. A
+Nothing random is stored: what chance decides is a function of seed and step. Nor is how many processes there were. A
+state becomes visible by one rename, when it is whole. Best and last heads, ready to use, stand beside `states/`. A
 state that was damaged later is set aside, and the run goes on from the one before it.
 """
 
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+from torch import nn
 
 from eagle.files import check_same, naming, read_json, write_json
 from eagle.options import build
+from eagle.parallel.whole_states import load_whole, save_whole
 from eagle.whole import damage, list_files
 
 PROGRESS, DAMAGED = "progress.json", "damaged-"
+OF_ACCELERATE = "random_states_0.pkl"  # in states of earlier versions, which accelerate wrote
 # what torch, safetensors and pickle raise for a file they cannot read
 FILE_ERRORS = (SafetensorError, RuntimeError, OSError, ValueError, LookupError, EOFError, pickle.UnpicklingError)
 PLACES = ("output", "data", "prepare", "target", "vocabulary", "initial_head", "held_out_data", "target_name")
@@ -41,8 +46,16 @@ class RunProgress:
 class States:
     """The rotated states of one run."""
 
-    def __init__(self, output: Path, accelerator: Accelerator, keep: int):
+    def __init__(
+        self,
+        output: Path,
+        accelerator: Accelerator,
+        keep: int,
+        module: nn.Module,
+        optimizers: Sequence[AcceleratedOptimizer],
+    ):
         self._directory, self._accelerator, self._keep = output / "states", accelerator, keep
+        self._module, self._optimizers = module, [prepared.optimizer for prepared in optimizers]
 
     def latest(self) -> Path | None:
         return max(self._directory.glob("step-*"), default=None)  # the names sort by step
@@ -56,8 +69,7 @@ class States:
             temporary.mkdir(parents=True)
         self._accelerator.wait_for_everyone()
         with naming(final):
-            self._accelerator.save_state(str(temporary))
-        self._accelerator.wait_for_everyone()  # every process writes a part
+            save_whole(temporary, self._module, self._optimizers, self._accelerator.is_main_process)
         if self._accelerator.is_main_process:
             write_json(temporary / PROGRESS, asdict(progress))
             list_files(temporary)
@@ -68,7 +80,7 @@ class States:
         self._accelerator.wait_for_everyone()
 
     def restore(self) -> RunProgress:
-        """Load the newest whole state into what the accelerator prepared; a fresh `RunProgress` when there is none.
+        """Load the newest whole state into module and optimizers; a fresh `RunProgress` when there is none.
 
         Raises ValueError that names them when there are states and all are damaged.
         """
@@ -79,7 +91,10 @@ class States:
             return RunProgress()
         state = Path(chosen[0])
         try:
-            self._accelerator.load_state(chosen[0])
+            if (state / OF_ACCELERATE).exists():
+                self._accelerator.load_state(chosen[0])
+            else:
+                load_whole(state, self._module, self._optimizers)
             return build(RunProgress, read_json(state / PROGRESS))
         except FILE_ERRORS as error:
             raise ValueError(f"{state} cannot be loaded ({str(error)[:300]}): {_remedy(state.parent)}") from error

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eagle.engine.norms import mlp_norm, plain_weight
+from eagle.engine.placement import whole_weight
 from eagle.engine.shape import attention_shape, feed_forward_size
 from eagle.engine.target import Target
 from eagle.files import atomic_file, read_json, write_json
@@ -165,9 +166,9 @@ def _tensors(target: Target) -> dict[str, Tensor]:
         "output": output,
         **{name: getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")},
     }
-    tensors = {name: module.weight.detach() for name, module in modules.items() if hasattr(module, "weight")}
+    tensors = {name: whole_weight(module) for name, module in modules.items() if hasattr(module, "weight")}
     norms = {"norm": getattr(target.model.get_decoder(), "norm", None), "mlp_norm": mlp_norm(target)}
     tensors |= {name: weight for name, norm in norms.items() if (weight := plain_weight(norm)) is not None}
     if getattr(output, "bias", None) is not None:
-        tensors["output_bias"] = output.bias.detach()
+        tensors["output_bias"] = whole_weight(output, "bias")
     return tensors

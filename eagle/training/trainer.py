@@ -112,7 +112,8 @@ class Trainer:
         self._module, *self._optimizers = accelerator.prepare(module, *make_optimizers(head, config.optimization))
         self._target_name = material.facts.sizes.name
         self._trained_length = max(head.trained_length or 0, *map(len, material.examples))
-        self._states, self._guard = States(self._output, accelerator, config.keep_states), StepGuard(accelerator)
+        self._states = States(self._output, accelerator, config.keep_states, self._module, self._optimizers)
+        self._guard = StepGuard(accelerator)
         self.progress = self._states.restore()
         self._sound_step = -1  # whose weights predicted nothing but finite numbers
 

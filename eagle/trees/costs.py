@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eagle.options import freeze_lists
 from eagle.trees.protocols import check_number
+from hsd_verify.transfer import send
 
 PLAUSIBLE = 0.9  # measurements of a quiet machine repeat to a few per cent
 
@@ -95,8 +96,8 @@ class CostModel:
 
     def target_at(self, num_nodes: Tensor) -> Tensor:
         """Milliseconds of passes over `num_nodes` nodes: linear in between, and on with the last slope beyond."""
-        nodes = torch.tensor(self.num_nodes, dtype=torch.float64, device=num_nodes.device)
-        times = torch.tensor(self.target_ms, dtype=torch.float64, device=num_nodes.device)
+        nodes = send(torch.tensor(self.num_nodes, dtype=torch.float64), num_nodes.device)
+        times = send(torch.tensor(self.target_ms, dtype=torch.float64), num_nodes.device)
         right = torch.searchsorted(nodes, num_nodes.double()).clamp(1, len(nodes) - 1)
         slope = (times[right] - times[right - 1]) / (nodes[right] - nodes[right - 1])
         return times[right - 1] + slope * (num_nodes - nodes[right - 1])

@@ -28,6 +28,7 @@ from eagle.trees.growth import Growth
 from eagle.trees.protocols import Growing, Proposer, check_counts, check_number
 from eagle.trees.sapling import UNREAD, Children, Families, Frontier, Number
 from eagle.trees.scaffold import believed
+from hsd_verify.transfer import send
 
 Table = tuple[tuple[tuple[float, ...], ...], ...]
 
@@ -78,12 +79,12 @@ class Acceptance:
 @lru_cache(maxsize=64)
 def _alphas(acceptance: Acceptance, level: int, num_slots: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     rows = [[min(row[: k + 1]) for k in range(num_slots)] for row in acceptance.sampled[level]]
-    return torch.tensor(rows, dtype=dtype, device=device)
+    return send(torch.tensor(rows, dtype=dtype), device)
 
 
 @lru_cache(maxsize=16)
 def _numbers(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=dtype, device=device)
+    return send(torch.tensor(numbers, dtype=dtype), device)
 
 
 @dataclass(frozen=True)

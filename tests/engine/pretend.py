@@ -1,7 +1,8 @@
 """An accelerator that is none, for machines without: tensors that claim another device and live on the CPU.
 
-A host waits where it needs a number that an accelerator computes. Here every operation runs on the CPU's own tensor
-inside, what would wait is counted by name and place, and so is what would be uploaded.
+A host waits where it needs a number that an accelerator computes, and where it sends one without saying that it will
+not wait (`non_blocking`): torch then synchronises the stream. Here every operation runs on the CPU's own tensor inside,
+what would wait is counted by name and place, and so is what is sent without.
 
 The device calls itself `lazy`: of torch's names it is the one that a build without accelerators neither lacks (as
 `cuda`) nor gives a meaning of its own (as `meta`).
@@ -88,10 +89,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (torch.tensor, torch.as_tensor) and _is_ours(kwargs.get("device")) and not _has_ours(args):
-            self._counted.uploads[f"{func.__name__} {_place()}"] += 1
+            self._counted.waits[f"{func.__name__} {_place()}"] += 1
             return Pretended(func(*args, **{**kwargs, "device": "cpu"}))
         if func is Tensor.new_tensor and _has_ours(args):
-            self._counted.uploads[f"new_tensor {_place()}"] += 1
+            self._counted.waits[f"new_tensor {_place()}"] += 1
             return Pretended(func(*_mapped(_inner, args), **kwargs))
         if func is Tensor.__getitem__ and _has_ours(args):
             return func(args[0], self._uploaded(args[1]))
@@ -109,7 +110,7 @@ class _Functions(TorchFunctionMode):
             return tuple(self._uploaded(part) for part in index)
         if not isinstance(index, list):
             return index
-        self._counted.uploads[f"index by list {_place()}"] += 1
+        self._counted.waits[f"index by list {_place()}"] += 1
         return Pretended(torch.tensor(index) if index else torch.empty(0, dtype=torch.int64))
 
 
@@ -126,13 +127,13 @@ class _Dispatch(TorchDispatchMode):
         asked = next((one for one in leaves if isinstance(one, torch.device)), None)
         ours = _is_ours(asked) or (bool(known) and asked is None)
         if known or ours:
-            self._count(name, args, asked, bool(known), ours)
+            self._count(name, args, asked, _is_queued(name, args, kwargs), bool(known), ours)
         output = func(*_mapped(_inner, args), **_mapped(_inner, kwargs))
         if not ours or _fills_host(name, args):
             return output
         return _mapped(lambda one: _wrapped(one, known) if isinstance(one, Tensor) else one, output)
 
-    def _count(self, name: str, args: Any, asked: Any, has_ours: bool, ours: bool) -> None:
+    def _count(self, name: str, args: Any, asked: Any, queued: bool, has_ours: bool, ours: bool) -> None:
         self._counted.launches += 1
         of_host = any(isinstance(one, Tensor) and not isinstance(one, Pretended) for one in _leaves(args))
         if (has_ours and not ours) or _fills_host(name, args):
@@ -142,7 +143,8 @@ class _Dispatch(TorchDispatchMode):
         elif name in INDEXING and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in _leaves(args[1])):
             self._counted.waits[f"{name} by mask {_place()}"] += 1
         elif of_host and name in ("to", "_to_copy", "copy_", *INDEXING):
-            self._counted.uploads[f"{name} {_place()}"] += 1
+            told = self._counted.uploads if queued else self._counted.waits
+            told[f"{name} from the host {_place()}"] += 1
 
 
 def _is_ours(device: Any) -> bool:
@@ -181,6 +183,11 @@ def _inner(value: Any) -> Any:
 
 def _fills_host(name: str, args: Any) -> bool:
     return name == "copy_" and not isinstance(args[0], Pretended)
+
+
+def _is_queued(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a copy was asked not to wait."""
+    return bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
 
 
 def _wrapped(output: Tensor, known: Mapping[int, Tensor]) -> Tensor:

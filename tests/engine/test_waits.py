@@ -35,6 +35,7 @@ from eagle.trees.scaffold import EMPTY, Scaffold
 from eagle.trees.scaffolded import with_scaffold
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
+from hsd_verify.transfer import send
 from tests.engine.pretend import DEVICE, moved, pretending
 from tests.pairs import FITTING, NAMED, PAIRS
 from tests.tiny import random_ids, tiny_head, tiny_target, tokens_of
@@ -218,10 +219,13 @@ def test_an_accelerator_grows_the_same_tree_though_it_expands_more(policy, scaff
 def test_the_count_sees_what_waits_and_nothing_else():
     with pretending() as counted, torch.inference_mode():
         numbers = torch.arange(6.0, device=DEVICE)
-        larger = (numbers * 2 + 1)[torch.tensor([1, 2], device=DEVICE)].cumsum(0)
+        larger = (numbers * 2 + 1)[send(torch.tensor([1, 2]), DEVICE)].cumsum(0)
         larger[:1] = 0.0
         assert (counted.num_waits, counted.num_uploads) == (0, 1)
         assert (float(larger.sum()), larger.tolist(), larger.cpu().tolist()) == (8.0, [0.0, 8.0], [0.0, 8.0])
         assert counted.num_waits == 3
         assert bool((larger > 0).any()) and len(larger[larger > 0]) == 1 and larger.nonzero().shape == (1, 1)
         assert counted.num_waits == 6
+        for upload in (lambda: torch.tensor([1, 2], device=DEVICE), lambda: torch.tensor([1]).to(DEVICE)):
+            counted.clear()
+            assert upload().device == DEVICE and (counted.num_waits, counted.num_uploads) == (1, 0)

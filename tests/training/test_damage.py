@@ -51,7 +51,7 @@ DAMAGE = [
     ("model.safetensors", Path.unlink),
     ("optimizer.bin", cut),
     ("optimizer.bin", Path.unlink),
-    ("random_states_0.pkl", fill_with_zeros),
+    ("optimizer.bin", fill_with_zeros),
     ("progress.json", cut),
     ("progress.json", fill_with_zeros),
     ("progress.json", Path.unlink),

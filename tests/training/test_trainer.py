@@ -23,6 +23,7 @@ from eagle.training.run import frozen, make_accelerator, run_identity
 from eagle.training.steps import choose_positions
 from eagle.training.trainer import plan_steps
 from eagle.vocab import DraftVocabulary
+from eagle.whole import list_files
 from tests.tiny import VOCAB_SIZE
 from tests.training import runs
 
@@ -52,6 +53,22 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path):
         [record["step"] for record in read_metrics(tmp_path / name / METRICS, "train")] for name in ("whole", "parts")
     ]
     assert steps[0] == steps[1] == list(range(1, len(steps[0]) + 1))
+
+
+def test_a_state_of_an_earlier_version_is_read(tmp_path):
+    """Accelerate wrote them, with optimizers by number and one file of random states a process."""
+    on, config = runs.setting(), runs.config(tmp_path / "run")
+    whole = runs.trained_head(runs.config(tmp_path / "whole"), on)
+    begun = runs.trainer(config, on)
+    begun.run(stop_after=4)
+    state = max((tmp_path / "run" / "states").glob("step-*"))
+    for name in ("model.safetensors", "optimizer.bin"):
+        (state / name).unlink()
+    begun.accelerator.save_state(str(state))
+    list_files(state)
+    resumed = runs.trained_head(config, on)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 def test_muon_moves_the_matrices_between_hidden_states_and_resumes(tmp_path):
