@@ -52,14 +52,20 @@ def is_available() -> bool:
 @contextmanager
 def stock(model: nn.Module) -> Iterator[None]:
     """`model` with its original forwards: what users have who never packed it."""
-    packed = {module: module.forward for module in model.modules() if isinstance(module.forward, _Packed)}
-    for module in packed:
-        del module.forward
+    packed = unpack(model)
     try:
         yield
     finally:
         for module, forward in packed.items():
             module.forward = forward
+
+
+def unpack(model: nn.Module) -> dict[nn.Module, Any]:
+    """Give `model` its original forwards back; returns the others."""
+    packed = {module: module.forward for module in model.modules() if isinstance(module.forward, _Packed)}
+    for module in packed:
+        del module.forward
+    return packed
 
 
 def _groups(module: nn.Module) -> Iterator[list[nn.Linear]]:

@@ -29,6 +29,7 @@ from eagle.files import check_same, only_writer, read_json, remove_leftovers, wr
 from eagle.load_options import loading_options
 from eagle.loading import choose_device, load_target
 from eagle.options import identity, load
+from eagle.parallel.sharding import shard_layers
 from eagle.training.feature_store import FeatureStore, StoredSignals, store_bytes
 from eagle.training.initialise import make_head
 from eagle.training.metrics import Evaluation
@@ -135,7 +136,10 @@ def open_material(config: TrainConfig, accelerator: Accelerator) -> Material:
     sources, target = config.sources, None
     if sources.features is None or sources.fill_features:
         dtype = getattr(torch, sources.target_dtype)
-        target = load_target(sources.target, dtype, accelerator.device, **loading_options(config))
+        place = torch.device("cpu") if sources.shard_target else accelerator.device
+        target = load_target(sources.target, dtype, place, **loading_options(config))
+        if sources.shard_target:
+            shard_layers(target, accelerator.device, accelerator.num_processes)
         if config.initial_head is not None:  # before the facts are taken: it decides what the features are
             target.read_layers(stored_feature_layers(config.initial_head, len(target.layers)))
     facts = load_facts(sources.features, target).to(accelerator.device)

@@ -21,6 +21,7 @@ class Sources:
 
     target: str | None
     target_dtype: str
+    shard_target: bool
     features: str | None
     fill_features: bool
     data: str | None
@@ -122,6 +123,9 @@ class TrainConfig(LoadOptions):
 
     target: str | None = option(None, "a model of the hub, a directory or a .gguf file; none: the packaged SmolLM2")
     target_dtype: str = option("bfloat16", "of the target's weights", choices=DTYPES)
+    shard_target: bool = option(
+        False, "divide the target's layers among the processes (FSDP2), which all read with them", may_change=True
+    )
     features: str | None = option(
         None, "directory of stored features; none: the target runs beside the head", may_change=True
     )
@@ -228,6 +232,20 @@ class TrainConfig(LoadOptions):
             raise ValueError("data is missing: without it, features must name a directory of stored features")
         if self.fill_features and self.features is None:
             raise ValueError("fill_features is set, but features names no directory to fill")
+        if self.tp > 1:
+            raise ValueError(f"tp is {self.tp}: processes of training have batches of their own, take shard_target")
+        if self.shard_target:
+            self._check_sharded()
+
+    def _check_sharded(self) -> None:
+        """Raises ValueError for what only some of the processes would do, and for other ways to place the target."""
+        usual = dict.fromkeys(("features", "prepare", "device_map", "quantization")) | {"compile": "off"}
+        for name, value in usual.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"shard_target is set, and {name} is '{getattr(self, name)}': all processes make the target's "
+                    f"passes together, in one place and precision; leave {name} out, or shard_target"
+                )
 
     @property
     def loss_weights(self) -> LossWeights:

@@ -48,8 +48,8 @@ def _argv_is_put_back(monkeypatch) -> None:
 
 
 def test_the_project_names_its_commands():
-    names = "bench chat convert demo evaluate export-generate fastchat-worker features hierarchy lm-eval prepare serve"
-    names += " train trees web"
+    names = "bench chat convert demo estimate evaluate export-generate fastchat-worker features hierarchy lm-eval"
+    names += " prepare serve train trees web"
     assert set(COMMANDS) == set(names.split())
     assert PROJECT["scripts"] == {"eagle-hsd": "eagle.cli.main:main"}
 
