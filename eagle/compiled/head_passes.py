@@ -27,11 +27,13 @@ from eagle.engine.lowbit.low_bit_linear import shrink_layers
 from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, spread_apart
 from eagle.kernels.compiler import kernels
 
-BITS = 8  # in 4 a step is a quarter faster and a draft worse
+BITS = 8  # in 4 a step is a quarter faster, and drafts are rounded to a sixteenth of the range of a block
 
 
 class CompiledHead:
-    """What `HeadReader` reads a few entries with: the same numbers as its eager pass, but for sums in another order."""
+    """What `HeadReader` reads a few entries with: the numbers of its eager pass, but for sums in another order and for
+    what rounding the weights changes.
+    """
 
     def __init__(self, layer: Run, logits: Run, dtype: torch.dtype):
         self._layer, self._logits, self._dtype = layer, logits, dtype
@@ -46,12 +48,11 @@ class CompiledHead:
         """See `SmallRead.read`."""
         num, filled = len(hidden), cache.length + len(hidden)
         missing = max(LEAST - num, 0)  # entries that nobody sees but themselves
+        given = [hidden, embedding, positions]
+        if missing:
+            given = [torch.cat([one, one.new_zeros(missing, *one.shape[1:])]) for one in given]
         cache.reserve(filled + missing)
-        sight = _sight(mask, num, filled, missing)
-        padded = (pad(hidden, (0, 0, 0, missing)), pad(embedding, (0, 0, 0, missing)), pad(positions, (0, missing)))
-        (output,) = self._layer(
-            *(padded if missing else (hidden, embedding, positions)), sight, cache.keys, cache.values
-        )
+        (output,) = self._layer(*given, _sight(mask, num, filled, missing), cache.keys, cache.values)
         cache.length = filled
         return output[:num]
 
