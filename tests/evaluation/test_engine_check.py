@@ -85,8 +85,8 @@ def test_a_process_that_fails_shows_its_log(tmp_path):
 
 
 def test_a_server_that_ends_shows_its_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    program = tmp_path / "vllm"
+    program = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(program))
     program.write_text("#!/bin/sh\necho no such model; exit 1\n")
     program.chmod(0o755)
     with (

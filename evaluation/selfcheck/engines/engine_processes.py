@@ -23,6 +23,7 @@ ENVIRONMENT = {  # one process on a CPU; models come from this machine
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` asks for a package `vllm`; the CPU build has another name
 START_S = 300.0  # how long a server may take to come up
 END_S = 60.0  # and to go
 LOG_LINES = 20
@@ -47,12 +48,12 @@ def run_logged(command: Sequence[str], log: Path, environment: dict[str, str]) -
 
 @contextmanager
 def server(setup: EngineSetup, directory: Path) -> Iterator[str]:
-    """Address of `vllm serve` with these options, while the context lasts.
+    """Address of vLLM's server with these options, while the context lasts.
 
     Raises ValueError with its log's end where it does not come up.
     """
     port, log = _free_port(), directory / f"{setup.name}-server.log"
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", *_as_flags(setup.options), "--port", str(port)]
+    command = [sys.executable, "-m", SERVER, "--host", "127.0.0.1", "--port", str(port), *_as_flags(setup.options)]
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=_environment(setup.environment))
     try:
@@ -63,11 +64,11 @@ def server(setup: EngineSetup, directory: Path) -> Iterator[str]:
 
 
 def _as_flags(options: dict[str, Any]) -> list[str]:
-    """Options of `LLM` as flags of the command; the model comes first, without a name."""
-    flags = [str(options["model"]), "--host", "127.0.0.1"]
+    """Options of `LLM` as flags of the server."""
+    flags: list[str] = []
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
-        if name != "model" and value is not False:
+        if value is not False:
             flags += [flag] if value is True else [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
     return flags
 
