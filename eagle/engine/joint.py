@@ -39,6 +39,7 @@ from eagle.engine.suitability import (
     spread_apart,
     trial_key,
 )
+from hsd_verify.transfer import send
 
 ATTENTION_NAME = "eagle_joint"
 TRIAL = ((5, (-1, 0, 0, 1)), (9, (-1, 0, 1, 1, 0)), (3, (-1,)))  # tokens of a prefix and the parents behind it, a row
@@ -89,7 +90,7 @@ def score_together(target: JointReader, trees: Sequence[Scored]) -> list[TargetO
     for tree in trees:
         tree.cache.check_room(int(masks.depths(tree.ancestors).max()) + 1)
     caches, sizes = [tree.cache for tree in trees], [len(tree.tokens) for tree in trees]
-    each = [tree.ancestors.to(target.device) for tree in trees]
+    each = [send(tree.ancestors, target.device) for tree in trees]
     positions = torch.cat([tree.cache.length + masks.depths(own) for tree, own in zip(trees, each, strict=True)])
     with inputs_of(target.read_from, target.turn) as captured, _attending_by_row(target) as own:
         output = target.model(

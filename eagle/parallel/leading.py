@@ -9,6 +9,7 @@ Letters: N tree nodes including the root, T tokens, B batch, V vocabulary, H hid
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from weakref import WeakKeyDictionary, finalize
 
 import torch
@@ -78,6 +79,10 @@ class LeadingTarget(Target):
     def stock(self) -> StockCache:
         raise ValueError("a cache of its own kind, of which the other processes (tp) hear nothing")
 
+    @cached_property
+    def why_not_together(self) -> str | None:
+        return "its parts lie in several processes (tp), which are told of one sequence at a time"
+
     def embed(self, ids: Tensor) -> Tensor:
         embeddings: Tensor = self._embedding(ids)
         return embeddings
@@ -115,7 +120,7 @@ class LeadingTarget(Target):
 
         Raises RuntimeError when an earlier one ended in the middle, and the others still wait there.
         """
-        with self._turn:
+        with self.turn:
             if self._link.is_broken:
                 raise RuntimeError(BROKEN)
             forgotten = tuple(self._forgotten)

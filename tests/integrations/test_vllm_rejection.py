@@ -1,6 +1,7 @@
 """The plug-in's decision on packed requests is that of `hsd_verify` on each of them alone. No engine is installed."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -126,7 +127,8 @@ def test_made_up_acceptance_stays_vllms():
     """`synthetic` accepts by given rates, to measure engines: it has no law to be right about."""
     calls = []
     rule = RejectionStep(PluginSettings(HSD), lambda *args, **kwargs: calls.append(args) or args[0])
-    rule(*Batch(DRAFTED, WARM).arguments(), synthetic_mode=True, synthetic_conditional_rates=None)
+    made_up: dict[str, Any] = {"synthetic_mode": True, "synthetic_conditional_rates": None}
+    rule(*Batch(DRAFTED, WARM).arguments(), **made_up)
     assert len(calls) == 1
 
 
