@@ -95,7 +95,7 @@ def test_a_run_shows_that_texts_are_equal_and_a_second_one_plays_nothing(models,
     assert {check["drafting"] for check in summary["self_check"]} == set(ARMS[1:])
     page = (Path(config.output) / "report.html").read_text()
     assert "<td>8 of 8</td>" in page and "identical answers" in page and "stand beside" not in console.export_text()
-    monkeypatch.setattr(Runner, "_answer", lambda *_: pytest.fail("played again"))
+    monkeypatch.setattr(Runner, "keep", lambda *_: pytest.fail("played again"))
     assert evaluate(config, Console(quiet=True), models)["equality"] == summary["equality"]
 
 

@@ -154,7 +154,7 @@ def test_one_call_from_a_configuration_to_a_report(tiny_models, tmp_path, monkey
     console = Console(record=True, width=80)
     evaluate(config, console, tiny_models)
     with monkeypatch.context() as patched:
-        patched.setattr(Runner, "_answer", lambda *_: pytest.fail("a second call plays nothing again"))
+        patched.setattr(Runner, "keep", lambda *_: pytest.fail("a second call plays nothing again"))
         patched.setattr(evaluate_module, "write_report", lambda *_: "the same report")
         evaluate(config, Console(quiet=True), tiny_models)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -183,7 +183,7 @@ def test_a_run_goes_on_where_its_directory_and_its_models_moved(tiny_models, tmp
     evaluate(small_run(tmp_path / "a", monkeypatch, head="old/head", target="here"), Console(quiet=True), tiny_models)
     (tmp_path / "a").rename(tmp_path / "b")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Runner, "_answer", lambda *_: pytest.fail("played again"))
+    monkeypatch.setattr(Runner, "keep", lambda *_: pytest.fail("played again"))
     config = small_run("b", monkeypatch, head="head", target=None)
     evaluate(config, Console(quiet=True), tiny_models)
 
