@@ -219,9 +219,8 @@ class _Playing:
         self._runner, self._trial, self._done = runner, trial, done
         self._row: AnswerRow | None = None  # of the turn before
         self._turn: tuple[Key, Request, Recording] | None = None  # under way
-        self._start_s = self._first_s = (
-            0.0  # of the batch row's seconds: where the turn began, and behind its first step
-        )
+        # of the batch row's seconds: where the turn began, and behind its first step
+        self._start_s = self._first_s = 0.0
 
     @property
     def old_rows(self) -> list[AnswerRow]:
