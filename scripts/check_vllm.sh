@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # vLLM for real, on this machine's CPU, with the shipped head and the plug-in: texts, laws, server, speed.
 #   bash scripts/check_vllm.sh                        about 20 minutes on two cores; findings in runs/check-vllm
-#   bash scripts/check_vllm.sh --only texts laws      arguments go to check_vllm.py
+#   bash scripts/check_vllm.sh --only texts laws      arguments go to the checks
 #
 # The engine gets an environment of its own, .venv-vllm (3.4 GB), made once: its CPU build wants one very torch and
 # packages for sound and video that nothing here needs.
@@ -60,4 +60,4 @@ if [ ! -f "$VENV/.installed" ] || [ "$(cat "$VENV/.installed")" != "$WANTED" ]; 
     echo "$WANTED" >"$VENV/.installed"
 fi
 cd "$ROOT"
-exec "$VENV/bin/python" scripts/check_vllm.py "$@"
+exec "$VENV/bin/python" -m evaluation.selfcheck.engines.vllm_command "$@"

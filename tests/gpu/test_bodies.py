@@ -15,7 +15,7 @@ ROOT = HERE.parents[1]
 
 def test_every_test_for_a_gpu_runs():
     environment = {**os.environ, STAND_IN: "cpu", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(HERE)]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", str(HERE)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"\d\d+ passed", done.stdout) and "skipped" not in done.stdout

@@ -9,6 +9,7 @@ from eagle.noise import NoiseField
 from eagle.sampling import Sampling, seeded
 from eagle.trees import CoupledTree, EagleTree
 from eagle.trees.exact import TableProposer
+from eagle.trees.protocols import grown
 from eagle.vocab import DraftVocabulary
 from hsd_verify import DraftTree
 from tests.conftest import needs_gpu
@@ -17,7 +18,7 @@ from tests.engine.test_waits import NAMED, WARM
 DRAFT, VOCAB = 20, 97
 
 
-def grown(policy, seed: int, device: torch.device, sampling: Sampling, with_noise: bool) -> DraftTree:
+def tree_on(policy, seed: int, device: torch.device, sampling: Sampling, with_noise: bool) -> DraftTree:
     table = 3 * torch.randn(64, DRAFT, generator=seeded(seed))  # a row a text
 
     def logits(text: tuple[int, ...]) -> Tensor:
@@ -26,7 +27,7 @@ def grown(policy, seed: int, device: torch.device, sampling: Sampling, with_nois
     known = DraftVocabulary(torch.arange(DRAFT, device=device) * 2, torch.ones(VOCAB, dtype=torch.bool, device=device))
     noise = Noise(NoiseField(seed, device), 5) if with_noise else None
     chance = Chance(sampling, seeded(seed, device), noise=noise)
-    return policy.grow(TableProposer(known, logits, (7,)), chance, 6)
+    return grown(policy, TableProposer(known, logits, (7,)), chance, 6)
 
 
 @needs_gpu
@@ -36,8 +37,8 @@ def grown(policy, seed: int, device: torch.device, sampling: Sampling, with_nois
 def test_a_placed_tree_is_the_same_there(accelerator, policy, with_noise, seed):
     """Which node is better is decided by numbers that differ in the last bits only, and are random here: no ties."""
     sampling = WARM if with_noise else Sampling()
-    expected = grown(policy, seed, torch.device("cpu"), sampling, with_noise)
-    found = grown(policy, seed, accelerator, sampling, with_noise)
+    expected = tree_on(policy, seed, torch.device("cpu"), sampling, with_noise)
+    found = tree_on(policy, seed, accelerator, sampling, with_noise)
     assert (found.parent_list, found.token_list) == (expected.parent_list, expected.token_list)
     assert found.parents.device.type == accelerator.type
 
@@ -46,6 +47,6 @@ def test_a_placed_tree_is_the_same_there(accelerator, policy, with_noise, seed):
 @pytest.mark.parametrize("name", NAMED)
 def test_every_tree_grows_there(accelerator, name):
     """A tree checks itself: parents before children, siblings apart, laws that could have been drawn from."""
-    trees = [grown(NAMED[name], seed, accelerator, WARM, with_noise=name in ("auto", "coupled")) for seed in range(4)]
+    trees = [tree_on(NAMED[name], seed, accelerator, WARM, with_noise=name in ("auto", "coupled")) for seed in range(4)]
     assert max(tree.num_nodes for tree in trees) > 1
     assert all(tree.tokens.device.type == accelerator.type for tree in trees)
