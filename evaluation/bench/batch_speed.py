@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,16 +22,17 @@ from eagle.batching import Batch
 from eagle.decode import DecodeOptions, Session, Step
 from eagle.drafters.head import DraftHead
 from eagle.drafters.protocol import Drafter
-from eagle.dtypes import dtype_name, named_dtype
+from eagle.dtypes import named_dtype
 from eagle.engine.target import Target
 from eagle.files import write_json
 from eagle.judging import COUPLED
-from eagle.load_options import LoadOptions, loading_options
+from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
-from eagle.options import DTYPES, check_options, option, parse
+from eagle.options import check_options, option, parse
 from eagle.sampling import Sampling, seeded
 from evaluation.arms import parse_drafting
-from evaluation.runner import machine, rotated, versions
+from evaluation.bench.bench_options import BenchOptions, conditions
+from evaluation.runner import rotated
 from evaluation.tasks import TASKS
 from evaluation.trees.contexts import encode_question, prompts
 
@@ -42,7 +42,7 @@ WIDTH = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchBench(LoadOptions):
+class BatchBench(BenchOptions):
     """Options of `eagle-hsd bench batch`. Raises ValueError at construction for values outside their range."""
 
     batches: tuple[int, ...] = option((1, 2, 4, 8, 16), "rows side by side", at_least=1, at_most=1024, each_once=True)
@@ -56,12 +56,6 @@ class BatchBench(LoadOptions):
         4, "batches of each number of rows, of other prompts each, where there are so many", at_least=1
     )
     max_new_tokens: int = option(64, "tokens of every answer", at_least=2, at_most=1 << 20)
-    target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
-    head: str | None = option(None, "draft head, directory or Hugging Face id; the shipped one by default")
-    output: str | None = option(None, "JSON file for all numbers")
-    dtype: str | None = option(None, "of the target's weights; what the machine multiplies by default", choices=DTYPES)
-    device: str | None = option(None, "such as cpu or cuda; the first accelerator by default")
-    threads: int | None = option(None, "CPU threads; torch's choice by default", at_least=1, at_most=1024)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -171,12 +165,6 @@ def summed(timed: Iterable[Timed], config: BatchBench) -> list[Timed]:
         for arm in config.arms
         if (own := [entry for entry in entries if (entry.arm, entry.rows) == (arm, rows)])
     ]
-
-
-def conditions(config: BatchBench, target: Target) -> dict[str, Any]:
-    told = {"target": target.name, "dtype": dtype_name(target.dtype), "device": str(target.device)}
-    told |= {"machine": machine(), "threads": str(torch.get_num_threads()), **versions()}
-    return {**told, "options": asdict(config)}
 
 
 def show(entries: Sequence[Timed], config: BatchBench, console: Console) -> None:

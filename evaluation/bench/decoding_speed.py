@@ -22,18 +22,19 @@ from rich.progress import track
 from rich.table import Table
 
 from eagle.bootstrap import Resamples, divide, interval
-from eagle.dtypes import dtype_name, named_dtype
+from eagle.dtypes import named_dtype
 from eagle.files import write_json
-from eagle.load_options import LoadOptions, loading_options
+from eagle.load_options import loading_options
 from eagle.loading import load_head, load_target
-from eagle.options import DTYPES, check_options, option, parse
+from eagle.options import check_options, option, parse
 from eagle.packages import SMOLLM2
 from eagle.seeds import stable_number
 from evaluation.arms import Models, Request, find_arm
+from evaluation.bench.bench_options import BenchOptions, conditions
 from evaluation.eval_config import EvalConfig
 from evaluation.peers import counted
 from evaluation.recording import Generation, Seconds
-from evaluation.runner import machine, rotated, versions
+from evaluation.runner import rotated
 from evaluation.tasks import TASKS
 from evaluation.trees.contexts import encode_question, prompts
 
@@ -46,7 +47,7 @@ WIDTH = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeBench(LoadOptions):
+class DecodeBench(BenchOptions):
     """Options of `eagle-hsd bench decode`. Raises ValueError at construction for values outside their range."""
 
     arms: tuple[str, ...] = option(
@@ -58,13 +59,7 @@ class DecodeBench(LoadOptions):
     tasks: tuple[str, ...] = option(tuple(TASKS), "of the prompts", choices=tuple(TASKS), each_once=True)
     limit: int = option(4, "prompts a task", at_least=1, at_most=10_000)
     max_new_tokens: int = option(96, "cap on every answer", at_least=2, at_most=1 << 20)
-    target: str | None = option(None, "Hugging Face id, directory or GGUF file; the embedded SmolLM2 by default")
-    head: str | None = option(None, "draft head, directory or Hugging Face id; the shipped one by default")
     gguf: str | None = option(None, "file that llama_cpp reads; that of the embedded target by default")
-    output: str | None = option(None, "JSON file for all numbers")
-    dtype: str | None = option(None, "of the target's weights; what the machine multiplies by default", choices=DTYPES)
-    device: str | None = option(None, "such as cpu or cuda; the first accelerator by default")
-    threads: int | None = option(None, "CPU threads; torch's choice by default", at_least=1, at_most=1024)
     seed: int = option(0, "of what is drawn")
 
     def __post_init__(self) -> None:
@@ -150,10 +145,7 @@ class _Players:
         return find_arm(name, config)(self._models[precision], config, Request(ids, temperature, num_tokens, seed))
 
     def conditions(self) -> dict[str, Any]:
-        target = self._models[AS_LOADED].target
-        told = {"target": target.name, "dtype": dtype_name(target.dtype), "device": str(target.device)}
-        told |= {"machine": machine(), "threads": str(torch.get_num_threads()), **versions()}
-        return {**told, "options": asdict(self.config)}
+        return conditions(self.config, self._models[AS_LOADED].target)
 
 
 def _open_llama(config: DecodeBench) -> Any:
