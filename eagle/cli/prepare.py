@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from eagle.data.answered_drafted import drafted_sessions
 from eagle.data.conversations import read_conversations
 from eagle.data.overview import as_text, collect_statistics
 from eagle.data.preparation import prepare
@@ -42,7 +43,9 @@ def prepare_and_report(config: PrepareConfig) -> None:
     )
     if target.tokenizer is None:
         raise ValueError(f"{target.name} has no tokenizer: name a target that has one")
-    skipped = prepare(config, target.model if reads else None, target.tokenizer, target.end_ids_with(config.template))
+    model, end_ids = target.model if reads else None, target.end_ids_with(config.template)
+    sessions = drafted_sessions(target, config.head, config.batch)
+    skipped = prepare(config, model, target.tokenizer, end_ids, new_session=sessions)
     output = Path(config.output)
     statistics = collect_statistics(read_conversations(output, config.max_length, target.vocab_size, skipped))
     write_json(output / "statistics.json", asdict(statistics) | {"left out": skipped})

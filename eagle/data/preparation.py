@@ -8,6 +8,7 @@ from itertools import islice
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from eagle.data.answered_drafted import DraftedDecoder, NewSession
 from eagle.data.answered_elsewhere import RemoteDecoder
 from eagle.data.decontamination import OverlapFilter, benchmark_questions
 from eagle.data.jobs import Planner
@@ -20,6 +21,7 @@ from eagle.prompting import encode_prompt
 from eagle.seeds import stable_number
 
 HELD_OUT_ONE_IN = 50
+Decoder = BatchedDecoder | DraftedDecoder | RemoteDecoder
 
 
 def prepare(
@@ -28,33 +30,38 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     end_ids: frozenset[int],
     benchmarks: dict[str, list[str]] | None = None,
+    new_session: NewSession | None = None,
 ) -> Counter[str]:
     """Append the missing rows of this shard to ``config.output``; returns why conversations were skipped.
 
     model: None where the conversations keep their answers, and where a server answers. benchmarks: questions by name;
-    None: the packaged ones. Raises OSError where the server cannot be reached (any more): the rows made so far stay.
+    None: the packaged ones. new_session: of the model with a drafter, where the configuration names a head; see
+    `eagle.data.answered_drafted.drafted_sessions`. Raises OSError where the server cannot be reached (any more): the
+    rows made so far stay.
     """
     elsewhere = config.answers == "original" or config.endpoint is not None
     if (model is None) != elsewhere:
         raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
+    if (new_session is None) != (config.head is None):
+        raise ValueError(f"head is {config.head!r}, new_session is {new_session}: both or neither")
     skipped = Counter[str]()
     with held_rows(config) as rows:
         planner = Planner(config, tokenizer, end_ids, skipped)
         progress = PreparationProgress(config, rows)
         missing = progress.missing(select(config, skipped, benchmarks))
-        _answer(planner, missing if not progress.complete else (), model, progress)
+        _answer(planner, missing if not progress.complete else (), progress, _decoder(planner, model, new_session))
     return skipped
 
 
 def _answer(
     planner: Planner,
     conversations: Iterable[Conversation],
-    model: PreTrainedModel | None,
     progress: PreparationProgress,
+    decoder: Decoder | None,
 ) -> None:
     """Write the rows of these conversations. Raises ValueError where none of them gives any."""
     jobs, before = planner.jobs(conversations), planner.skipped.copy()
-    answers = planner.original(jobs) if planner.config.answers == "original" else _decoder(planner, model).answer(jobs)
+    answers = planner.original(jobs) if decoder is None else decoder.answer(jobs)
     for made in planner.rows(answers):
         progress.add(made)
         if progress.complete:
@@ -63,9 +70,14 @@ def _answer(
         raise ValueError(f"no conversation could be answered: {told(refused)}")
 
 
-def _decoder(planner: Planner, model: PreTrainedModel | None) -> BatchedDecoder | RemoteDecoder:
+def _decoder(planner: Planner, model: PreTrainedModel | None, new_session: NewSession | None) -> Decoder | None:
+    """None where the conversations keep their answers."""
     config = planner.config
     limits = AnswerLimits(config.max_new_tokens, config.max_length)
+    if config.answers == "original":
+        return None
+    if new_session is not None:
+        return DraftedDecoder(new_session, planner.end_ids, limits, config.batch)
     if model is None:
         endpoint = Endpoint(str(config.endpoint), config.served_model)
         endpoint.check_tokenizer(partial(encode_prompt, planner.tokenizer))

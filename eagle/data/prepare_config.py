@@ -38,6 +38,12 @@ class PrepareConfig(LoadOptions):
         may_change=True,
     )
     served_model: str | None = option(None, "its name there; the only one by default", may_change=True)
+    head: str | None = option(
+        None,
+        "draft head that the answers are written with, 'packaged' or as of other commands; none: a token at a time",
+        may_change=True,
+    )
+    batch: int = option(8, "conversations answered side by side with a head", may_change=True, at_least=1, at_most=1024)
     system: str | None = option(
         None, "system prompt; none leaves it to the chat template. Serve with the same one", may_be_empty=True
     )
@@ -63,7 +69,11 @@ class PrepareConfig(LoadOptions):
         "0/1", "'i/n': do the i-th of n disjoint parts; start one process for each, same output", may_change=True
     )
     num_lanes: int = option(
-        96, "conversations answered side by side, here or by the server", may_change=True, at_least=1, at_most=65536
+        96,
+        "conversations answered side by side, by the server or here without a head",
+        may_change=True,
+        at_least=1,
+        at_most=65536,
     )
     group_size: int = option(12, "lanes that share one key-value buffer", may_change=True, at_least=1)
     threads: int = option(
@@ -86,6 +96,8 @@ class PrepareConfig(LoadOptions):
             raise ValueError(f"num_lanes {self.num_lanes} must be a multiple of group_size {self.group_size}")
         if self.endpoint is not None and self.answers == "original":
             raise ValueError("answers is 'original' and an endpoint is given: leave one of them out")
+        if self.head is not None and (self.endpoint is not None or self.answers == "original"):
+            raise ValueError(f"head is '{self.head}', and the target answers nothing here: leave it out")
         if self.tp > 1:
             raise ValueError(
                 f"tp is {self.tp}, and many conversations side by side need the whole target: start `torchrun "

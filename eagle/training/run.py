@@ -11,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from rich.progress import track
 
 from eagle.checkpoints.flat import head_fingerprint, stored_feature_layers
+from eagle.data.answered_drafted import drafted_sessions
 from eagle.data.batches import (
     Example,
     apart_from,
@@ -160,8 +161,9 @@ def make_data(sources: Sources, target: Target | None) -> None:
     if target is None or target.tokenizer is None:
         raise ValueError(f"{sources.data} is incomplete and making it needs the target: unset features for this run")
     attention = target.config._attn_implementation  # generating replaces it
-    model = target.model if settings.answers == "regenerate" else None
-    prepare(settings, model, target.tokenizer, target.end_ids_with(settings.template))
+    model = target.model if settings.answers == "regenerate" and settings.endpoint is None else None
+    sessions = drafted_sessions(target, settings.head, settings.batch)
+    prepare(settings, model, target.tokenizer, target.end_ids_with(settings.template), new_session=sessions)
     target.model.set_attn_implementation(attention)
     (Path(sources.data) / PREPARED).touch()
 
