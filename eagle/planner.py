@@ -55,7 +55,7 @@ READING_SECONDS = 5.0  # for the long prefix: costs are measured behind what was
 DRAFT_LEVELS = 5
 READ_NODES = 4  # of a level, as trees of a dozen nodes have it
 EMITTED = 3  # tokens that the head reads in a round of average luck
-FORMAT = 5  # of the files: counts up when something else is measured
+FORMAT = 6  # of the files: counts up when something else is measured
 KNEE = 0.99  # of the best rate: measurements repeat to 1 %, and of sizes as good as that the smallest is the safest
 _Choose = Callable[[AutoTree, HeadFit, float, CostModel], tuple[TreePolicy, float]]
 

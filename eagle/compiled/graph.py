@@ -1,12 +1,12 @@
-"""A pass over a tree as one graph, traced from the stock modules: cache, masks and products with weights are ours.
+"""A pass over trees as one graph, traced from the stock modules: caches, masks and products with weights are ours.
 
-Letters: N tree nodes including the root, C capacity of the cache, L layers, H hidden size, V vocabulary.
+Letters: B sequences, N nodes of all their trees including the roots, L layers, H hidden size, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +15,37 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import sdpa_mask
 
-from eagle.compiled.sight import LEAST
+from eagle.compiled.sight import HEADER, LEAST
 from eagle.engine.layers import inputs_of, turn_of
 from eagle.engine.lowbit.by_rows import OTHER_TERMS
 from eagle.engine.packing import stock
 from eagle.kernels.compiler import kernels
 
+Item = TypeVar("Item")
 NAME = "eagle_compiled"
+TABLE = "table"
 MOST_NODES = 64  # of a compiled pass: beyond, oneDNN's products of many rows are faster
-EXAMPLE_NODES = 5
+EXAMPLE_NODES, EXAMPLE_SEQUENCES = 5, 3
 DTYPES = (torch.bfloat16, torch.float32)  # that the kernels know
 
 
 class TracedLayer(CacheLayerMixin):
-    """One layer's buffers (1, kv_heads, C, d) while a graph is traced: new entries go behind the filled ones."""
+    """A layer's caches while a graph is traced: attention, which follows, reads and writes them by their addresses."""
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, sight: Tensor):
+    def __init__(self, table: Tensor, asked: dict[str, Tensor]):
+        """table (B, 3); asked: where attention looks for the table of the layer at work."""
         super().__init__()
-        self.keys, self.values, self._buffers, self._sight = keys, values, (keys, values), sight
+        self._table, self._asked = table, asked
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        kernels().append_(*self._buffers, key_states, value_states, self._sight)
-        return self._buffers
+        self._asked[TABLE] = self._table
+        return key_states, value_states
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
-        raise AssertionError("made with its buffers")
+        raise AssertionError("there are buffers")
 
     def get_seq_length(self, *args: Any) -> int:
         return 0
@@ -58,21 +61,20 @@ class TracedLayer(CacheLayerMixin):
 
 
 class TreePass(nn.Module):
-    """tokens, positions (N,), a sight for a kind of layer, keys and values -> logits (N, V), L layers' inputs (N, H).
+    """tokens, positions (N,), a sight for a kind of layer, table (L, B, 3) -> logits (N, V), L layers' inputs (N, H).
 
-    Which inputs are features is chosen afterwards: a head that reads others needs no other graph.
+    Sights and table as in `eagle.compiled.sight`; new entries are written into the caches that the table names. Which
+    inputs are features is chosen afterwards: a head that reads others needs no other graph.
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[nn.Module], cache_argument: str, kinds: Sequence[str]):
         super().__init__()
         self.model = model
         self._layers, self._cache_argument, self._kinds = list(layers), cache_argument, kinds
+        self.asked: dict[str, Tensor] = {}
 
-    def forward(
-        self, tokens: Tensor, positions: Tensor, sights: list[Tensor], keys: list[Tensor], values: list[Tensor]
-    ) -> list[Tensor]:
-        pairs = zip(keys, values, strict=True)
-        cache = Cache(layers=[TracedLayer(key, value, sights[0]) for key, value in pairs])
+    def forward(self, tokens: Tensor, positions: Tensor, sights: list[Tensor], table: Tensor) -> list[Tensor]:
+        cache = Cache(layers=[TracedLayer(table[layer], self.asked) for layer in range(len(self._layers))])
         mask = dict(zip(self._kinds, sights, strict=True)) if self._kinds else sights[0]
         told = {self._cache_argument: cache, "attention_mask": mask, "position_ids": positions[None]}
         with inputs_of(self._layers, turn_of(self.model)) as captured:
@@ -81,6 +83,7 @@ class TreePass(nn.Module):
 
 
 def attend(
+    asked: dict[str, Tensor],
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -94,32 +97,41 @@ def attend(
     if terms or attention_mask is None:
         raise ValueError(f"its attention has {', '.join(terms) or 'no mask'}, which the kernel does not know")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return kernels().attend_cache(query, key, value, attention_mask, scale), None
+    return kernels().attend_cache(query, key, value, asked.pop(TABLE), attention_mask, scale), None
 
 
-def trace(tree_pass: TreePass, buffers: Sequence[tuple[Tensor, Tensor]], num_kinds: int) -> ExportedProgram:
-    """The graph for any number of nodes up to MOST_NODES and any capacity.
+def trace(tree_pass: TreePass, num_layers: int, num_kinds: int) -> ExportedProgram:
+    """The graph for any number of nodes up to MOST_NODES of any number of sequences, and caches of any size.
 
-    `buffers`: keys and values of every layer, as an example. Raises whatever a foreign model raises.
+    Raises whatever a foreign model raises.
     """
-    device = buffers[0][0].device
-    nodes, capacity = Dim("nodes", min=LEAST, max=MOST_NODES), Dim("capacity", min=LEAST, max=2**31 - 1)
-    tokens = torch.zeros(EXAMPLE_NODES, dtype=torch.int64, device=device)
-    sight = torch.zeros(1, 1, EXAMPLE_NODES, 2 + EXAMPLE_NODES, dtype=torch.int32, device=device)
-    inputs = (tokens, tokens.clone(), [sight.clone() for _ in range(num_kinds)])
-    keys, values = ([pair[i] for pair in buffers] for i in (0, 1))
-    shapes = ({0: nodes}, {0: nodes}, [{2: nodes, 3: nodes + 2}] * num_kinds)
-    filled = [{2: capacity} for _ in buffers]
-    with torch.no_grad(), as_traced(tree_pass.model):
-        return torch.export.export(
-            tree_pass, (*inputs, keys, values), dynamic_shapes=(*shapes, filled, filled), strict=False
-        )
+    nodes, sequences = Dim("nodes", min=LEAST, max=MOST_NODES), Dim("sequences", min=LEAST, max=MOST_NODES)
+    tokens = torch.zeros(EXAMPLE_NODES, dtype=torch.int64)
+    sight = torch.zeros(1, 1, EXAMPLE_NODES, HEADER + EXAMPLE_NODES, dtype=torch.int32)
+    table = torch.zeros(num_layers, EXAMPLE_SEQUENCES, 3, dtype=torch.int64)
+    inputs = (tokens, tokens.clone(), [sight.clone() for _ in range(num_kinds)], table)
+    shapes = ({0: nodes}, {0: nodes}, [{2: nodes, 3: nodes + HEADER}] * num_kinds, {1: sequences})
+    with torch.no_grad(), as_traced(tree_pass):
+        return torch.export.export(tree_pass, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def in_groups(items: Sequence[Item], sizes: Sequence[int]) -> list[list[Item]]:
+    """In order, as few passes as take so many nodes each. What is larger than a pass is a group of its own."""
+    groups, held = list[list[Item]](), MOST_NODES
+    for item, size in zip(items, sizes, strict=True):
+        if held + size > MOST_NODES:
+            groups.append([])
+            held = 0
+        groups[-1].append(item)
+        held += size
+    return groups
 
 
 @contextmanager
-def as_traced(model: PreTrainedModel) -> Iterator[None]:
+def as_traced(tree_pass: TreePass) -> Iterator[None]:
     """The model attends and multiplies by our kernels meanwhile."""
-    AttentionInterface.register(NAME, attend)
+    model = tree_pass.model
+    AttentionInterface.register(NAME, partial(attend, tree_pass.asked))
     AttentionMaskInterface.register(NAME, sdpa_mask)
     text: Any = model.config.get_text_config(decoder=True)
     with turn_of(model), our_products(model):

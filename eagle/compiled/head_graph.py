@@ -1,15 +1,14 @@
 """A draft head's pass over a few entries as two graphs: its layer over a cache, and its logits.
 
-Letters: A entries of one pass, E entries in the cache with them, C capacity of the cache, H draft hidden size, Vd draft
-vocabulary, d head size.
+Letters: B sequences, A entries of one pass, E columns of a sight, H draft hidden size, Vd draft vocabulary.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from eagle.compiled.graph import EXAMPLE_NODES, MOST_NODES, our_products
-from eagle.compiled.sight import LEAST
+from eagle.compiled.graph import EXAMPLE_NODES, EXAMPLE_SEQUENCES, MOST_NODES, our_products
+from eagle.compiled.sight import HEADER, LEAST
 from eagle.drafters.head import DraftHead
 from eagle.kernels.compiler import kernels
 
@@ -17,9 +16,9 @@ MOST = 2**31 - 1
 
 
 class LayerPass(nn.Module):
-    """hidden, embedding (A, H), positions (A,), sight (1, 1, A, 2 + E), keys, values (1, kv_heads, C, d) -> (A, H).
+    """hidden, embedding (A, H), positions (A,), sight (1, 1, A, 5 + E), table (1, B, 3) -> states (A, H).
 
-    New entries are written to their places in keys and values.
+    Sight and table as in `eagle.compiled.sight`; new entries are written into the caches that the table names.
     """
 
     def __init__(self, head: DraftHead):
@@ -27,11 +26,11 @@ class LayerPass(nn.Module):
         self.model = head
 
     def forward(
-        self, hidden: Tensor, embedding: Tensor, positions: Tensor, sight: Tensor, keys: Tensor, values: Tensor
+        self, hidden: Tensor, embedding: Tensor, positions: Tensor, sight: Tensor, table: Tensor
     ) -> list[Tensor]:
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            kernels().append_(keys, values, key, value, sight)
-            mixed: Tensor = kernels().attend_cache(query, keys, values, sight, query.shape[-1] ** -0.5)
+            scale = query.shape[-1] ** -0.5
+            mixed: Tensor = kernels().attend_cache(query, key, value, table[0], sight, scale)
             return mixed.transpose(1, 2)  # (1, heads, A, d)
 
         return [self.model(hidden[None], embedding[None], positions[None], attend)[0]]
@@ -49,15 +48,14 @@ class LogitsPass(nn.Module):
 
 
 def trace_layer(head: DraftHead) -> ExportedProgram:
-    """The graph for any number of entries up to MOST_NODES, behind any number of others, and any capacity."""
-    config, weight = head.config, head.fc.weight
-    entries, columns = Dim("entries", min=LEAST, max=MOST_NODES), Dim("columns", min=LEAST, max=MOST)
-    capacity = Dim("capacity", min=LEAST, max=MOST)
-    hidden = weight.new_zeros(EXAMPLE_NODES, config.hidden_size)
-    sight = torch.zeros(1, 1, EXAMPLE_NODES, 2 + 3 * EXAMPLE_NODES, dtype=torch.int32)
-    keys = weight.new_zeros(1, config.num_key_value_heads, 4 * EXAMPLE_NODES, config.head_dim)
-    inputs = (hidden, hidden.clone(), torch.zeros(EXAMPLE_NODES, dtype=torch.int64), sight, keys, keys.clone())
-    shapes = ({0: entries}, {0: entries}, {0: entries}, {2: entries, 3: columns}, {2: capacity}, {2: capacity})
+    """The graph for any number of entries up to MOST_NODES, of any number of sequences, behind any number of others."""
+    entries, columns = Dim("entries", min=LEAST, max=MOST_NODES), Dim("columns", min=HEADER + 1, max=MOST)
+    sequences = Dim("sequences", min=LEAST, max=MOST_NODES)
+    hidden = head.fc.weight.new_zeros(EXAMPLE_NODES, head.config.hidden_size)
+    sight = torch.zeros(1, 1, EXAMPLE_NODES, HEADER + 3 * EXAMPLE_NODES, dtype=torch.int32)
+    table = torch.zeros(1, EXAMPLE_SEQUENCES, 3, dtype=torch.int64)
+    inputs = (hidden, hidden.clone(), torch.zeros(EXAMPLE_NODES, dtype=torch.int64), sight, table)
+    shapes = ({0: entries}, {0: entries}, {0: entries}, {2: entries, 3: columns}, {1: sequences})
     return _traced(LayerPass(head), inputs, shapes)
 
 

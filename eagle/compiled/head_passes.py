@@ -6,23 +6,22 @@ only proposes: where the processor multiplies bytes they read a copy of them in 
 Letters: A entries of one pass, T entries before them, H draft hidden size, Vd draft vocabulary, d head size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from eagle.compiled.graph import DTYPES, MOST_NODES
+from eagle.compiled.graph import DTYPES, MOST_NODES, in_groups
 from eagle.compiled.head_graph import trace_layer, trace_logits
 from eagle.compiled.lowering import Run, lowered
 from eagle.compiled.passes import TRIAL_PARENTS, TRIAL_PREFIX, refuse
-from eagle.compiled.sight import LEAST
+from eagle.compiled.sight import HEADER, LEAST, table
 from eagle.drafters.head import DraftHead
-from eagle.drafters.reader import HeadReader
+from eagle.drafters.reader import HeadReader, NewEntries
 from eagle.dtypes import dtype_name
 from eagle.engine import masks
-from eagle.engine.cache import PreallocatedLayer
 from eagle.engine.lowbit.low_bit_linear import shrink_layers
 from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, spread_apart
 from eagle.kernels.compiler import kernels
@@ -42,37 +41,56 @@ class CompiledHead:
         """See `SmallRead.takes`."""
         return 0 < len(states) <= MOST_NODES and states.dtype == self._dtype and not torch.is_grad_enabled()
 
-    def read(
-        self, hidden: Tensor, embedding: Tensor, positions: Tensor, mask: Tensor | None, cache: PreallocatedLayer
-    ) -> Tensor:
-        """See `SmallRead.read`."""
-        num, filled = len(hidden), cache.length + len(hidden)
-        missing = max(LEAST - num, 0)  # entries that nobody sees but themselves
-        given = [hidden, embedding, positions]
-        if missing:
-            given = [torch.cat([one, one.new_zeros(missing, *one.shape[1:])]) for one in given]
-        cache.reserve(filled + missing)
-        (output,) = self._layer(*given, _sight(mask, num, filled, missing), cache.keys, cache.values)
-        cache.length = filled
-        return output[:num]
+    def read(self, rows: Sequence[NewEntries]) -> list[Tensor]:
+        """See `SmallRead.read`. In as few passes as take all entries."""
+        outputs: list[Tensor] = []
+        for group in in_groups(rows, [len(row.hidden) for row in rows]):
+            outputs += self._read(group)
+        return outputs
 
-    def logits(self, output: Tensor) -> Tensor:
-        """See `SmallRead.logits`."""
-        num = len(output)
-        (logits,) = self._logits(output if num >= LEAST else pad(output, (0, 0, 0, LEAST - num)))
-        return logits[:num]
+    def _read(self, rows: Sequence[NewEntries]) -> tuple[Tensor, ...]:
+        sizes = [len(row.hidden) for row in rows]
+        missing = max(LEAST - sum(sizes), 0)  # entries that see the first one's cache, and nobody sees them
+        for number, row in enumerate(rows):
+            row.cache.reserve(row.cache.length + len(row.hidden) + (0 if number else missing))
+        places = table([[(row.cache.keys, row.cache.values)] for row in rows])
+        given = [
+            pad(torch.cat(each), (*([0, 0] * (each[0].dim() - 1)), 0, missing))
+            for each in zip(*((row.hidden, row.embedding, row.positions) for row in rows), strict=True)
+        ]
+        (output,) = self._layer(*given, _sight(rows, missing), places)
+        for row in rows:
+            row.cache.length += len(row.hidden)
+        parts: tuple[Tensor, ...] = output[: sum(sizes)].split(sizes)
+        return parts
+
+    def logits(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """See `SmallRead.logits`. In as few passes as take all states."""
+        outputs: list[Tensor] = []
+        for group in in_groups(rows, [len(row) for row in rows]):
+            sizes = [len(row) for row in group]
+            (logits,) = self._logits(pad(torch.cat(group), (0, 0, 0, max(LEAST - sum(sizes), 0))))
+            outputs += logits[: sum(sizes)].split(sizes)
+        return outputs
 
 
-def _sight(mask: Tensor | None, num: int, filled: int, missing: int) -> Tensor:
-    """What A entries see of all that is filled with them, as `eagle.compiled.sight` has it: (1, 1, A, 2 + T + A).
+def _sight(rows: Sequence[NewEntries], missing: int) -> Tensor:
+    """What entries see of all that is filled with them, as `eagle.compiled.sight` has it: (1, 1, A, 5 + T + A).
 
-    `mask` (1, 1, A, T + A) is additive; no prefix is named, all is told by column. With `missing` rows and columns.
+    No prefix is named, all is told by column, T + A of the longest row. The `missing` ones see all of the first row.
     """
-    seen = torch.ones(1, 1, num, filled, dtype=torch.int32) if mask is None else (mask == 0).int()
-    sight = pad(seen, (2, missing, 0, missing))
-    if missing:
-        sight[..., -missing:, -missing:] = torch.eye(missing, dtype=torch.int32)
-    return sight
+    filled = [row.cache.length + len(row.hidden) for row in rows]
+    parts = []
+    for number, row in enumerate(rows):
+        num, more = len(row.hidden), 0 if number else missing
+        seen = torch.ones(num, filled[number]) if row.mask is None else row.mask[0, 0] == 0
+        columns = pad(seen.int(), (0, max(filled) - filled[number], 0, more))  # (A, T + A)
+        columns[num:, : filled[number]] = 1
+        header = torch.zeros(num + more, HEADER, dtype=torch.int32)
+        header[:, 3] = torch.arange(row.cache.length, filled[number] + more)
+        header[:, 4] = number
+        parts.append(torch.cat([header, columns], dim=1))
+    return torch.cat(parts)[None, None]
 
 
 def compile_head(

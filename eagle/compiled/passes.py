@@ -1,6 +1,6 @@
 """Passes of a target over a few nodes by one compiled graph, tried against the eager ones before they are used.
 
-Letters: N tree nodes including the root, L layers, H hidden size, V vocabulary.
+Letters: B trees, N nodes of one including the root, M nodes of all, L layers, H hidden size, V vocabulary.
 """
 
 import sys
@@ -10,13 +10,14 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from eagle.compiled.graph import DTYPES, MOST_NODES, TreePass, trace
+from eagle.compiled.graph import DTYPES, MOST_NODES, TreePass, in_groups, trace
 from eagle.compiled.lowering import Run, lowered
-from eagle.compiled.sight import padded, sights
+from eagle.compiled.sight import padded, sights, table
 from eagle.dtypes import dtype_name
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, TargetCache
-from eagle.engine.protocol import TargetOutput
+from eagle.engine.joint import TreeOf
+from eagle.engine.protocol import Scored, TargetOutput
 from eagle.engine.shape import AttentionShape, attention_shape
 from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, is_rounded, spread_apart
 from eagle.engine.target import Target
@@ -41,16 +42,39 @@ class CompiledPass:
         return is_small and isinstance(cache, KeyValueCache) and cache.is_filled
 
     def score(self, tokens: Tensor, ancestors: Tensor, cache: KeyValueCache, layers: Sequence[int]) -> TargetOutput:
-        """See `Target.forward_tree`; `layers` are those whose inputs are features."""
+        """See `SmallPass.score`."""
         num_nodes = len(tokens)
-        tokens, ancestors = padded(tokens, ancestors)
-        sight = sights(ancestors, cache.length, self._shape)
-        keys, values = cache.buffers(len(tokens))
-        each = list(sight.values()) if isinstance(sight, dict) else [sight]
-        logits, *states = self._run(tokens, cache.length + masks.depths(ancestors), *each, *keys, *values)
+        logits, features = self._read([padded(tokens, ancestors)], [cache], layers)
         cache.appended(num_nodes)
-        features = torch.cat([states[layer][:num_nodes] for layer in layers], dim=-1)
-        return TargetOutput(logits[:num_nodes], features)
+        return TargetOutput(logits[:num_nodes], features[:num_nodes])
+
+    def score_together(self, trees: Sequence[Scored], layers: Sequence[int]) -> list[TargetOutput]:
+        """See `SmallPass.score_together`. In as few passes as take all nodes."""
+        outputs: list[TargetOutput] = []
+        for group in in_groups(trees, [len(tree.tokens) for tree in trees]):
+            if len(group) == 1:
+                outputs.append(self.score(group[0].tokens, group[0].ancestors, group[0].cache, layers))
+                continue
+            sizes = [len(tree.tokens) for tree in group]
+            read = self._read([(tree.tokens, tree.ancestors) for tree in group], [tree.cache for tree in group], layers)
+            for tree, *output in zip(group, *(states.split(sizes) for states in read), strict=True):
+                tree.cache.appended(len(tree.tokens))
+                outputs.append(TargetOutput(*output))
+        return outputs
+
+    def _read(
+        self, trees: Sequence[tuple[Tensor, Tensor]], caches: Sequence[KeyValueCache], layers: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (M, V) and features (M, 3H) of trees, of which the caches hold nothing yet."""
+        tokens, ancestors = [own for own, _ in trees], [own for _, own in trees]
+        lengths = [cache.length for cache in caches]
+        positions = [length + masks.depths(own) for length, own in zip(lengths, ancestors, strict=True)]
+        sight = sights(ancestors, lengths, self._shape)
+        buffers = [cache.buffers(len(own)) for cache, own in zip(caches, tokens, strict=True)]  # held for the pass
+        places = table([list(zip(keys, values, strict=True)) for keys, values in buffers])
+        each = list(sight.values()) if isinstance(sight, dict) else [sight]
+        logits, *states = self._run(torch.cat(tokens), torch.cat(positions), *each, places)
+        return logits, torch.cat([states[layer] for layer in layers], dim=-1)
 
 
 def compile_passes(target: Target, mode: str, notice: Callable[[str], None] | None = None) -> None:
@@ -102,40 +126,47 @@ def _tried(target: Target, is_demanded: bool) -> CompiledPass:
 
 
 def _trace(target: Target, kinds: Sequence[str]) -> torch.export.ExportedProgram:
-    cache = _read_some(target)
-    keys, values = cache.buffers(MOST_NODES)
+    if not _read_some(target).is_filled:
+        raise ValueError("some of its layers have no keys and values of their own")
     tree_pass = TreePass(target.model, list(target.layers), target.cache_argument, kinds)
-    return trace(tree_pass, list(zip(keys, values, strict=True)), max(len(kinds), 1))
+    return trace(tree_pass, len(target.layers), max(len(kinds), 1))
 
 
 def _kinds(shape: AttentionShape) -> list[str]:
     """Names of the kinds of layers that have masks of their own, in the order in which sights are made."""
-    found = sights(torch.ones(1, 1, dtype=torch.bool), 1, shape)
+    found = sights([torch.ones(1, 1, dtype=torch.bool)], [1], shape)
     return list(found) if isinstance(found, dict) else []
 
 
-def _read_some(target: Target) -> KeyValueCache:
+def _read_some(target: Target, num_tokens: int = TRIAL_PREFIX) -> KeyValueCache:
     cache = target.new_cache()
     if not isinstance(cache, KeyValueCache):
         raise ValueError("it keeps a cache of its own kind")
-    size = min(TRIAL_PREFIX, target.context_limit - len(TRIAL_PARENTS) - 1)
+    size = min(num_tokens, target.context_limit - len(TRIAL_PARENTS) - 1)
     target.prefill(torch.arange(size, device=target.device) * 7 % target.vocab_size, cache)
     return cache
 
 
 @torch.inference_mode()
 def _compare(target: Target, compiled: CompiledPass) -> None:
-    """Raises ValueError where a tree's logits or features are not the eager ones; the bound is that of trees."""
+    """Raises ValueError where a tree's logits or features are not the eager ones; the bound is that of trees.
+
+    Alone, and as the second one of a pass behind another text.
+    """
     ancestors = masks.ancestor_matrix(TRIAL_PARENTS)
     tokens = torch.arange(len(ancestors), device=target.device) * 5 % target.vocab_size
-    cache = _read_some(target)
+    cache, other = _read_some(target), _read_some(target, TRIAL_PREFIX // 2)
     wanted = target.score_unchecked(tokens, ancestors, cache)
     cache.keep(tokens[:0])
-    got = compiled.score(tokens, ancestors, cache, target.feature_layers)
+    alone = compiled.score(tokens, ancestors, cache, target.feature_layers)
+    cache.keep(tokens[:0])
+    trees = [TreeOf(tokens[:3], ancestors[:3, :3], other), TreeOf(tokens, ancestors, cache)]
+    _, second = compiled.score_together(trees, target.feature_layers)
     bound = HALF_TOLERANCE if is_rounded(target) else TOLERANCE[target.dtype]
-    for what, one, other in (("logits", got.logits, wanted.logits), ("features", got.features, wanted.features)):
-        if not (apart := spread_apart(one, other)) <= bound:
-            raise ValueError(f"its compiled {what} differ by {apart:.2g} of their spread from the eager ones")
+    for got in (alone, second):
+        for what, one, eager in (("logits", got.logits, wanted.logits), ("features", got.features, wanted.features)):
+            if not (apart := spread_apart(one, eager)) <= bound:
+                raise ValueError(f"its compiled {what} differ by {apart:.2g} of their spread from the eager ones")
 
 
 def _to_stderr(message: str) -> None:

@@ -3,15 +3,29 @@
 Letters: A entries of one pass, H draft hidden size, Vd draft vocabulary, T entries before the pass, d head size.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from eagle.drafters.head import DraftHead, Embed
 from eagle.engine.cache import GROWTH_BLOCK, PreallocatedLayer
+from eagle.engine.protocol import SmallRead
 from eagle.vocab import DraftVocabulary
 
 NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class NewEntries:
+    """Entries to be appended to a sequence's, for a pass in another way than the head's own."""
+
+    hidden: Tensor  # (A, H)
+    embedding: Tensor  # (A, H)
+    positions: Tensor  # (A,)
+    mask: Tensor | None  # (1, 1, A, T + A), additive
+    cache: PreallocatedLayer
 
 
 class HeadReader:
@@ -19,7 +33,6 @@ class HeadReader:
 
     def __init__(self, head: DraftHead, embed: Embed):
         self.head, self.embed = head, head.embedding(embed)
-        self._small = head.small_read
         self.vocabulary: DraftVocabulary = head.vocabulary
         self.cache = PreallocatedLayer(capacity=2 * GROWTH_BLOCK, limit=NO_LIMIT)
 
@@ -52,10 +65,15 @@ class HeadReader:
             return self.attend(query, key, value, mask)
 
         embedding = self.embed(tokens).to(hidden.dtype)  # (A, H)
-        if self._small is not None and self.cache.is_initialized and self._small.takes(hidden):
-            return self._small.read(hidden, embedding, positions, mask, self.cache)
+        if (small := self.small_read(hidden)) is not None:
+            return small.read([NewEntries(hidden, embedding, positions, mask, self.cache)])[0]
         output: Tensor = self.head(hidden[None], embedding[None], positions[None], attend)  # (1, A, H)
         return output[0]
+
+    def small_read(self, hidden: Tensor) -> SmallRead | None:
+        """Another way to read entries with these hidden states (A, H), where there is one."""
+        small = self.head.small_read if self.cache.is_initialized else None
+        return small if small is not None and small.takes(hidden) else None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Append keys and values (1, kv_heads, A, d) and attend to all of them: query (1, heads, A, d) -> the same."""
@@ -64,6 +82,7 @@ class HeadReader:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (A, H) -> logits (A, Vd) in float32."""
-        if self._small is not None and self._small.takes(hidden):
-            return self._small.logits(hidden)
+        small = self.head.small_read
+        if small is not None and small.takes(hidden):
+            return small.logits([hidden])[0]
         return self.head.logits(hidden).float()

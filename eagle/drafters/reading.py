@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eagle.coroutines import Request
-from eagle.drafters.reader import HeadReader
+from eagle.drafters.reader import HeadReader, NewEntries
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,19 @@ class HeadRead(Request):
         """All entries side by side as one run, but for attention, which is row by row as it is alone."""
         head, embed = asked[0].reader.head, asked[0].reader.embed
         sizes = [len(row.tokens) for row in asked]
+        embedding = embed(torch.cat([row.tokens for row in asked])).to(asked[0].hidden.dtype)  # (M, H)
+        small = [row.reader.small_read(row.hidden) for row in asked]
+        if small[0] is not None and None not in small:  # of one head
+            parts = zip(asked, embedding.split(sizes), strict=True)
+            return small[0].read(
+                [NewEntries(row.hidden, own, row.positions, row.mask, row.reader.cache) for row, own in parts]
+            )
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             parts = zip(asked, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
             return torch.cat([row.reader.attend(*own, row.mask) for row, *own in parts], dim=2)
 
-        hidden = torch.cat([row.hidden for row in asked])  # (M, H)
-        tokens, positions = torch.cat([row.tokens for row in asked]), torch.cat([row.positions for row in asked])
-        embedding = embed(tokens).to(hidden.dtype)  # (M, H)
+        hidden, positions = torch.cat([row.hidden for row in asked]), torch.cat([row.positions for row in asked])
         output: Tensor = head(hidden[None], embedding[None], positions[None], attend)  # (1, M, H)
         return output[0].split(sizes)
 
@@ -75,5 +80,7 @@ class HeadLogits(Request):
     @classmethod
     @torch.inference_mode()
     def together(cls, asked: Sequence["HeadLogits"]) -> Sequence[Tensor]:
-        hidden = torch.cat([row.hidden for row in asked])  # (M, H)
-        return asked[0].reader.logits(hidden).split([len(row.hidden) for row in asked])
+        rows, head = [row.hidden for row in asked], asked[0].reader.head
+        if head.small_read is not None and all(map(head.small_read.takes, rows)):
+            return head.small_read.logits(rows)
+        return asked[0].reader.logits(torch.cat(rows)).split([len(row) for row in rows])

@@ -27,7 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache
 from eagle.engine.layers import inputs_of
-from eagle.engine.protocol import TargetOutput
+from eagle.engine.protocol import Scored, SmallPass, TargetOutput
 from eagle.engine.shape import attention_shape
 from eagle.engine.suitability import (
     HALF_TOLERANCE,
@@ -50,6 +50,8 @@ class JointReader(Reader, Protocol):
 
     cache_argument: str
     turn: RLock
+    small_pass: SmallPass | None
+    feature_layers: tuple[int, int, int]
 
     @property
     def read_from(self) -> list[nn.Module]: ...
@@ -68,19 +70,6 @@ class JointReader(Reader, Protocol):
     def joined(self, captured: list[Tensor]) -> Tensor: ...
 
 
-class Scored(Protocol):
-    """A tree to score, as `Engine.forward_tree` takes it."""
-
-    @property
-    def tokens(self) -> Tensor: ...
-
-    @property
-    def ancestors(self) -> Tensor: ...
-
-    @property
-    def cache(self) -> Any: ...
-
-
 @torch.inference_mode()
 def score_together(target: JointReader, trees: Sequence[Scored]) -> list[TargetOutput]:
     """`Target.forward_tree` for trees of several sequences, each with a `KeyValueCache` of its own.
@@ -89,6 +78,14 @@ def score_together(target: JointReader, trees: Sequence[Scored]) -> list[TargetO
     """
     for tree in trees:
         tree.cache.check_room(int(masks.depths(tree.ancestors).max()) + 1)
+    small = target.small_pass
+    if small is not None and all(small.takes(len(tree.tokens), tree.cache, target.dtype) for tree in trees):
+        return small.score_together(trees, target.feature_layers)
+    return _score_eagerly(target, trees)
+
+
+@torch.inference_mode()
+def _score_eagerly(target: JointReader, trees: Sequence[Scored]) -> list[TargetOutput]:
     caches, sizes = [tree.cache for tree in trees], [len(tree.tokens) for tree in trees]
     each = [send(tree.ancestors, target.device) for tree in trees]
     positions = torch.cat([tree.cache.length + masks.depths(own) for tree, own in zip(trees, each, strict=True)])
@@ -216,7 +213,9 @@ def _tried(target: JointReader) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Tree:
+class TreeOf:
+    """A tree behind a cache, to be tried."""
+
     tokens: Tensor
     ancestors: Tensor
     cache: KeyValueCache
@@ -230,10 +229,10 @@ def _apart(target: JointReader) -> float:
         cache = target.new_cache()
         assert isinstance(cache, KeyValueCache), "other caches were refused for trees"
         target.prefill(ids[:length], cache)
-        rows.append(_Tree(ids[length:], masks.ancestor_matrix(parents), cache))
+        rows.append(TreeOf(ids[length:], masks.ancestor_matrix(parents), cache))
     alone = []
     for row in rows:
         alone.append(target.score_unchecked(row.tokens, row.ancestors, row.cache).logits)
         row.cache.keep(row.tokens[:0])
-    together = [output.logits for output in score_together(target, rows)]
+    together = [output.logits for output in _score_eagerly(target, rows)]
     return max(spread_apart(got, wanted) for got, wanted in zip(together, alone, strict=True))

@@ -24,6 +24,19 @@ class TargetOutput:
     features: Tensor  # (N, 3H): low, mid, high
 
 
+class Scored(Protocol):
+    """A tree to score, as `Engine.forward_tree` takes it."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+    @property
+    def ancestors(self) -> Tensor: ...
+
+    @property
+    def cache(self) -> Any: ...
+
+
 class SmallPass(Protocol):
     """Another way to read a few nodes than the model's own forward."""
 
@@ -37,6 +50,10 @@ class SmallPass(Protocol):
         """As `Engine.forward_tree`, with the inputs of these layers as features."""
         ...
 
+    def score_together(self, trees: Sequence[Scored], layers: Sequence[int]) -> list[TargetOutput]:
+        """The same for trees of several sequences, each of which it takes: a row is what it is alone."""
+        ...
+
 
 class SmallRead(Protocol):
     """Another way for a draft head to read a few entries than its own forward; see `eagle.drafters.reader`."""
@@ -45,12 +62,15 @@ class SmallRead(Protocol):
         """Whether it reads so many entries with hidden states (A, H) like these."""
         ...
 
-    def read(self, hidden: Tensor, embedding: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-        """As `HeadReader.read`, the embedding (A, H) looked up and buffers there: entries are appended to the cache."""
+    def read(self, rows: Sequence[Any]) -> Sequence[Tensor]:
+        """States (A, H) of new entries of one or several sequences, whose caches have buffers.
+
+        rows: of `eagle.drafters.reader.NewEntries`; each is one that it takes, and is what it is alone.
+        """
         ...
 
-    def logits(self, output: Tensor) -> Tensor:
-        """As `HeadReader.logits`."""
+    def logits(self, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+        """As `HeadReader.logits`, of states (A, H) of one or several sequences, each of which it takes."""
         ...
 
 

@@ -26,10 +26,11 @@ namespace {
 constexpr int64_t RUN = 256;        // keys between two looks at the largest score
 constexpr int64_t MOST = 48;        // queries (of all heads that share keys) that share a block
 constexpr float UNSEEN = -1e30f;    // additive masks hold the lowest finite number of their type
+constexpr int64_t HEADER = 5;       // numbers of a sight before its columns
 
-// The keys a query sees: first the `run` ones from `start` on, then `rest`, all ascending.
+// The keys a query sees of a sequence: first the `run` ones from `start` on, then `rest`, all ascending.
 struct Sight {
-  int64_t start = 0, run = 0;
+  int64_t start = 0, run = 0, sequence = 0;
   std::vector<int32_t> rest;
 
   int64_t count() const { return run + static_cast<int64_t>(rest.size()); }
@@ -39,13 +40,21 @@ struct Sight {
     if (rest.empty() && key == start + run) ++run;
     else rest.push_back(static_cast<int32_t>(key));
   }
+  bool begins_like(const Sight& other) const { return start == other.start && sequence == other.sequence; }
+};
+
+// Keys and values of a sequence: entry t of a head at head * stride + t * step.
+template <typename scalar>
+struct Entries {
+  scalar *key, *value;
+  int64_t key_head, key_step, value_head, value_step;
 };
 
 template <typename scalar>
 struct Problem {
-  const scalar *query, *key, *value;  // at (head, position): head * stride + position * step, then d numbers
-  int64_t num_queries, num_heads, num_key_heads, key_size, value_size;
-  int64_t query_head, query_step, key_head, key_step, value_head, value_step;
+  const scalar* query;  // at (head, position): head * stride + position * step, then d numbers
+  std::vector<Entries<scalar>> sequences;
+  int64_t num_queries, num_heads, num_key_heads, key_size, value_size, query_head, query_step;
   float scale;
 
   int64_t group() const { return num_heads / num_key_heads; }
@@ -80,7 +89,7 @@ struct Chunk {
     shared = std::numeric_limits<int64_t>::max();
     for (int64_t row = 0; row < num_rows; ++row) {
       longest = std::max(longest, sight(row).count());
-      shared = std::min(shared, sight(row).start == sight(0).start ? sight(row).run / LANES * LANES : 0);
+      shared = std::min(shared, sight(row).begins_like(sight(0)) ? sight(row).run / LANES * LANES : 0);
     }
     queries.resize(count * query_words);
     keys.resize(query_words * LANES);
@@ -97,6 +106,7 @@ struct Chunk {
   }
 
   const Sight& sight(int64_t row) const { return sights[first + row]; }
+  const Entries<scalar>& entries(const Sight& list) const { return p.sequences[list.sequence]; }
 
   // visit(first query, number of queries, whose list) for every block of a run
   template <typename Visit>
@@ -113,9 +123,10 @@ struct Chunk {
   }
 
   void score(int64_t begin) {
-    const scalar* base = p.key + key_head * p.key_head;
     blocks(begin, [&](int64_t rank, int64_t from, int64_t number, const Sight& list) {
-      Numbers::load_keys(Block<scalar>(list, rank, base, p.key_step).rows, p.key_size, keys.data());
+      const Entries<scalar>& own = entries(list);
+      const Block<scalar> block(list, rank, own.key + key_head * own.key_head, own.key_step);
+      Numbers::load_keys(block.rows, p.key_size, keys.data());
       in_groups<8>(number, [&](auto size, int64_t i) {
         const int64_t query = from + i;
         Numbers::template score<size>(keys.data(), query_words, &queries[query * query_words],
@@ -153,9 +164,10 @@ struct Chunk {
   }
 
   void mix(int64_t begin) {
-    const scalar* base = p.value + key_head * p.value_head;
     blocks(begin, [&](int64_t rank, int64_t from, int64_t number, const Sight& list) {
-      Numbers::load_values(Block<scalar>(list, rank, base, p.value_step).rows, p.value_size, width, values.data());
+      const Entries<scalar>& own = entries(list);
+      const Block<scalar> block(list, rank, own.value + key_head * own.value_head, own.value_step);
+      Numbers::load_values(block.rows, p.value_size, width, values.data());
       for (int64_t i = from; i < from + number; ++i)
         Numbers::load_weights(&scores[i * RUN + rank - begin], &weights[i * Numbers::PAIRS]);
       in_groups<8>(number, [&](auto size, int64_t i) {
@@ -180,22 +192,26 @@ struct Chunk {
   }
 };
 
+// key and value: of the sequences' shape, but for the number of entries
 template <typename scalar>
-at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const std::vector<Sight>& sights,
-                  double scale) {
-  const Problem<scalar> p{query.const_data_ptr<scalar>(), key.const_data_ptr<scalar>(), value.const_data_ptr<scalar>(),
-                          query.size(2), query.size(1), key.size(1), query.size(3), value.size(3),
-                          query.stride(1), query.stride(2), key.stride(1), key.stride(2), value.stride(1), value.stride(2),
-                          static_cast<float>(scale)};
+at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                  std::vector<Entries<scalar>> sequences, const std::vector<Sight>& sights, double scale) {
+  const Problem<scalar> p{query.const_data_ptr<scalar>(), std::move(sequences), query.size(2), query.size(1), key.size(1),
+                          query.size(3), value.size(3), query.stride(1), query.stride(2), static_cast<float>(scale)};
   at::Tensor out = at::empty({1, p.num_queries, p.num_heads, p.value_size}, query.options());
   scalar* to = out.data_ptr<scalar>();
   const int64_t fair = (p.num_queries * p.num_key_heads + at::get_num_threads() - 1) / at::get_num_threads();
   const int64_t rows = std::clamp<int64_t>(std::min(MOST / p.group(), fair), 1, p.num_queries);
-  const int64_t chunks = (p.num_queries + rows - 1) / rows;
+  std::vector<int64_t> starts;  // of chunks whose queries begin with the same key, so that they share blocks
+  for (int64_t row = 0; row < p.num_queries; ++row)
+    if (starts.empty() || row - starts.back() == rows || !sights[row].begins_like(sights[starts.back()]))
+      starts.push_back(row);
+  const int64_t chunks = static_cast<int64_t>(starts.size());
+  starts.push_back(p.num_queries);
   at::parallel_for(0, chunks * p.num_key_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item / p.num_key_heads * rows;
-      Chunk<scalar>(p, sights, item % p.num_key_heads, first, std::min(rows, p.num_queries - first)).attend(to);
+      const int64_t chunk = item / p.num_key_heads, first = starts[chunk];
+      Chunk<scalar>(p, sights, item % p.num_key_heads, first, starts[chunk + 1] - first).attend(to);
     }
   });
   return out;
@@ -203,18 +219,20 @@ at::Tensor attend(const at::Tensor& query, const at::Tensor& key, const at::Tens
 
 at::Tensor by_rows(const at::Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
 
-at::Tensor dispatched(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                      const std::vector<Sight>& sights, double scale) {
-  const at::Tensor q = by_rows(query), k = by_rows(key), v = by_rows(value);
-  return query.scalar_type() == at::kBFloat16 ? attend<at::BFloat16>(q, k, v, sights, scale)
-                                              : attend<float>(q, k, v, sights, scale);
-}
-
 void check(const at::Tensor& query, const at::Tensor& key) {
-  TORCH_CHECK(query.size(0) == 1, "one sequence at a time, got ", query.size(0));
+  TORCH_CHECK(query.size(0) == 1, "one run of tokens at a time, got ", query.size(0));
   TORCH_CHECK(query.size(1) % key.size(1) == 0, query.size(1), " heads cannot share ", key.size(1), " heads of keys");
   const bool is_known = query.scalar_type() == at::kBFloat16 || query.scalar_type() == at::kFloat;
   TORCH_CHECK(is_known && key.scalar_type() == query.scalar_type(), "bfloat16 or float32, the same for all");
+}
+
+template <typename scalar>
+at::Tensor of_one(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                  const std::vector<Sight>& sights, double scale) {
+  const Entries<scalar> all{const_cast<scalar*>(key.const_data_ptr<scalar>()),
+                            const_cast<scalar*>(value.const_data_ptr<scalar>()),
+                            key.stride(1), key.stride(2), value.stride(1), value.stride(2)};
+  return attend<scalar>(query, key, value, {all}, sights, scale);
 }
 
 // query (1, heads, M, d), key and value (1, key heads, T, d), mask (1, 1, M, T), additive, null: causal, the queries are the
@@ -232,49 +250,90 @@ at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::T
       for (int64_t t = 0; t < num_keys; ++t)
         if (from[row * numbers.stride(2) + t] > UNSEEN) sights[row].see(t);
   }
-  return dispatched(query, key, value, sights, scale);
+  const at::Tensor q = by_rows(query), k = by_rows(key), v = by_rows(value);
+  return q.scalar_type() == at::kBFloat16 ? of_one<at::BFloat16>(q, k, v, sights, scale)
+                                          : of_one<float>(q, k, v, sights, scale);
 }
 
-// The same over the filled part of a cache: keys, values (1, key heads, C, d), of which `length` entries are the prefix and
-// E more stand behind it, the last M of them the queries' own. sight (1, 1, M, 2 + E) int32: the first entry of the prefix
-// that a query sees, `length`, and which of the E it sees.
-at::Tensor attend_cache(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& sight,
-                        double scale) {
-  check(query, keys);
-  const int64_t num_queries = query.size(2), behind = sight.size(-1) - 2;
-  const at::Tensor numbers = sight.contiguous();
-  TORCH_CHECK(behind >= num_queries, "sight has ", behind + 2, " columns for ", num_queries, " queries");
-  const int32_t* from = numbers.const_data_ptr<int32_t>();
-  std::vector<Sight> sights(num_queries);
-  for (int64_t row = 0; row < num_queries; ++row, from += behind + 2) {
-    sights[row].start = from[0];
-    sights[row].run = from[1] - from[0];
-    TORCH_CHECK(from[0] >= 0 && from[0] <= from[1] && from[1] + behind <= keys.size(2), "a query outside of the cache");
-    for (int64_t j = 0; j < behind; ++j)
-      if (from[2 + j]) sights[row].see(from[1] + j);
+// What a sight says of a query: the first entry of its prefix that it sees, the prefix's end, where E columns begin, its own
+// entry, the number of its sequence; then which of the columns it sees.
+struct Told {
+  const int32_t* from;
+
+  int64_t first() const { return from[0]; }
+  int64_t end() const { return from[1]; }
+  int64_t columns() const { return from[2]; }
+  int64_t place() const { return from[3]; }
+  int64_t sequence() const { return from[4]; }
+  bool sees(int64_t column) const { return from[HEADER + column] != 0; }
+};
+
+template <typename scalar>
+at::Tensor cached(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const at::Tensor& table,
+                  const at::Tensor& sight, double scale) {
+  const int64_t count = query.size(2), heads = key.size(1), key_size = key.size(3), value_size = value.size(3);
+  const int64_t width = sight.size(-1), num_sequences = table.size(0);
+  const int64_t* rows = table.const_data_ptr<int64_t>();
+  const auto capacity = [&](int64_t sequence) { return rows[3 * sequence + 2]; };
+  std::vector<Entries<scalar>> sequences;
+  for (int64_t i = 0; i < num_sequences; ++i)
+    sequences.push_back({reinterpret_cast<scalar*>(rows[3 * i]), reinterpret_cast<scalar*>(rows[3 * i + 1]),
+                         capacity(i) * key_size, key_size, capacity(i) * value_size, value_size});
+  std::vector<Sight> sights(count);
+  for (int64_t row = 0; row < count; ++row) {
+    const Told told{sight.const_data_ptr<int32_t>() + row * width};
+    TORCH_CHECK(told.sequence() >= 0 && told.sequence() < num_sequences, "no sequence ", told.sequence());
+    const int64_t room = capacity(told.sequence());
+    TORCH_CHECK(told.place() >= 0 && told.place() < room, "an entry at ", told.place(), ", room for ", room);
+    Sight& own = sights[row];
+    own.sequence = told.sequence();
+    own.start = told.first();
+    own.run = told.end() - told.first();
+    bool is_inside = told.first() >= 0 && own.run >= 0 && told.end() <= room;
+    for (int64_t j = 0; j < width - HEADER; ++j)
+      if (told.sees(j)) {
+        const int64_t at = told.columns() + j;
+        is_inside = is_inside && at >= 0 && at < room;
+        own.see(at);
+      }
+    TORCH_CHECK(is_inside && own.count() > 0, "a query outside of its cache");
   }
-  return dispatched(query, keys, values, sights, scale);
+  const scalar *new_keys = key.const_data_ptr<scalar>(), *new_values = value.const_data_ptr<scalar>();
+  for (int64_t row = 0; row < count; ++row) {
+    const Told told{sight.const_data_ptr<int32_t>() + row * width};
+    const Entries<scalar>& own = sequences[told.sequence()];
+    for (int64_t head = 0; head < heads; ++head) {
+      const scalar* from = new_keys + head * key.stride(1) + row * key.stride(2);
+      std::copy_n(from, key_size, own.key + head * own.key_head + told.place() * own.key_step);
+      from = new_values + head * value.stride(1) + row * value.stride(2);
+      std::copy_n(from, value_size, own.value + head * own.value_head + told.place() * own.value_step);
+    }
+  }
+  return attend<scalar>(query, key, value, std::move(sequences), sights, scale);
 }
 
-// Writes the queries' own entries (1, key heads, M, d) to their places in a cache (1, key heads, C, d); sight as above.
-void append_(at::Tensor keys, at::Tensor values, const at::Tensor& key, const at::Tensor& value, const at::Tensor& sight) {
-  const int64_t behind = sight.size(-1) - 2 - key.size(2);
-  const int64_t length = sight.contiguous().const_data_ptr<int32_t>()[1] + behind;
-  TORCH_CHECK(length + key.size(2) <= keys.size(2), length, " + ", key.size(2), " entries, room for ", keys.size(2));
-  keys.narrow(2, length, key.size(2)).copy_(key);
-  values.narrow(2, length, value.size(2)).copy_(value);
+// Attention over caches of many sequences, into which the queries' own entries are written before: query (1, heads, M, d), key
+// and value (1, key heads, M, d), table (B, 3) int64: where the keys and the values of each sequence lie, (key heads, C, d) of
+// query's type, and its C; sight (1, 1, M, 5 + E) int32 -> (1, M, heads, d)
+at::Tensor attend_cache(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const at::Tensor& table,
+                        const at::Tensor& sight, double scale) {
+  check(query, key);
+  TORCH_CHECK(table.scalar_type() == at::kLong && table.size(-1) == 3, "a table has three numbers a sequence");
+  TORCH_CHECK(sight.scalar_type() == at::kInt && sight.size(2) == query.size(2), "a sight is for a query each");
+  const at::Tensor q = by_rows(query), k = by_rows(key), v = by_rows(value);
+  const at::Tensor places = table.contiguous(), seen = sight.contiguous();
+  return q.scalar_type() == at::kBFloat16 ? cached<at::BFloat16>(q, k, v, places, seen, scale)
+                                          : cached<float>(q, k, v, places, seen, scale);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(eagle_hsd, m) {
   m.def("attention(Tensor query, Tensor key, Tensor value, Tensor? mask, float scale) -> Tensor");
-  m.def("attend_cache(Tensor query, Tensor keys, Tensor values, Tensor sight, float scale) -> Tensor");
-  m.def("append_(Tensor(a!) keys, Tensor(b!) values, Tensor key, Tensor value, Tensor sight) -> ()");
+  m.def("attend_cache(Tensor query, Tensor key, Tensor value, Tensor table, Tensor sight, float scale) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(eagle_hsd, CPU, m) {
   m.impl("attention", attention);
   m.impl("attend_cache", attend_cache);
-  m.impl("append_", append_);
 }

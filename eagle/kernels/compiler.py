@@ -33,8 +33,9 @@ def kernels() -> Any:
                      `has_product` says no
     attention        query (1, heads, M, d), key, value (1, key heads, T, d), mask (1, 1, M, T) or None, scale
                      -> (1, M, heads, d)
-    attend_cache     the same over the filled part of a cache; `append_` writes into one. Both know the filled part by
-                     sight (1, 1, M, 2 + E) int32: a query's first entry, the prefix's entries, which of E more it sees
+    attend_cache     query (1, heads, M, d), key, value (1, key heads, M, d), table (B, 3), sight (1, 1, M, 5 + E),
+                     scale: the same over the caches of many sequences, into which key and value are written. Where
+                     those lie the table says, by address, and who sees what the sight: see `eagle.compiled.sight`
 
     Built once a machine, which takes half a minute and is said on stderr. Raises ValueError where they cannot be built.
     """
@@ -98,14 +99,13 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, s
     return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
 
 
-def _append(keys: Tensor, values: Tensor, key: Tensor, value: Tensor, sight: Tensor) -> None:
-    return None
+def _attend_cache(query: Tensor, key: Tensor, value: Tensor, table: Tensor, sight: Tensor, scale: float) -> Tensor:
+    return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
 
 
 SHAPES: dict[str, Callable[..., Any]] = {
     "low_bit_linear": _low_bit_linear,
     "product": _product,
     "attention": _attention,
-    "attend_cache": _attention,
-    "append_": _append,
+    "attend_cache": _attend_cache,
 }
