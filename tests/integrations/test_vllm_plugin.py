@@ -1,4 +1,4 @@
-"""When the plug-in acts, what it refuses, what it records. vLLM is a stand-in of three functions."""
+"""When the plug-in acts, what it refuses, what it records. vLLM is a stand-in of four functions."""
 
 import json
 import os
@@ -7,13 +7,15 @@ import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from eagle.integrations.vllm import plugin
+from eagle.integrations.vllm.chunked_prompts import keeping_seeds
 from eagle.integrations.vllm.plugin import register
 from eagle.integrations.vllm.rejection_step import RejectionStep
 from eagle.integrations.vllm.seeded_drafts import seeded_drafts
@@ -25,11 +27,33 @@ ROOT = Path(__file__).parent.parent.parent
 GROUP = "vllm.general_plugins"
 
 
+class Runner:
+    """Of four requests, all with seeds; of two the token is thrown away, since their prompts have more pieces."""
+
+    def __init__(self, discarded: tuple[bool, ...] = (False, True, False, True, True)) -> None:
+        generators = {row: torch.Generator().manual_seed(row) for row in range(4)}
+        self.input_batch = SimpleNamespace(num_reqs=4, generators=generators)
+        self.discard_request_mask = SimpleNamespace(np=np.array(discarded))
+
+    def sample_tokens(self, *grammar: Any) -> list[int]:
+        """Draws of every generator, and winds back those of discarded tokens as vLLM does."""
+        if grammar == ("fails",):
+            raise RuntimeError("of the model")
+        for generator in self.input_batch.generators.values():
+            torch.rand((), generator=generator)
+        for row in self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0]:
+            if (generator := self.input_batch.generators.get(int(row))) is not None:
+                generator.set_offset(generator.get_offset() - 4)
+        return [*self.input_batch.generators]
+
+
 @pytest.fixture
 def vllm(monkeypatch):
-    """A vLLM of the known version whose three functions do nothing."""
-    modules: list[Any] = [ModuleType(name) for name in ("vllm", plugin.SAMPLER, plugin.PROPOSER)]
-    engine, sampler, proposer = modules
+    """A vLLM of the known version whose four functions do nothing."""
+    modules: list[Any] = [ModuleType(name) for name in ("vllm", plugin.SAMPLER, plugin.PROPOSER, plugin.MODEL_RUNNER)]
+    engine, sampler, proposer, runner = modules
+    runner.GPUModelRunner = Runner
+    monkeypatch.setattr(Runner, "sample_tokens", Runner.sample_tokens)  # put back afterwards
     engine.__version__ = "0.32.0+cpu"
     sampler.rejection_sample, sampler.expand_batch_to_tokens, proposer.compute_probs_and_sample_next_token = [
         (lambda *args, **kwargs: None) for _ in range(3)
@@ -38,7 +62,7 @@ def vllm(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setenv(VERIFIER, HSD)
     monkeypatch.setenv(plugin.RUNNER, "0")
-    return engine, sampler, proposer
+    return engine, sampler, proposer, runner
 
 
 def test_the_entry_point_leads_to_the_plug_in():
@@ -60,18 +84,23 @@ def test_nothing_happens_unless_it_is_asked_for():
     assert all(name.startswith(("eagle.integrations", "eagle.version")) for name in eval(out.stdout))
 
 
-def test_three_functions_are_replaced_once(vllm):
-    _, sampler, proposer = vllm
-    before = sampler.rejection_sample, sampler.expand_batch_to_tokens, proposer.compute_probs_and_sample_next_token
-    register()
-    after = sampler.rejection_sample, sampler.expand_batch_to_tokens, proposer.compute_probs_and_sample_next_token
-    assert all(old is not new for old, new in zip(before, after, strict=True))
-    register()  # vLLM may load plug-ins several times in one process
-    assert after == (
+def functions(vllm) -> list[Any]:
+    _, sampler, proposer, runner = vllm
+    return [
         sampler.rejection_sample,
         sampler.expand_batch_to_tokens,
         proposer.compute_probs_and_sample_next_token,
-    )
+        runner.GPUModelRunner.sample_tokens,
+    ]
+
+
+def test_four_functions_are_replaced_once(vllm):
+    before = functions(vllm)
+    register()
+    after = functions(vllm)
+    assert all(old is not new for old, new in zip(before, after, strict=True))
+    register()  # vLLM may load plug-ins several times in one process
+    assert after == functions(vllm)
 
 
 def test_an_unknown_version_is_refused_by_name(vllm):
@@ -161,3 +190,19 @@ def test_drafts_of_seeded_requests_have_the_drafts_law():
         )
         counts[tokens] += 1
     assert float(((counts - 4000 * probs[0]) ** 2 / (4000 * probs[0])).sum()) < 35
+
+
+def test_a_seed_is_not_used_for_tokens_that_are_thrown_away():
+    """Behind a piece of a prompt: vLLM's own runner ends there on a CPU."""
+    fresh = {row: torch.Generator().manual_seed(row).get_state() for row in range(4)}
+    with pytest.raises(RuntimeError, match="CPU Generator does not use offset"):
+        Runner().sample_tokens(None)
+    runner = Runner()
+    before = dict(runner.input_batch.generators)
+    assert keeping_seeds(Runner.sample_tokens)(runner, None) == [0, 2]
+    assert runner.input_batch.generators == before
+    untouched = [torch.equal(generator.get_state(), fresh[row]) for row, generator in before.items()]
+    assert untouched == [False, True, False, True]
+    with pytest.raises(RuntimeError, match="of the model"):
+        keeping_seeds(Runner.sample_tokens)(runner, "fails")
+    assert runner.input_batch.generators == before

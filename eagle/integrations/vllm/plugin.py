@@ -1,8 +1,9 @@
-"""What vLLM calls in each of its processes, and the three functions of it that are replaced.
+"""What vLLM calls in each of its processes, and the four functions of it that are replaced.
 
 vllm.v1.sample.rejection_sampler.rejection_sample               by `hsd` (verifier hsd), or watched (tokenwise)
 vllm.v1.sample.rejection_sampler.expand_batch_to_tokens         by one that is right on a CPU too
 vllm.v1.spec_decode.llm_base_proposer.compute_probs_and_sample_next_token   draws by the request's seed
+vllm.v1.worker.gpu_model_runner.GPUModelRunner.sample_tokens    leaves seeds alone while a prompt is read in pieces
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 from importlib import import_module
 
+from eagle.integrations.vllm.chunked_prompts import keeping_seeds
 from eagle.integrations.vllm.expansion import expand_batch_to_tokens
 from eagle.integrations.vllm.rejection_step import RejectionStep
 from eagle.integrations.vllm.seeded_drafts import seeded_drafts
@@ -18,6 +20,7 @@ from eagle.integrations.vllm.settings import OFF, VERIFIER, PluginSettings
 
 KNOWN_VERSIONS = ("0.32.0",)  # those whose rejection step was read and run
 SAMPLER, PROPOSER = "vllm.v1.sample.rejection_sampler", "vllm.v1.spec_decode.llm_base_proposer"
+MODEL_RUNNER = "vllm.v1.worker.gpu_model_runner"  # the CPU's is a kind of it
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 PATCHED = "eagle_hsd_verifier"  # on a module of vLLM's that was seen to
 log = logging.getLogger("vllm.eagle_hsd")
@@ -43,6 +46,8 @@ def register() -> None:
     proposer.compute_probs_and_sample_next_token = seeded_drafts(  # type: ignore[attr-defined]
         proposer.compute_probs_and_sample_next_token
     )
+    runner = import_module(MODEL_RUNNER).GPUModelRunner
+    runner.sample_tokens = keeping_seeds(runner.sample_tokens)
     log.info("eagle-hsd: drafts are verified by %s", settings.verifier)
 
 

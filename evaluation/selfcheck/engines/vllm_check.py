@@ -30,13 +30,16 @@ class Material:
     prompts: Sequence[tuple[int, ...]]
     greedy: Sequence[tuple[int, ...]]  # our texts at temperature 0
     law: PathLaw
+    first_seed: int = 0  # of the seeded requests
 
     @classmethod
-    def of(cls, target: Target, prompts: Sequence[tuple[int, ...]], greedy: Sequence[tuple[int, ...]]) -> "Material":
+    def of(
+        cls, target: Target, prompts: Sequence[tuple[int, ...]], greedy: Sequence[tuple[int, ...]], first_seed: int = 0
+    ) -> "Material":
         """The path with the most to be counted is taken, of the prompts that fit into few blocks."""
         short = [(p, t[:PATH_TOKENS]) for p, t in zip(prompts, greedy, strict=True) if len(p) < 200]
         laws = [PathLaw.of(target, prompt, path) for prompt, path in short]
-        return cls(prompts, greedy, max(laws, key=lambda law: law.told(WHOLE)))
+        return cls(prompts, greedy, max(laws, key=lambda law: law.told(WHOLE)), first_seed)
 
     def greedy_batch(self) -> list[Asked]:
         return [Asked(prompt, GREEDY_TOKENS) for prompt in self.prompts]
@@ -52,13 +55,14 @@ class Material:
         for turn in turns:
             for sampling in samplings:
                 request = Asked(self.law.prompt, PATH_TOKENS, sampling.temperature, sampling.top_k, sampling.top_p)
-                asked.append(replace(request, seed=turn if turn % 2 else None))
+                asked.append(replace(request, seed=self.first_seed + turn if turn % 2 else None))
             if turn % 10 == 0:
                 asked.append(Asked(self.law.prompt, PATH_TOKENS))
         return asked
 
     def sampled_batch(self) -> list[Asked]:
-        return [Asked(prompt, SAMPLED_TOKENS, 1.0, seed=number) for number, prompt in enumerate(self.prompts)]
+        seeds = range(self.first_seed, self.first_seed + len(self.prompts))
+        return [Asked(prompt, SAMPLED_TOKENS, 1.0, seed=seed) for seed, prompt in zip(seeds, self.prompts, strict=True)]
 
 
 def check_texts(setup: EngineSetup, material: Material, findings: Findings, directory: Path) -> None:

@@ -57,7 +57,7 @@ def time_regeneration(
 ) -> None:
     """Answer tokens a second of the same jobs, by our own batched loop and by servers."""
     jobs = [Job(str(n), (prompts[n % len(prompts)],), float(n % 5 != 0), n) for n in range(NUM_JOBS)]
-    for lanes in (AT_ONCE, 2 * AT_ONCE):
+    for lanes in (AT_ONCE, 2 * AT_ONCE, 3 * AT_ONCE):
         own = BatchedDecoder(target.model, target.end_token_ids, LIMITS, lanes, group_size=8)
         _timed(f"own loop, {lanes} lanes", own, jobs, findings)
     for setup in setups:

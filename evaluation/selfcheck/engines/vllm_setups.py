@@ -18,6 +18,9 @@ COMMON = {
 }
 
 
+PIECES = {"max_num_batched_tokens": 512}  # of prompts that come together: some are then read in several
+
+
 @dataclass(frozen=True)
 class Models:
     """Directories on this machine."""
@@ -32,7 +35,8 @@ def setups(models: Models, directory: Path) -> dict[str, EngineSetup]:
 
     def drafting(name: str, head: str, verifier: str, **more: str) -> EngineSetup:
         spec = {"method": "eagle3", "model": head, "num_speculative_tokens": DRAFTED, **more}
-        return _setup(name, {"model": models.target, "speculative_config": spec}, verifier, directory)
+        pieces = {} if verifier == OFF else PIECES  # where vLLM alone ends if such a prompt comes with a seed
+        return _setup(name, {"model": models.target, "speculative_config": spec, **pieces}, verifier, directory)
 
     drawn = {"draft_sample_method": "probabilistic"}
     return {
