@@ -48,7 +48,7 @@ class LoadOptions:
         None, "of the weights while they are loaded; another target", choices=(*LOW_BITS, *QUANTIZATIONS)
     )
     compile: str = option(
-        "off", "passes over a few nodes as one graph, on CPUs: on; auto: where it is possible", choices=COMPILE
+        "off", "passes over a few nodes as one graph: on; auto: where it is possible", choices=COMPILE
     )
     revision: str | None = option(None, "branch, tag or commit of a model of the hub")
     trust_remote_code: bool = option(False, "run the code that comes with a model of the hub", may_change=True)

@@ -17,12 +17,14 @@ from eagle.compiled.graph import DTYPES, MOST_NODES, in_groups
 from eagle.compiled.head_graph import trace_layer, trace_logits
 from eagle.compiled.lowering import Run, lowered
 from eagle.compiled.passes import TRIAL_PARENTS, TRIAL_PREFIX, refuse
+from eagle.compiled.recorded_head import RecordedHead
 from eagle.compiled.sight import HEADER, LEAST, table
 from eagle.drafters.head import DraftHead
 from eagle.drafters.reader import HeadReader, NewEntries
 from eagle.dtypes import dtype_name
 from eagle.engine import masks
 from eagle.engine.lowbit.low_bit_linear import shrink_layers
+from eagle.engine.protocol import SmallRead
 from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, spread_apart
 from eagle.kernels.compiler import kernels
 
@@ -33,6 +35,8 @@ class CompiledHead:
     """What `HeadReader` reads a few entries with: the numbers of its eager pass, but for sums in another order and for
     what rounding the weights changes.
     """
+
+    shares_passes = True
 
     def __init__(self, layer: Run, logits: Run, dtype: torch.dtype):
         self._layer, self._logits, self._dtype = layer, logits, dtype
@@ -102,7 +106,10 @@ def compile_head(
     """
     if (reason := why_not(head)) is None:
         try:
-            _compile(head, bits if kernels().has_low_bit() else None)
+            if head.fc.weight.device.type == "cuda":
+                compare(head, lambda: RecordedHead(head), None)
+            else:
+                _compile(head, bits if kernels().has_low_bit() else None)
             return
         except Exception as error:  # of a compiler: it is the answer
             head.small_read, reason = None, first_line(error) or type(error).__name__
@@ -112,23 +119,34 @@ def compile_head(
 def why_not(head: DraftHead) -> str | None:
     """What is known without a try; None where it may be possible."""
     weight = head.fc.weight
+    if weight.device.type == "cuda":
+        return None
     if weight.device.type != "cpu":
-        return f"compiled passes are for CPUs, it is on {weight.device}"
+        return f"compiled passes are for CPUs and CUDA devices, it is on {weight.device}"
     if weight.dtype not in DTYPES:
         return f"its numbers are {dtype_name(weight.dtype)}, the kernels know bfloat16 and float32"
     return None
 
 
 def _compile(head: DraftHead, bits: int | None) -> None:
-    """Raises ValueError where states or logits of a tree's entries are not the eager ones.
+    """Raises ValueError as `compare`."""
+
+    def make() -> CompiledHead:
+        identity, small = str(head.config), head if bits is None else _in_few_bits(head, bits)
+        layer = lowered(small, "the head's layer", identity, lambda: trace_layer(small))
+        logits = lowered(small, "the head's logits", identity, lambda: trace_logits(small))
+        return CompiledHead(layer, logits, head.fc.weight.dtype)
+
+    compare(head, make, bits)
+
+
+def compare(head: DraftHead, make: Callable[[], SmallRead], bits: int | None) -> None:
+    """Give the head this way to read; raises ValueError where states or logits of entries are not the eager ones.
 
     The bounds are those for trees of a target, and where weights are rounded the one in bfloat16.
     """
-    wanted, identity, dtype = _read_a_tree(head), str(head.config), head.fc.weight.dtype
-    small = head if bits is None else _in_few_bits(head, bits)
-    layer = lowered(small, "the head's layer", identity, lambda: trace_layer(small))
-    logits = lowered(small, "the head's logits", identity, lambda: trace_logits(small))
-    head.small_read = CompiledHead(layer, logits, dtype)
+    wanted, dtype = _read_a_tree(head), head.fc.weight.dtype
+    head.small_read = make()
     bound = TOLERANCE.get(dtype, HALF_TOLERANCE) if bits is None else HALF_TOLERANCE
     for what, one, other in zip(("states", "logits"), _read_a_tree(head), wanted, strict=True):
         if not (apart := spread_apart(one, other)) <= bound:
@@ -145,14 +163,19 @@ def _in_few_bits(head: DraftHead, bits: int) -> DraftHead:
 
 @torch.inference_mode()
 def _read_a_tree(head: DraftHead) -> tuple[Tensor, Tensor]:
-    """States (A, H) and logits (A, Vd) of random entries behind random others."""
-    dtype, nodes = head.fc.weight.dtype, len(TRIAL_PARENTS)
-    draws = torch.Generator().manual_seed(0)
-    given = torch.randn(2, TRIAL_PREFIX + nodes, head.config.hidden_size, generator=draws).to(dtype)
-    prefix, tree = torch.arange(TRIAL_PREFIX + nodes).split([TRIAL_PREFIX, nodes])
-    ancestors, before = masks.ancestor_matrix(TRIAL_PARENTS), torch.ones(TRIAL_PREFIX, TRIAL_PREFIX).tril().bool()
+    """States (A, H) and logits (A, Vd) of random entries behind random others, after another such pass."""
+    weight, nodes = head.fc.weight, len(TRIAL_PARENTS)
+    dtype, draws = weight.dtype, torch.Generator().manual_seed(0)
+    given = torch.randn(2, TRIAL_PREFIX + nodes, head.config.hidden_size, generator=draws).to(weight)
+    prefix, tree = torch.arange(TRIAL_PREFIX + nodes, device=weight.device).split([TRIAL_PREFIX, nodes])
+    ancestors = masks.ancestor_matrix(TRIAL_PARENTS).to(weight.device)
+    before = torch.ones(TRIAL_PREFIX, TRIAL_PREFIX, device=weight.device).tril().bool()
     reader = HeadReader(head, given[1].__getitem__)
     reader.read(given[0, prefix], prefix, prefix, masks.tree_mask(before, 0, dtype))
     mask = masks.tree_mask(ancestors, TRIAL_PREFIX, dtype)
-    states = reader.read(given[0, tree], tree, TRIAL_PREFIX + masks.depths(ancestors), mask)
-    return states, reader.logits(states)
+    positions = TRIAL_PREFIX + masks.depths(ancestors)
+    for hidden in (-given[0, tree], given[0, tree]):  # the second as what was recorded with the first is replayed
+        reader.rewind(TRIAL_PREFIX)
+        states = reader.read(hidden, tree, positions, mask)
+        logits = reader.logits(states)
+    return states, logits

@@ -1,4 +1,6 @@
-"""Passes of a target over a few nodes by one compiled graph, tried against the eager ones before they are used.
+"""Passes of a target over a few nodes by one graph, tried against the eager ones before they are used.
+
+On a CPU the graph is compiled, on a CUDA device recorded (`eagle.compiled.recorded_passes`).
 
 Letters: B trees, N nodes of one including the root, M nodes of all, L layers, H hidden size, V vocabulary.
 """
@@ -12,12 +14,13 @@ from torch import Tensor
 
 from eagle.compiled.graph import DTYPES, MOST_NODES, TreePass, in_groups, trace
 from eagle.compiled.lowering import Run, lowered
+from eagle.compiled.recorded_passes import RecordedPass
 from eagle.compiled.sight import padded, sights, table
 from eagle.dtypes import dtype_name
 from eagle.engine import masks
 from eagle.engine.cache import KeyValueCache, TargetCache
 from eagle.engine.joint import TreeOf
-from eagle.engine.protocol import Scored, TargetOutput
+from eagle.engine.protocol import Scored, SmallPass, TargetOutput
 from eagle.engine.shape import AttentionShape, attention_shape
 from eagle.engine.suitability import HALF_TOLERANCE, TOLERANCE, first_line, is_rounded, spread_apart
 from eagle.engine.target import Target
@@ -29,6 +32,8 @@ TRIAL_PARENTS = (-1, 0, 0, 1, 2, 2, 5)
 
 class CompiledPass:
     """What `Target` reads a few nodes with: the same numbers as its eager pass, but for sums in another order."""
+
+    shares_passes = True
 
     def __init__(self, target: Target, run: Run, is_demanded: bool = False):
         """is_demanded: what cannot be compiled, the head of this target too, is an error and no message."""
@@ -103,12 +108,11 @@ def refuse(told: str, is_demanded: bool, notice: Callable[[str], None] | None = 
 
 def why_not(target: Target) -> str | None:
     """What is known without a try; None where it may be possible."""
-    if target.device.type != "cpu" or len(getattr(target.model, "hf_device_map", None) or {}) > 1:
-        return f"compiled passes are for one CPU, the model is on {target.device}"
-    if target.dtype not in DTYPES:
-        return f"its numbers are {dtype_name(target.dtype)}, the kernels know bfloat16 and float32"
-    if not hasattr(torch._inductor, "standalone_compile") or find_spec("torch._inductor.standalone_compile") is None:
-        return f"torch {torch.__version__} cannot keep a compiled graph: 2.8 and newer can"
+    is_recorded = target.device.type == "cuda"
+    if len(getattr(target.model, "hf_device_map", None) or {}) > 1:
+        return "its layers lie on several devices"
+    if not is_recorded and (reason := _why_no_graph(target)):
+        return reason
     if target.has_changing_angles:
         return "its rotary angles change with the length of what is read"
     if reason := target.suitability.plain or target.suitability.trees:
@@ -116,12 +120,26 @@ def why_not(target: Target) -> str | None:
     return None
 
 
-def _tried(target: Target, is_demanded: bool) -> CompiledPass:
-    shape = attention_shape(target.config)
-    kinds, identity = _kinds(shape), (shape, target.model.config.to_json_string(use_diff=False))
-    run = lowered(target.model, "the target's pass", identity, lambda: _trace(target, kinds))
-    found = CompiledPass(target, run, is_demanded)
-    _compare(target, found)
+def _why_no_graph(target: Target) -> str | None:
+    if target.device.type != "cpu":
+        return f"compiled passes are for one CPU or CUDA device, the model is on {target.device}"
+    if target.dtype not in DTYPES:
+        return f"its numbers are {dtype_name(target.dtype)}, the kernels know bfloat16 and float32"
+    if not hasattr(torch._inductor, "standalone_compile") or find_spec("torch._inductor.standalone_compile") is None:
+        return f"torch {torch.__version__} cannot keep a compiled graph: 2.8 and newer can"
+    return None
+
+
+def _tried(target: Target, is_demanded: bool) -> SmallPass:
+    found: SmallPass
+    if target.device.type == "cuda":
+        found = RecordedPass(target, is_demanded)
+    else:
+        shape = attention_shape(target.config)
+        kinds, identity = _kinds(shape), (shape, target.model.config.to_json_string(use_diff=False))
+        run = lowered(target.model, "the target's pass", identity, lambda: _trace(target, kinds))
+        found = CompiledPass(target, run, is_demanded)
+    compare(target, found)
     return found
 
 
@@ -148,25 +166,32 @@ def _read_some(target: Target, num_tokens: int = TRIAL_PREFIX) -> KeyValueCache:
 
 
 @torch.inference_mode()
-def _compare(target: Target, compiled: CompiledPass) -> None:
-    """Raises ValueError where a tree's logits or features are not the eager ones; the bound is that of trees.
+def compare(target: Target, compiled: SmallPass) -> None:
+    """Raises ValueError where trees' logits or features are not the eager ones; the bound is that of trees.
 
-    Alone, and as the second one of a pass behind another text.
+    Of one tree, and of two others behind a text each, as rows of a batch.
     """
-    ancestors = masks.ancestor_matrix(TRIAL_PARENTS)
-    tokens = torch.arange(len(ancestors), device=target.device) * 5 % target.vocab_size
+    every = masks.ancestor_matrix(TRIAL_PARENTS).to(target.device)
+    ids = torch.arange(3 * len(every), device=target.device) * 5 % target.vocab_size
     cache, other = _read_some(target), _read_some(target, TRIAL_PREFIX // 2)
-    wanted = target.score_unchecked(tokens, ancestors, cache)
-    cache.keep(tokens[:0])
-    alone = compiled.score(tokens, ancestors, cache, target.feature_layers)
-    cache.keep(tokens[:0])
-    trees = [TreeOf(tokens[:3], ancestors[:3, :3], other), TreeOf(tokens, ancestors, cache)]
-    _, second = compiled.score_together(trees, target.feature_layers)
+    first = TreeOf(ids[: len(every)], every, cache)
+    rows = [TreeOf(ids[-3:], every[:3, :3], other), TreeOf(ids[-len(every) :], every, cache)]
+    wanted = [target.score_unchecked(tree.tokens, tree.ancestors, _emptied(tree.cache)) for tree in (first, *rows)]
+    got = [compiled.score(first.tokens, first.ancestors, _emptied(cache), target.feature_layers)]
+    for tree in rows:
+        _emptied(tree.cache)
+    got += compiled.score_together(rows, target.feature_layers)
     bound = HALF_TOLERANCE if is_rounded(target) else TOLERANCE[target.dtype]
-    for got in (alone, second):
-        for what, one, eager in (("logits", got.logits, wanted.logits), ("features", got.features, wanted.features)):
-            if not (apart := spread_apart(one, eager)) <= bound:
+    for one, eager in zip(got, wanted, strict=True):
+        for what, mine, own in (("logits", one.logits, eager.logits), ("features", one.features, eager.features)):
+            if not (apart := spread_apart(mine, own)) <= bound:
                 raise ValueError(f"its compiled {what} differ by {apart:.2g} of their spread from the eager ones")
+
+
+def _emptied(cache: KeyValueCache) -> KeyValueCache:
+    """Without what is not committed."""
+    cache.truncate(cache.length)
+    return cache
 
 
 def _to_stderr(message: str) -> None:

@@ -78,9 +78,9 @@ def _place(keys: Tensor, values: Tensor) -> tuple[int, int, int]:
     return keys.data_ptr(), values.data_ptr(), keys.shape[2]
 
 
-def padded(tokens: Tensor, ancestors: Tensor) -> tuple[Tensor, Tensor]:
-    """A lone root gets a sibling that only sees itself: nobody reads what becomes of it."""
-    missing = max(LEAST - len(tokens), 0)
+def padded(tokens: Tensor, ancestors: Tensor, least: int = LEAST) -> tuple[Tensor, Tensor]:
+    """A tree of fewer nodes gets siblings that only see themselves: nobody reads what becomes of them."""
+    missing = max(least - len(tokens), 0)
     if not missing:
         return tokens, ancestors
     others = torch.eye(missing, dtype=torch.bool, device=ancestors.device)

@@ -44,7 +44,7 @@ class HeadRead(Request):
         sizes = [len(row.tokens) for row in asked]
         embedding = embed(torch.cat([row.tokens for row in asked])).to(asked[0].hidden.dtype)  # (M, H)
         small = [row.reader.small_read(row.hidden) for row in asked]
-        if small[0] is not None and None not in small:  # of one head
+        if small[0] is not None and None not in small and small[0].shares_passes:  # of one head
             parts = zip(asked, embedding.split(sizes), strict=True)
             return small[0].read(
                 [NewEntries(row.hidden, own, row.positions, row.mask, row.reader.cache) for row, own in parts]
@@ -81,6 +81,7 @@ class HeadLogits(Request):
     @torch.inference_mode()
     def together(cls, asked: Sequence["HeadLogits"]) -> Sequence[Tensor]:
         rows, head = [row.hidden for row in asked], asked[0].reader.head
-        if head.small_read is not None and all(map(head.small_read.takes, rows)):
-            return head.small_read.logits(rows)
+        small = head.small_read
+        if small is not None and small.shares_passes and all(map(small.takes, rows)):
+            return small.logits(rows)
         return asked[0].reader.logits(torch.cat(rows)).split([len(row) for row in rows])

@@ -4,6 +4,7 @@ Letters: T committed length, N nodes appended by the last forward, C capacity, d
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ class PreallocatedLayer(CacheLayerMixin):
         capacity = min(max(length, self.capacity + GROWTH_BLOCK), max(length, self.limit))
         self.keys, self.values = (_grown(buffer, capacity) for buffer in (self.keys, self.values))
         self.capacity = capacity
+
+    def move(self, keys: Tensor, values: Tensor) -> None:
+        """Go on in other buffers (1, kv_heads, C', d), with room for what is filled."""
+        keys[:, :, : self.length] = self.keys[:, :, : self.length]
+        values[:, :, : self.length] = self.values[:, :, : self.length]
+        self.keys, self.values, self.capacity = keys, values, keys.shape[2]
 
     def keep(self, committed: int, nodes: Tensor) -> None:
         """Move the appended entries `nodes` (ascending indices among the appended) behind the committed ones."""
@@ -143,6 +150,11 @@ class KeyValueCache:
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append entries (1, kv_heads, N, d) of a layer; views of all that it holds, as `PreallocatedLayer.update`."""
         return self._layers[layer].update(keys, values)
+
+    @property
+    def layers(self) -> Sequence[PreallocatedLayer]:
+        """One for each of the model's, for whoever gives them other buffers."""
+        return self._layers
 
     @torch.inference_mode()
     def buffers(self, num_new: int) -> tuple[list[Tensor], list[Tensor]]:

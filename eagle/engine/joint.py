@@ -78,8 +78,8 @@ def score_together(target: JointReader, trees: Sequence[Scored]) -> list[TargetO
     """
     for tree in trees:
         tree.cache.check_room(int(masks.depths(tree.ancestors).max()) + 1)
-    small = target.small_pass
-    if small is not None and all(small.takes(len(tree.tokens), tree.cache, target.dtype) for tree in trees):
+    small, dtype = target.small_pass, target.dtype
+    if small and small.shares_passes and all(small.takes(len(tree.tokens), tree.cache, dtype) for tree in trees):
         return small.score_together(trees, target.feature_layers)
     return _score_eagerly(target, trees)
 

@@ -41,6 +41,7 @@ class SmallPass(Protocol):
     """Another way to read a few nodes than the model's own forward."""
 
     is_demanded: bool  # and so of the model's draft head; else it may stay without
+    shares_passes: bool  # whether `score_together` is more than one pass after the other
 
     def takes(self, num_nodes: int, cache: Any, dtype: torch.dtype) -> bool:
         """Whether it reads so many nodes behind this cache, for a target in this dtype."""
@@ -57,6 +58,8 @@ class SmallPass(Protocol):
 
 class SmallRead(Protocol):
     """Another way for a draft head to read a few entries than its own forward; see `eagle.drafters.reader`."""
+
+    shares_passes: bool  # whether several sequences are more than one pass after the other
 
     def takes(self, states: Tensor) -> bool:
         """Whether it reads so many entries with hidden states (A, H) like these."""

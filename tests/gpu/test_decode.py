@@ -1,5 +1,6 @@
 """Decoding from prompt to text on an accelerator: drafted text is plain decoding's, and how often the host waits."""
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ ROUNDS = 12
 
 
 @cache
-def pair(accelerator: torch.device, dtype: torch.dtype) -> tuple[Target, list[int]]:
+def pair(accelerator: torch.device, dtype: torch.dtype, compile: str = "off") -> tuple[Target, list[int]]:
     """The packaged target, loaded once for all tests, and a prompt."""
-    target = load_target(dtype=dtype, device=accelerator)
+    target = load_target(dtype=dtype, device=accelerator, compile=compile)
     return target, target.tokenizer(PROMPT)["input_ids"]
 
 
@@ -104,6 +105,28 @@ def test_a_round_waits_twice(accelerator, policy, options, dtype, capsys):
     with capsys.disabled():
         print(f"\nwaits a round: {[len(waits) for waits in rounds]}")
     assert rounds and max(map(len, rounds)) <= MOST_WAITS, rounds
+
+
+@needs_gpu
+@pytest.mark.parametrize("options", [GREEDY, COUPLED], ids=["greedy", "coupled"])
+def test_compiled_passes_write_the_same_text_and_wait_no_more(accelerator, options):
+    """On a GPU they are recorded, as they are met: waits are counted in an answer that meets nothing new."""
+    target, ids = pair(accelerator, torch.float32, "on")
+    wanted = tokens_of(autoregressive(pair(accelerator, torch.float32)[0], ids, options, seeded(7, accelerator)))
+    for _ in range(2):
+        rounds, tokens = [], []
+        answer = session(target, AutoTree(8)).decode(ids, options, seeded(7, accelerator))
+        while True:
+            with counted_waits(accelerator) as waits:
+                step = next(answer, None)
+            if step is None:
+                break
+            tokens += step.tokens
+            rounds.append(waits)
+        assert tokens == wanted
+        del answer, step
+        gc.collect()  # what was recorded goes to the next session
+    assert max(map(len, rounds[4:])) <= MOST_WAITS, rounds
 
 
 @needs_gpu
