@@ -65,14 +65,16 @@ def stored(tmp_path_factory):
 
 @pytest.mark.parametrize("device_map", ["auto", DISK, ALL_ON_DISK], ids=["auto", "cpu and disk", "disk"])
 def test_a_target_may_be_spread_over_devices(stored, device_map):
-    """Its text is the one of the whole, greedy and drawn; its features are the same numbers."""
+    """Its text is the one of the whole, greedy and drawn; its features and logits are the same numbers."""
     whole, loaded, ids = tiny_target(), load_target(stored, torch.float32, "cpu", device_map=device_map), random_ids(12)
     session = Session(loaded, tiny_drafter(loaded, EagleTree()))
     for options in (TEN, replace(TEN, sampling=Sampling(1.0), verifier="coupled")):
         drafted, plain = session.decode(ids, options, seeded(3)), autoregressive(whole, ids, options, seeded(3))
         assert tokens_of(drafted) == tokens_of(plain)
     read = [target.prefill(torch.tensor(ids), target.new_cache()) for target in (whole, loaded)]
-    assert torch.equal(read[0].features, read[1].features) and torch.equal(read[0].logits, read[1].logits)
+    for whole_numbers, own in ((read[0].features, read[1].features), (read[0].logits, read[1].logits)):
+        # weights lie elsewhere in memory, and some products then add 32 terms of size 1 in another order
+        torch.testing.assert_close(own, whole_numbers, atol=1e-5, rtol=1e-5)
 
 
 def test_training_gets_what_lies_on_disk(stored):
@@ -114,7 +116,7 @@ def test_experts_on_disk_need_a_folder(tmp_path):
 
 
 def test_a_spread_target_is_not_compiled(stored):
-    with pytest.raises(ValueError, match="compiled passes are for one CPU"):
+    with pytest.raises(ValueError, match="cannot be compiled: its layers lie on several devices"):
         load_target(stored, torch.float32, "cpu", device_map=DISK, compile="on")
 
 
