@@ -24,7 +24,7 @@ PACKAGED = "packaged"
 
 
 def drafted_sessions(target: Target, source: str | None, num_rows: int) -> NewSession | None:
-    """Sessions for so many rows that draft with the head `source`; None where it is. Raises as `load_head`."""
+    """Makes sessions, for so many rows, that draft with the head `source`; None without one. Raises as `load_head`."""
     if source is None:
         return None
     head = load_head(None if source == PACKAGED else source, target)

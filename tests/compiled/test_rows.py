@@ -18,6 +18,7 @@ from eagle.engine.target import Target
 from eagle.kernels.compiler import kernels
 from eagle.sampling import Sampling
 from eagle.trees import AutoTree, EagleTree
+from tests.engine.test_joint import trees
 from tests.test_batching import answers, together, told
 from tests.tiny import random_ids, tiny_head, tiny_target
 
@@ -44,15 +45,6 @@ def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
     return bool((got - wanted).abs().max() < (1e-4 if got.dtype == torch.float32 else 0.05))
 
 
-def trees(target: Target) -> list[TreeScore]:
-    asked = []
-    for seed, (length, parents) in enumerate(ROWS):
-        ids, cache = torch.tensor(random_ids(length + len(parents), seed)), target.new_cache()
-        target.prefill(ids[:length], cache)
-        asked.append(TreeScore(target, ids[length:], ancestor_matrix(parents), cache))
-    return asked
-
-
 @torch.inference_mode()
 def test_trees_get_what_they_get_alone_and_so_do_those_behind_what_is_kept(pair, monkeypatch):
     target, _ = pair
@@ -60,7 +52,7 @@ def test_trees_get_what_they_get_alone_and_so_do_those_behind_what_is_kept(pair,
     monkeypatch.setattr(
         CompiledPass, "_read", lambda self, trees, *others: passes.append(len(trees)) or read(self, trees, *others)
     )
-    alone, joint = trees(target), trees(target)
+    alone, joint = trees(target, ROWS), trees(target, ROWS)
     for _ in range(2):
         wanted = [tree.alone() for tree in alone]
         passes.clear()
@@ -76,7 +68,7 @@ def test_trees_get_what_they_get_alone_and_so_do_those_behind_what_is_kept(pair,
 
 def test_a_tree_without_room_is_refused_before_anything_is_written(pair):
     target, _ = pair
-    broken = trees(target)
+    broken = trees(target, ROWS)
     broken[1].cache.limit = broken[1].cache.length
     with pytest.raises(ValueError, match="exceed the target's context"):
         score_together(target, broken)
@@ -86,7 +78,7 @@ def test_a_tree_without_room_is_refused_before_anything_is_written(pair):
 def test_a_row_that_no_compiled_pass_takes_makes_all_of_them_eager(pair, monkeypatch):
     target, _ = pair
     monkeypatch.setattr(CompiledPass, "score_together", None)
-    asked = trees(target)
+    asked = trees(target, ROWS)
     large = TreeScore(target, torch.arange(65), ancestor_matrix((-1, *[0] * 64)), asked[0].cache)
     outputs = score_together(target, [large, *asked[1:]])
     assert [len(output.logits) for output in outputs] == [65, 1, 40, 30, 3]

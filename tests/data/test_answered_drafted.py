@@ -1,6 +1,5 @@
 """Training data written with a draft head: the rows of the batched loop, whatever is drafted and beside whom."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -21,11 +20,9 @@ from eagle.judging import COUPLED
 from eagle.sampling import Sampling, seeded
 from eagle.trees.automatic import AutoTree
 from tests import tiny_text
-from tests.data.test_preparation import conversation
+from tests.data.test_answered_elsewhere import END, of_three_turns
 from tests.shared_passes import counted_passes
 from tests.tiny import tiny_head
-
-END = frozenset([257, *range(150, 256)])  # a random model says so much of it that answers end
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +42,7 @@ def new_session(target, head):
 
 @pytest.fixture
 def config(tmp_path) -> PrepareConfig:
-    path = tmp_path / "prompts.jsonl"
-    rows = [conversation(f"c{i}", f"Question {i}", "A", "And then?", "B", "Why?", "C") for i in range(8)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return PrepareConfig(
-        output=str(tmp_path / "rows"),
-        prompts=str(path),
-        greedy_share=1.0,
-        max_prompt_tokens=120,
-        max_new_tokens=24,
-        max_length=300,
-        head="named",
-        batch=3,
-        overlap_filter=False,
-    )
+    return of_three_turns(tmp_path, head="named", batch=3)
 
 
 def run(config: PrepareConfig, target: Target, new_session=None) -> dict[str, TokenRow]:

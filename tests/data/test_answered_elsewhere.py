@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,19 +29,22 @@ def soon(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path) -> PrepareConfig:
+    return of_three_turns(tmp_path, num_lanes=3, group_size=1)  # greedy: draws of a server are its own
+
+
+def of_three_turns(tmp_path: Path, **more: Any) -> PrepareConfig:
     path = tmp_path / "prompts.jsonl"
     rows = [conversation(f"c{i}", f"Question {i}", "A", "And then?", "B", "Why?", "C") for i in range(8)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return PrepareConfig(
         output=str(tmp_path / "rows"),
         prompts=str(path),
-        greedy_share=1.0,  # draws of a server are its own
+        greedy_share=1.0,
         max_prompt_tokens=120,
         max_new_tokens=24,
         max_length=300,
-        num_lanes=3,
-        group_size=1,
         overlap_filter=False,
+        **more,
     )
 
 
