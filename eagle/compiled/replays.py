@@ -8,7 +8,7 @@ Letters: C entries that there is room for in a cache, d head size.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from threading import RLock
+from threading import Lock, RLock
 from weakref import finalize
 
 import torch
@@ -50,20 +50,18 @@ class CudaRecording:
 
 
 class Recordings:
-    """Of one work over the same places, by shapes and by whatever else decides what is done."""
+    """Of one work over the same places, by shapes and by whatever else decides what is done. Threads take turns."""
 
     def __init__(self, record: Record):
-        self._record = record
+        self._record, self._turn = record, Lock()
         self._made: dict[Hashable, Replay] = {}
-
-    def __len__(self) -> int:
-        return len(self._made)
 
     def do(self, key: Hashable, work: Work, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs of `work(*inputs)`, replayed where there is a recording of the key."""
-        if key not in self._made:
-            self._made[key] = self._record(work, inputs)
-        return self._made[key](inputs)
+        with self._turn:
+            if key not in self._made:
+                self._made[key] = self._record(work, inputs)
+            return self._made[key](inputs)
 
 
 class Place:
