@@ -4,7 +4,7 @@
                     of one sequence, or of the passes that the rows of a batch share
     load_costs      the same, from a file in the user's cache where this machine, target and dtype were measured before
     plan            a policy with what it leaves open filled in: the default tree, `coupled`, `budgeted`
-    plan_crowded    the default tree for every number of rows of a batch
+    plan_crowded    the default tree for every number of rows of a batch; planned_drafters: those that grow it
     plan_reference  EAGLE's tree with the budget that pays at temperature 0
 
 Numbers of the head are in its `drafting.json` (`eagle.trees.fitted`). Without it trees keep neutral defaults.
@@ -31,6 +31,7 @@ from eagle.chance import Chance
 from eagle.coroutines import Requests
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
+from eagle.drafters.lookup import LookupDrafter
 from eagle.engine.cache import TargetCache
 from eagle.engine.masks import ancestor_matrix, chain_parents
 from eagle.engine.requests import TreeScore
@@ -108,6 +109,17 @@ def plan_crowded(
     limit, fit = target.context_limit, head.fit
     crowded = tuple((rows, _plan_lengths(policy, fit, cost, limit, may_be_plain)) for rows, cost in costs)
     return replace(planned, crowded=crowded)
+
+
+def planned_drafters(
+    target: Target, head: DraftHead, policy: TreePolicy, most_rows: int, lookup: bool = False
+) -> Callable[[], EagleDrafter]:
+    """Makes drafters for up to so many rows that share passes, all with one head and one plan.
+
+    With a `lookup` trees also hold what followed the text's end before, and are never plain.
+    """
+    planned = plan_crowded(policy, target, head, most_rows, may_be_plain=not lookup)
+    return lambda: EagleDrafter(head, target.embed, planned, LookupDrafter() if lookup else None)
 
 
 def plan_reference(target: Target, head: DraftHead, directory: Path | None = None, rows: int = 1) -> TreePolicy:

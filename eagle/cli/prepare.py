@@ -35,15 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare_and_report(config: PrepareConfig) -> None:
     """Prepare what is missing; statistics and, where it is wanted, the draft vocabulary are stored beside the rows."""
-    reads = config.answers == "regenerate" and config.endpoint is None
     target = (
         load_target(config.target, config.torch_dtype, config.device, **loading_options(config))
-        if reads
+        if config.answers_here
         else describe_target(config.target, config.revision, config.trust_remote_code)
     )
     if target.tokenizer is None:
         raise ValueError(f"{target.name} has no tokenizer: name a target that has one")
-    model, end_ids = target.model if reads else None, target.end_ids_with(config.template)
+    model, end_ids = target.model if config.answers_here else None, target.end_ids_with(config.template)
     sessions = drafted_sessions(target, config.head, config.batch)
     skipped = prepare(config, model, target.tokenizer, end_ids, new_session=sessions)
     output = Path(config.output)

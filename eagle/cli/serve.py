@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_type_hints
 
@@ -21,9 +21,6 @@ from rich.console import Console
 from eagle.cli.common import DTYPES, add_decoding_flags, given_sampling, told_sampling
 from eagle.cli.level_flags import has_levels, levels_from_flags
 from eagle.decode import DecodeOptions
-from eagle.drafters.eagle3 import EagleDrafter
-from eagle.drafters.lookup import LookupDrafter
-from eagle.drafters.protocol import Drafter
 from eagle.dtypes import dtype_name
 from eagle.engine.target import Target
 from eagle.judging import AUTO
@@ -33,7 +30,7 @@ from eagle.loading import load_head, load_target
 from eagle.options import CommandParser
 from eagle.pairing import check_pair
 from eagle.parallel.launch import follows
-from eagle.planner import plan_crowded
+from eagle.planner import planned_drafters
 from eagle.sampling import Sampling
 from eagle.serving.backend import OPENAI_SAMPLING, Backend, served_sampling
 from eagle.serving.serve_options import ServeOptions
@@ -105,16 +102,9 @@ def drafted(args: argparse.Namespace, policy: TreePolicy) -> tuple[Target, dict[
     if args.plain:
         return target, {}
     most_rows = 1 if args.take_turns else args.max_active
-    return target, {"new_drafter": drafters(target, args.head, policy, args.lookup, most_rows)}
-
-
-def drafters(
-    target: Target, source: str | None, policy: TreePolicy, lookup: bool, most_rows: int
-) -> Callable[[], Drafter]:
-    """A drafter a call, all with one head and one plan, for up to `most_rows` requests that share passes."""
-    head = load_head(source, target)
-    planned = plan_crowded(policy, target, head, most_rows, may_be_plain=not lookup)
-    return lambda: EagleDrafter(head, target.embed, planned, LookupDrafter() if lookup else None)
+    return target, {
+        "new_drafter": planned_drafters(target, load_head(args.head, target), policy, most_rows, args.lookup)
+    }
 
 
 def show_backend(console: Console, backend: Backend, options: ServeOptions) -> None:

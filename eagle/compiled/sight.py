@@ -29,38 +29,34 @@ LEAST = 2  # nodes of a pass: a tracer takes a size of one for a constant
 
 def sights(ancestors: Sequence[Tensor], lengths: Sequence[int], shape: AttentionShape) -> Tensor | dict[str, Tensor]:
     """B of (N, N) bool behind `lengths` committed entries -> (1, 1, M, 5 + M) int32, or one for each kind of layer."""
-    sizes = [len(own) for own in ancestors]
-    befores = [sum(sizes[:number]) for number in range(len(sizes))]
+    num_columns = sum(len(own) for own in ancestors)
+    positions = [length + masks.depths(own) for own, length in zip(ancestors, lengths, strict=True)]  # B of (N,)
 
     def make(window: int | None = None, chunk: int | None = None) -> Tensor:
-        parts = []
-        for number, (own, length, before) in enumerate(zip(ancestors, lengths, befores, strict=True)):
-            header, seen = _header(own, length, window, chunk), _seen(own, length, window, chunk)
-            header[:, 2] -= before
-            header[:, 4] = number
-            parts.append(torch.cat([header, pad(seen, (before, sum(sizes) - before - len(own)))], dim=1))
+        parts, before = [], 0
+        for number, (own, length, at) in enumerate(zip(ancestors, lengths, positions, strict=True)):
+            seen = (own & masks.in_sight(at[:, None], at, window, chunk)).long()  # (N, N), of its own tree
+            header = _header(at, length, _first(at, window, chunk).clamp(0, length), before, number)
+            parts.append(torch.cat([header, pad(seen, (before, num_columns - before - len(own)))], dim=1))
+            before += len(own)
         return torch.cat(parts).int()[None, None]
 
     return masks.by_kind(shape, make)
 
 
-def _header(ancestors: Tensor, length: int, window: int | None, chunk: int | None) -> Tensor:
-    """(N, 5), of a first sequence."""
-    positions = length + masks.depths(ancestors)  # (N,)
+def _first(positions: Tensor, window: int | None, chunk: int | None) -> Tensor:
+    """(N,), the first position that each node sees; it may lie before the text."""
     first = torch.zeros_like(positions)
     if window is not None:
         first = positions - window + 1
-    if chunk is not None:
-        first = torch.maximum(first, positions // chunk * chunk)
-    end = torch.full_like(positions, length)
-    places = length + torch.arange(len(ancestors), device=ancestors.device)
-    return torch.stack([first.clamp(0, length), end, end, places, torch.zeros_like(end)], dim=1)
+    return first if chunk is None else torch.maximum(first, positions // chunk * chunk)
 
 
-def _seen(ancestors: Tensor, length: int, window: int | None, chunk: int | None) -> Tensor:
-    """(N, N), which of its own tree a node sees."""
-    positions = length + masks.depths(ancestors)
-    return (ancestors & masks.in_sight(positions[:, None], positions, window, chunk)).long()
+def _header(positions: Tensor, length: int, first: Tensor, before: int, number: int) -> Tensor:
+    """(N, 5) of the sequence of this number, with so many columns before its own."""
+    places = torch.arange(length, length + len(positions), device=positions.device)
+    end, begin, sequence = (torch.full_like(positions, value) for value in (length, length - before, number))
+    return torch.stack([first, end, begin, places, sequence], dim=1)
 
 
 def table(caches: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Tensor:

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from eagle.batching import Work, side_by_side
 from eagle.decode import DecodeOptions, Session, Step, rounds_taken
-from eagle.drafters.eagle3 import EagleDrafter
 from eagle.engine.batched import Answered, AnswerLimits, Job, Lane
 from eagle.engine.target import Target
 from eagle.judging import COUPLED
 from eagle.loading import load_head
-from eagle.planner import plan_crowded
+from eagle.planner import planned_drafters
 from eagle.sampling import Sampling, seeded
 from eagle.trees.automatic import AutoTree
 
@@ -28,8 +27,8 @@ def drafted_sessions(target: Target, source: str | None, num_rows: int) -> NewSe
     if source is None:
         return None
     head = load_head(None if source == PACKAGED else source, target)
-    policy = plan_crowded(AutoTree(), target, head, num_rows, may_be_plain=True)
-    return lambda: Session(target, EagleDrafter(head, target.embed, policy))
+    new_drafter = planned_drafters(target, head, AutoTree(), num_rows)
+    return lambda: Session(target, new_drafter())
 
 
 class DraftedDecoder:

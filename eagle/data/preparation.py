@@ -39,8 +39,7 @@ def prepare(
     `eagle.data.answered_drafted.drafted_sessions`. Raises OSError where the server cannot be reached (any more): the
     rows made so far stay.
     """
-    elsewhere = config.answers == "original" or config.endpoint is not None
-    if (model is None) != elsewhere:
+    if (model is not None) != config.answers_here:
         raise ValueError(f"answers is {config.answers!r}: only 'regenerate' takes a model, and it needs one")
     if (new_session is None) != (config.head is None):
         raise ValueError(f"head is {config.head!r}, new_session is {new_session}: both or neither")

@@ -96,7 +96,7 @@ class PrepareConfig(LoadOptions):
             raise ValueError(f"num_lanes {self.num_lanes} must be a multiple of group_size {self.group_size}")
         if self.endpoint is not None and self.answers == "original":
             raise ValueError("answers is 'original' and an endpoint is given: leave one of them out")
-        if self.head is not None and (self.endpoint is not None or self.answers == "original"):
+        if self.head is not None and not self.answers_here:
             raise ValueError(f"head is '{self.head}', and the target answers nothing here: leave it out")
         if self.tp > 1:
             raise ValueError(
@@ -106,6 +106,11 @@ class PrepareConfig(LoadOptions):
         index, count = self.parts
         if not 0 <= index < count:
             raise ValueError(f"shard is {self.shard!r}, expected 'i/n' with 0 <= i < n")
+
+    @property
+    def answers_here(self) -> bool:
+        """Whether the target itself is loaded and answers: conversations do not keep theirs, and no server does."""
+        return self.answers == "regenerate" and self.endpoint is None
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -161,7 +161,7 @@ def make_data(sources: Sources, target: Target | None) -> None:
     if target is None or target.tokenizer is None:
         raise ValueError(f"{sources.data} is incomplete and making it needs the target: unset features for this run")
     attention = target.config._attn_implementation  # generating replaces it
-    model = target.model if settings.answers == "regenerate" and settings.endpoint is None else None
+    model = target.model if settings.answers_here else None
     sessions = drafted_sessions(target, settings.head, settings.batch)
     prepare(settings, model, target.tokenizer, target.end_ids_with(settings.template), new_session=sessions)
     target.model.set_attn_implementation(attention)

@@ -18,11 +18,12 @@ from eagle.compiled.head_passes import compare as compare_head
 from eagle.compiled.passes import compile_passes
 from eagle.compiled.recorded_head import RecordedHead
 from eagle.compiled.recorded_passes import RecordedPass
-from eagle.compiled.replays import Place, Places, Work, bucket, columns
+from eagle.compiled.replays import Places, Work, bucket, columns
 from eagle.decode import DecodeOptions, Session, autoregressive
 from eagle.drafters.eagle3 import EagleDrafter
 from eagle.drafters.head import DraftHead
 from eagle.engine.cache import KeyValueCache
+from eagle.engine.joint import TreeOf, score_together
 from eagle.engine.masks import ancestor_matrix
 from eagle.engine.target import Target
 from eagle.sampling import Sampling, seeded
@@ -176,14 +177,16 @@ def test_a_cache_that_outgrows_its_place_takes_its_entries_along():
     assert len({id(place) for place in places._free}) == len(places._free) == 2
 
 
-def test_what_a_pass_does_not_take_stays_eager():
+def test_what_a_pass_does_not_take_stays_eager(monkeypatch):
     target = recorded()
     head = recorded_head(target)
     assert not target.small_pass.takes(65, prefilled(target), torch.float32)
     assert not target.small_pass.takes(3, target.new_cache(), torch.float32)
     assert not head.small_read.takes(torch.zeros(3, 32))  # gradients are taken through the eager passes
-    rows = [prefilled(target), prefilled(target, 7)]
-    assert not target.small_pass.shares_passes and all(not isinstance(cache, Place) for cache in rows)
+    ids, ancestors = torch.tensor(random_ids(len(PARENTS))), ancestor_matrix(PARENTS)
+    monkeypatch.setattr(RecordedPass, "score", None)  # rows of a batch share an eager pass
+    outputs = score_together(target, [TreeOf(ids, ancestors, prefilled(target, length)) for length in (20, 7)])
+    assert [len(output.logits) for output in outputs] == [len(PARENTS)] * 2
 
 
 def test_sizes_are_few():
